@@ -1,0 +1,422 @@
+//! What is common to all local processes: their streams, their ends, and the conversation of the runner protocol
+//! (docs/runner-protocol.md).
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use pinrail_model::fault::{CodePlace, Evidence, Fault};
+use pinrail_model::run::{Ends, Executed, Phase, Report, RetryWish, Verdict};
+use pinrail_model::seam::exec::{Assignment, AttemptSink, Request, RequestError, Spec, Stream, Stretch};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+
+use crate::wire::Exit;
+
+/// The longest line that a job may send, in bytes.
+const LONGEST_LINE: u64 = 1 << 20;
+/// How much of a stream is read at once.
+const CHUNK: usize = 32 << 10;
+/// Exit codes by which a job says what should come of it.
+const RETRY_LATER: i32 = 75;
+const PERMANENT: i32 = 76;
+
+/// The two standard streams of a process: the ends that it gets, and the ends that are read here.
+pub(crate) struct Streams {
+    pub theirs: Vec<OwnedFd>,
+    out: Receiver,
+    err: Receiver,
+}
+
+impl Streams {
+    pub fn new() -> std::io::Result<Self> {
+        let (out, out_theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        let (err, err_theirs) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self { theirs: vec![out_theirs, err_theirs], out: receiver(out)?, err: receiver(err)? })
+    }
+
+    /// Reads both streams to their end.
+    pub async fn drain(out: &mut Receiver, err: &mut Receiver, sink: &dyn AttemptSink) {
+        tokio::join!(copy(out, Stream::Stdout, sink), copy(err, Stream::Stderr, sink));
+    }
+
+    pub fn ends(self) -> (Receiver, Receiver) {
+        (self.out, self.err)
+    }
+}
+
+fn receiver(fd: OwnedFd) -> std::io::Result<Receiver> {
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Receiver::from_owned_fd(fd)
+}
+
+async fn copy(from: &mut Receiver, stream: Stream, sink: &dyn AttemptSink) {
+    let mut buffer = vec![0; CHUNK];
+    while let Ok(read) = from.read(&mut buffer).await {
+        if read == 0 {
+            return;
+        }
+        sink.log(None, stream, &buffer[..read]);
+    }
+}
+
+/// A socket for the runner protocol: ours, and the one that the process gets.
+pub(crate) fn socket() -> std::io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// What a process said of itself until it closed the socket.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    /// It spoke the protocol at all.
+    pub hello: bool,
+    pub outputs: BTreeMap<String, Value>,
+    pub state: Value,
+    pub result: Value,
+    pub spec: Option<Spec>,
+    pub failure: Option<Verdict>,
+    /// Phases that returned.
+    pub returned: Vec<Phase>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum Line {
+    Hello {},
+    Loaded {
+        phases: Vec<Phase>,
+    },
+    PhaseStarted {
+        phase: Phase,
+    },
+    PhaseEnded(Box<PhaseEnded>),
+    Log {
+        text: String,
+    },
+    Metric {
+        name: String,
+        value: f64,
+        #[serde(default)]
+        unit: Option<String>,
+    },
+    Counter {
+        name: String,
+        value: f64,
+        #[serde(default)]
+        unit: Option<String>,
+    },
+    Progress {
+        #[serde(default)]
+        done: Option<f64>,
+        #[serde(default)]
+        text: Option<String>,
+    },
+    Output {
+        name: String,
+        value: Value,
+    },
+    Check {
+        name: String,
+        ok: bool,
+        #[serde(default)]
+        detail: Option<String>,
+        #[serde(default)]
+        level: Option<String>,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct PhaseEnded {
+    phase: Phase,
+    ok: bool,
+    #[serde(default)]
+    state: Value,
+    #[serde(default)]
+    result: Value,
+    #[serde(default)]
+    spec: Option<Spec>,
+    #[serde(default)]
+    error: Option<JobError>,
+}
+
+#[derive(Deserialize)]
+struct JobError {
+    kind: String,
+    #[serde(default, rename = "type")]
+    class: Option<String>,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    hint: Option<String>,
+    #[serde(default)]
+    frames: Vec<CodePlace>,
+    #[serde(default)]
+    exit_code: Option<i32>,
+}
+
+/// Talks the runner protocol until the process closes its end.
+pub(crate) async fn converse(mut socket: UnixStream, assignment: &Assignment, sink: &dyn AttemptSink) -> Said {
+    let mut said = Said::default();
+    if write(&mut socket, &start_message(assignment)).await.is_err() {
+        return said;
+    }
+    let (read, mut reply) = socket.split();
+    let mut reader = BufReader::new(read);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(LONGEST_LINE + 1).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return said,
+            Ok(_) => {}
+        }
+        let Ok(message) = serde_json::from_slice::<Value>(&line) else {
+            let text = "the job sent a line that is not JSON or is longer than 1 MiB";
+            sink.log(None, Stream::System, text.as_bytes());
+            continue;
+        };
+        let answer = if message.get("request").is_some() {
+            Some(request(message, sink, &mut said).await)
+        } else {
+            match serde_json::from_value::<Line>(message) {
+                Ok(line) => heard(line, assignment, sink, &mut said).await,
+                Err(error) => {
+                    sink.log(None, Stream::System, format!("the job sent a bad message: {error}").as_bytes());
+                    None
+                }
+            }
+        };
+        if let Some(answer) = answer
+            && write(&mut reply, &answer).await.is_err()
+        {
+            return said;
+        }
+    }
+}
+
+fn start_message(assignment: &Assignment) -> Value {
+    let mut start = assignment.context.clone();
+    start.insert("type".to_owned(), json!("start"));
+    start.insert("protocol".to_owned(), json!(1));
+    start.insert("attempt".to_owned(), json!({"id": assignment.attempt, "number": assignment.number}));
+    start.insert("workflow".to_owned(), json!(assignment.workflow));
+    start.insert("job".to_owned(), json!(assignment.job.name));
+    start.insert("class".to_owned(), json!(assignment.job.class));
+    start.insert("phases".to_owned(), json!(assignment.phases));
+    start.insert("root".to_owned(), json!(assignment.code.root));
+    start.insert("project_dir".to_owned(), json!(assignment.code.project));
+    start.insert("scratch".to_owned(), json!(assignment.scratch));
+    Value::Object(start)
+}
+
+async fn write(to: &mut (impl AsyncWriteExt + Unpin), message: &Value) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    to.write_all(&line).await
+}
+
+async fn request(mut message: Value, sink: &dyn AttemptSink, said: &mut Said) -> Value {
+    let id = message.get("id").cloned().unwrap_or_default();
+    if let Some(fields) = message.as_object_mut() {
+        fields.remove("id");
+    }
+    let answer = match serde_json::from_value::<Request>(message) {
+        Ok(Request::Output { name, value }) => {
+            said.outputs.insert(name, value);
+            Ok(Value::Null)
+        }
+        Ok(request) => sink.request(request).await,
+        Err(error) => Err(RequestError { code: "bad-request".to_owned(), message: error.to_string(), hint: None }),
+    };
+    match answer {
+        Ok(reply) => json!({"id": id, "reply": reply}),
+        Err(error) => json!({"id": id, "error": error}),
+    }
+}
+
+/// Takes in one message; the answer, if the process waits for one.
+async fn heard(line: Line, assignment: &Assignment, sink: &dyn AttemptSink, said: &mut Said) -> Option<Value> {
+    match line {
+        Line::Hello {} => said.hello = true,
+        Line::Loaded { phases } => sink.defines(&phases),
+        Line::PhaseStarted { phase } => sink.report(Report::PhaseStarted(phase)),
+        Line::PhaseEnded(ended) => return phase_ended(*ended, assignment, sink, said).await,
+        Line::Log { text } => sink.log(None, Stream::Log, text.as_bytes()),
+        Line::Metric { name, value, unit } => sink.counter("metric", &name, value, unit.as_deref()),
+        Line::Counter { name, value, unit } => sink.counter("user", &name, value, unit.as_deref()),
+        Line::Progress { done, text } => sink.progress(done, text.as_deref()),
+        Line::Output { name, value } => {
+            said.outputs.insert(name, value);
+        }
+        Line::Check { name, ok, detail, level } => {
+            let (state, level) = (if ok { "passed" } else { "failed" }, level.unwrap_or_else(|| "error".to_owned()));
+            let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
+            sink.log(None, Stream::System, format!("check \"{name}\" ({level}) {state}{detail}").as_bytes());
+        }
+        Line::Unknown => {}
+    }
+    None
+}
+
+async fn phase_ended(
+    ended: PhaseEnded,
+    assignment: &Assignment,
+    sink: &dyn AttemptSink,
+    said: &mut Said,
+) -> Option<Value> {
+    let PhaseEnded { phase, ok, state, result, spec, error } = ended;
+    sink.report(Report::PhaseEnded { phase, ok });
+    if !ok {
+        said.failure = Some(verdict_of(phase, error));
+        return None;
+    }
+    said.state = state;
+    said.returned.push(phase);
+    let last = assignment.phases.last() == Some(&phase);
+    match phase {
+        Phase::Setup => {
+            if let Err(message) = sink.fix_view().await {
+                said.failure = Some(Verdict::failed(Fault::Platform, Some(phase), Evidence::new(message)));
+                return None;
+            }
+        }
+        Phase::Execute => {
+            said.result = result;
+            said.spec = spec;
+            if said.spec.is_none() {
+                sink.report(Report::Executed(executed(said)));
+            }
+        }
+        Phase::Complete | Phase::Cleanup => {}
+    }
+    (!last && said.spec.is_none()).then(|| json!({"type": "proceed"}))
+}
+
+fn executed(said: &Said) -> Executed {
+    Executed {
+        result: said.result.clone(),
+        spec: said.spec.clone(),
+        state: said.state.clone(),
+        outputs: said.outputs.clone(),
+    }
+}
+
+fn verdict_of(phase: Phase, error: Option<JobError>) -> Verdict {
+    let Some(error) = error else {
+        return Verdict::failed(Fault::User, Some(phase), Evidence::new("the job failed without saying why"));
+    };
+    let fault = match error.kind.as_str() {
+        "check" => Fault::Data,
+        "memory" => Fault::OutOfMemory,
+        _ => Fault::User,
+    };
+    let message = match (&error.class, error.kind.as_str()) {
+        (Some(class), "exception") if error.message.is_empty() => class.clone(),
+        (Some(class), "exception") => format!("{class}: {}", error.message),
+        _ => error.message,
+    };
+    let mut evidence = Evidence { message, remedy: error.hint, code: error.frames, facts: Vec::new() };
+    let mut retry = RetryWish::None;
+    if let Some(code) = error.exit_code {
+        evidence = evidence.fact("exit code", code);
+        retry = wish(code);
+    }
+    Verdict { retry, ..Verdict::failed(fault, Some(phase), evidence) }
+}
+
+fn wish(code: i32) -> RetryWish {
+    match code {
+        RETRY_LATER => RetryWish::Later,
+        PERMANENT => RetryWish::Never,
+        _ => RetryWish::None,
+    }
+}
+
+/// What a stretch came to, from what the process said and how it ended. The supervisor's account wins: a process that
+/// said that all is well and was then killed did not end well.
+pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment: &Assignment) -> Stretch {
+    let phase = current_phase(&said, assignment);
+    if let Some(bytes) = over_memory {
+        let limit = assignment.job.memory_bytes.unwrap_or(0);
+        let message = format!("the job used {} of memory, more than its limit of {}", size(bytes), size(limit));
+        let evidence = Evidence::new(message)
+            .remedy("Use less memory, or raise `memory` in its template.")
+            .fact("bytes", bytes)
+            .fact("limit", limit);
+        return Stretch::Failed(Verdict::failed(Fault::OutOfMemory, phase, evidence));
+    }
+    if let Some(failure) = said.failure {
+        return Stretch::Failed(failure);
+    }
+    if let Some(failure) = bad_end(exit, phase) {
+        return Stretch::Failed(failure);
+    }
+    if said.hello && said.returned != assignment.phases && said.spec.is_none() {
+        let evidence = Evidence::new("the job's process ended before its phases had returned")
+            .remedy("Do not call os._exit or close inherited descriptors in a job.");
+        return Stretch::Failed(Verdict::failed(Fault::User, phase, evidence));
+    }
+    if said.spec.is_some() {
+        return Stretch::Specified(executed(&said));
+    }
+    if assignment.phases == [Phase::Cleanup] {
+        return Stretch::Cleaned;
+    }
+    Stretch::Completed { outputs: said.outputs }
+}
+
+fn current_phase(said: &Said, assignment: &Assignment) -> Option<Phase> {
+    assignment.phases.iter().find(|phase| !said.returned.contains(phase)).or(assignment.phases.last()).copied()
+}
+
+/// The verdict for an exit that is not 0.
+pub(crate) fn bad_end(exit: Exit, phase: Option<Phase>) -> Option<Verdict> {
+    if let Some(number) = exit.signal {
+        let name = nix::sys::signal::Signal::try_from(number).map_or_else(|_| number.to_string(), |s| s.to_string());
+        let crash = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGILL, libc::SIGFPE].contains(&number);
+        let (fault, message) = if crash {
+            (Fault::User, format!("the job crashed with {name}"))
+        } else {
+            (Fault::Unknown, format!("the job was killed with {name} by somebody other than pinrail"))
+        };
+        return Some(Verdict::failed(fault, phase, Evidence::new(message).fact("signal", name)));
+    }
+    let code = exit.exit_code.filter(|code| *code != 0)?;
+    let mut evidence = Evidence::new(format!("the job ended with exit code {code}")).fact("exit code", code);
+    if code == 127 {
+        evidence = evidence.remedy("127 is how a shell says that a command was not found.");
+    }
+    Some(Verdict { retry: wish(code), ..Verdict::failed(Fault::User, phase, evidence) })
+}
+
+/// The failure of something of ours before any user code ran.
+pub(crate) fn broken(phase: Option<Phase>, message: String) -> Stretch {
+    Stretch::Failed(Verdict { ends: Ends::Failed, ..Verdict::failed(Fault::Platform, phase, Evidence::new(message)) })
+}
+
+fn size(bytes: u64) -> String {
+    if bytes >= 1 << 30 {
+        format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+    } else {
+        format!("{} MiB", bytes >> 20)
+    }
+}
+
+/// Records what the kernel accounted for.
+pub(crate) fn account(exit: Exit, sink: &dyn AttemptSink) {
+    sink.counter("process", "cpu_user_seconds", exit.user_seconds, Some("s"));
+    sink.counter("process", "cpu_system_seconds", exit.system_seconds, Some("s"));
+    sink.counter("process", "peak_memory_bytes", exit.max_rss_bytes as f64, Some("bytes"));
+}
+
+/// How long the streams of an ended process may stay open before whatever holds them is killed.
+pub(crate) const STREAMS_LINGER: Duration = Duration::from_millis(20);

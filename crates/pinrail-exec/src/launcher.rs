@@ -1,0 +1,365 @@
+//! The launcher: a process of its own, single-threaded, that starts, watches, kills and reaps all user processes.
+//!
+//! It is a subreaper, and so is every process that it starts: what a job lets go of comes back to the job's own root
+//! while that lives, and to the launcher afterwards. So whatever is a child of the launcher and not a root is a
+//! leftover, and is killed. When the server goes, its end of the control socket closes, and the launcher kills
+//! everything and leaves; when the launcher itself is killed, the kernel kills the roots.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use crate::process;
+use crate::wire::{Event, Exit, Inbox, Order, Spawn, send};
+
+/// How often memory is sampled and pending kills are looked after.
+const TICK: Duration = Duration::from_millis(200);
+/// How soon after a signal it is looked whether it has worked.
+const SOON: Duration = Duration::from_millis(5);
+
+/// Runs the launcher on an inherited control socket until the server goes. Never returns to user code.
+///
+/// # Errors
+/// When the kernel refuses something without which no job could be contained.
+pub fn run(control: UnixStream) -> std::io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    // The terminal's Ctrl-C is for the server, which decides what becomes of jobs.
+    let _ = nix::unistd::setsid();
+    let mut launcher = Running { control, roots: BTreeMap::new(), ending: BTreeMap::new(), sweeps: Vec::new() };
+    launcher.serve(&signals)?;
+    launcher.kill_everything();
+    Ok(())
+}
+
+struct Running {
+    control: UnixStream,
+    /// Attempt (or warm process) to its first process.
+    roots: BTreeMap<String, Root>,
+    /// What is to be killed when its grace is over.
+    ending: BTreeMap<String, Instant>,
+    /// Who waits to hear that no leftovers are there.
+    sweeps: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Root {
+    pid: i32,
+    start_time: u64,
+    memory: Option<u64>,
+    /// Started by a warm process, which waits for it.
+    foreign: bool,
+    over: bool,
+}
+
+impl Running {
+    fn serve(&mut self, signals: &SignalFd) -> std::io::Result<()> {
+        let mut inbox = Inbox::default();
+        loop {
+            let timeout = self.timeout();
+            let (control_ready, child_ended) = {
+                let mut fds = [
+                    PollFd::new(std::os::fd::AsFd::as_fd(&self.control), PollFlags::POLLIN),
+                    PollFd::new(std::os::fd::AsFd::as_fd(signals), PollFlags::POLLIN),
+                ];
+                match poll(&mut fds, timeout) {
+                    Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+                (ready(&fds[0]), ready(&fds[1]))
+            };
+            if child_ended {
+                while let Ok(Some(_)) = signals.read_signal() {}
+                self.reap();
+            }
+            if control_ready {
+                if !inbox.fill(&self.control)? {
+                    return Ok(());
+                }
+                while let Some(order) = inbox.line() {
+                    self.obey(order?, &mut inbox);
+                }
+            }
+            self.look_after();
+        }
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let limited = self.roots.values().any(|root| root.memory.is_some() && !root.over);
+        let wait = if !self.ending.is_empty() || !self.sweeps.is_empty() {
+            SOON
+        } else if limited {
+            TICK
+        } else {
+            return PollTimeout::NONE;
+        };
+        PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO)
+    }
+
+    fn say(&self, event: &Event) {
+        // A server that is gone closes the socket, which the loop sees next.
+        let _ = send(&self.control, event, &[]);
+    }
+
+    fn obey(&mut self, order: Order, inbox: &mut Inbox) {
+        match order {
+            Order::Spawn(spawn) => {
+                let fds: Vec<OwnedFd> = (0..spawn.extra + 2).filter_map(|_| inbox.fds.pop_front()).collect();
+                self.spawn(&spawn, fds);
+            }
+            Order::Watch { key, pid, memory } => {
+                let start_time = process::one(pid).map_or(0, |process| process.start_time);
+                self.roots.insert(key, Root { pid, start_time, memory, foreign: true, over: false });
+            }
+            Order::Unwatch { key } => {
+                self.roots.remove(&key);
+            }
+            Order::Kill { key, grace_ms } => {
+                if let Some(root) = self.roots.get(&key) {
+                    // A group that is gone is what is wanted.
+                    let _ = killpg(Pid::from_raw(root.pid), Signal::SIGTERM);
+                }
+                self.ending.insert(key, now() + Duration::from_millis(grace_ms));
+            }
+            Order::Sweep { key } => self.sweeps.push(key),
+        }
+    }
+
+    fn spawn(&mut self, spawn: &Spawn, fds: Vec<OwnedFd>) {
+        let refused = |message: String| Event::Refused { key: spawn.key.clone(), message };
+        if fds.len() != spawn.extra + 2 || spawn.argv.is_empty() {
+            return self.say(&refused("a command without descriptors or arguments".to_owned()));
+        }
+        match start(spawn, fds) {
+            Ok(pid) => {
+                let start_time = process::one(pid).map_or(0, |process| process.start_time);
+                let root = Root { pid, start_time, memory: spawn.memory, foreign: false, over: false };
+                self.roots.insert(spawn.key.clone(), root);
+                self.say(&Event::Started { key: spawn.key.clone(), pid });
+            }
+            Err(error) => self.say(&refused(format!("\"{}\" cannot be started: {error}", spawn.argv[0]))),
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, exit)) = wait() {
+            let key = self.roots.iter().find(|(_, root)| root.pid == pid && !root.foreign).map(|(key, _)| key.clone());
+            if let Some(key) = key {
+                self.roots.remove(&key);
+                self.say(&Event::Exited { key, exit });
+            }
+        }
+    }
+
+    /// Kills what has outlived its grace, its limit or its root.
+    fn look_after(&mut self) {
+        let limited = self.roots.values().any(|root| root.memory.is_some() && !root.over);
+        if self.ending.is_empty() && self.sweeps.is_empty() && !limited {
+            return;
+        }
+        let table = process::table();
+        self.check_memory(&table);
+        let mut gone = self.end_due(&table);
+        if !self.ending.is_empty() || !self.sweeps.is_empty() || !gone.is_empty() {
+            let leftovers = self.leftovers(&table);
+            for pid in &leftovers {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
+            if leftovers.is_empty() {
+                gone.append(&mut self.sweeps);
+            } else {
+                // Not before the leftovers are gone as well: ask again next time.
+                self.sweeps.append(&mut gone);
+                self.reap();
+            }
+        }
+        for key in gone {
+            self.say(&Event::Gone { key });
+        }
+    }
+
+    fn check_memory(&mut self, table: &BTreeMap<i32, process::Process>) {
+        let mut over = Vec::new();
+        for (key, root) in &mut self.roots {
+            let Some(limit) = root.memory.filter(|_| !root.over) else { continue };
+            let members = process::tree(table, root.pid);
+            let bytes: u64 = members.iter().filter_map(|pid| table.get(pid)).map(|process| process.resident).sum();
+            if bytes > limit {
+                root.over = true;
+                over.push((key.clone(), bytes, members));
+            }
+        }
+        for (key, bytes, members) in over {
+            // Said first: the evidence must arrive before the exit that it explains.
+            self.say(&Event::OverMemory { key, bytes });
+            for pid in members {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// Ends trees whose grace is over; gives the keys of those that are gone.
+    fn end_due(&mut self, table: &BTreeMap<i32, process::Process>) -> Vec<String> {
+        let now = now();
+        let mut gone = Vec::new();
+        for (key, due) in &self.ending {
+            let alive = self
+                .roots
+                .get(key)
+                .filter(|root| table.get(&root.pid).is_some_and(|p| p.start_time == root.start_time && !p.zombie));
+            match alive {
+                None => gone.push(key.clone()),
+                Some(root) if now >= *due => {
+                    for pid in process::tree(table, root.pid) {
+                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        for key in &gone {
+            self.ending.remove(key);
+        }
+        gone
+    }
+
+    /// Children of the launcher that are no roots, with everything below them.
+    fn leftovers(&self, table: &BTreeMap<i32, process::Process>) -> Vec<i32> {
+        let me = std::process::id().cast_signed();
+        let mine = table.iter().filter(|(_, process)| process.parent == me && !process.zombie).map(|(pid, _)| *pid);
+        let unknown = mine.filter(|pid| !self.roots.values().any(|root| root.pid == *pid && !root.foreign));
+        unknown.flat_map(|pid| process::tree(table, pid)).collect()
+    }
+
+    /// The server is gone: so must be everything that it started.
+    fn kill_everything(&mut self) {
+        let me = std::process::id().cast_signed();
+        for _ in 0..400 {
+            let table = process::table();
+            let below: Vec<i32> = process::tree(&table, me).into_iter().filter(|pid| *pid != me).collect();
+            if below.iter().all(|pid| table.get(pid).is_none_or(|process| process.zombie)) {
+                return;
+            }
+            for pid in below {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            while wait().is_some() {}
+            std::thread::sleep(SOON);
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the launcher is a process of its own and only waits")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// One ended child with what the kernel accounted for.
+#[allow(unsafe_code, reason = "nix has no wait4, which alone gives the resources of exactly one child")]
+fn wait() -> Option<(i32, Exit)> {
+    let mut status = 0;
+    // SAFETY: `rusage` is plain data for which all zeros is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live locals of the right type.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    if pid <= 0 {
+        return None;
+    }
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    let exit = Exit {
+        exit_code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+        signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+        max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        user_seconds: seconds(usage.ru_utime),
+        system_seconds: seconds(usage.ru_stime),
+    };
+    Some((pid, exit))
+}
+
+/// Starts a process in a session of its own, contained, with only the descriptors it was given.
+#[allow(unsafe_code, reason = "what must happen between fork and exec can be said in no other way")]
+fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> std::io::Result<i32> {
+    let launcher = std::process::id().cast_signed();
+    let mut fds = fds.into_iter();
+    let (Some(out), Some(err)) = (fds.next(), fds.next()) else {
+        return Err(std::io::Error::other("descriptors are missing"));
+    };
+    let extra: Vec<OwnedFd> = fds.collect();
+    let raw: Vec<i32> = extra.iter().map(AsRawFd::as_raw_fd).collect();
+    let offline = spawn.offline;
+    let mut command = Command::new(&spawn.argv[0]);
+    command.args(&spawn.argv[1..]).env_clear().envs(&spawn.env).current_dir(&spawn.cwd);
+    command.stdin(Stdio::null()).stdout(Stdio::from(out)).stderr(Stdio::from(err));
+    // SAFETY: the closure runs in the forked child of this single-threaded process and makes system calls only.
+    unsafe {
+        command.pre_exec(move || contain(launcher, offline, &raw));
+    }
+    let child = command.spawn()?;
+    Ok(child.id().cast_signed())
+}
+
+/// What every user process begins with. Runs in the child, between fork and exec.
+#[allow(unsafe_code, reason = "system calls that nix does not wrap")]
+fn contain(launcher: i32, offline: bool, extra: &[i32]) -> std::io::Result<()> {
+    nix::unistd::setsid()?;
+    nix::sys::prctl::set_no_new_privs()?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid().as_raw() != launcher {
+        return Err(std::io::Error::other("the launcher is gone"));
+    }
+    if offline {
+        without_network()?;
+    }
+    // Our own descriptors first move out of the way of the places where they are wanted.
+    let mut moved = [0_i32; 8];
+    for (at, fd) in extra.iter().enumerate().take(moved.len()) {
+        // SAFETY: plain system call on an open descriptor.
+        moved[at] = unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 64) };
+        if moved[at] < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    // SAFETY: plain system calls; the standard library's own error pipe is above and closes on exec.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        for (at, fd) in moved.iter().enumerate().take(extra.len()) {
+            let wanted = 3 + at as i32;
+            keep_error_pipe_away(wanted)?;
+            if libc::dup2(*fd, wanted) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The standard library reports a failed exec through a pipe whose number it does not tell. The launcher has opened
+/// descriptors from 3 on (control, signals, ...), so the pipe is never among the first ones.
+fn keep_error_pipe_away(wanted: i32) -> std::io::Result<()> {
+    if wanted < FIRST_FREE { Ok(()) } else { Err(std::io::Error::other("too many descriptors")) }
+}
+
+/// Below this are the control socket, the signal descriptor and the two that [`run`] reserves.
+const FIRST_FREE: i32 = 5;
+
+/// A network namespace without interfaces; an ordinary user gets it together with a user namespace.
+fn without_network() -> std::io::Result<()> {
+    use nix::sched::{CloneFlags, unshare};
+    unshare(CloneFlags::CLONE_NEWNET)
+        .or_else(|_| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET))
+        .map_err(Into::into)
+}

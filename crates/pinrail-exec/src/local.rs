@@ -1,0 +1,215 @@
+//! The server's end of the launcher: asks it for processes and hands its news to whoever waits for them.
+//!
+//! A launcher that dies is replaced; what it had started is gone (the kernel kills the roots, the rest is found by its
+//! environment), and everybody who waited for news learns of the loss by the end of their channel.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::process;
+use crate::wire::{Event, Inbox, Order, Spawn, send};
+
+/// The environment variable that marks everything that belongs to an attempt.
+pub const ATTEMPT_VARIABLE: &str = "PINRAIL_ATTEMPT";
+/// The hidden subcommand that is the launcher.
+pub const LAUNCHER_COMMAND: &str = "__launcher";
+/// Where the launcher finds its control socket.
+pub const CONTROL_FD: RawFd = 3;
+
+/// A running launcher.
+#[derive(Debug)]
+pub struct Launcher {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    binary: PathBuf,
+    control: Mutex<UnixStream>,
+    waiting: Mutex<HashMap<String, mpsc::UnboundedSender<Event>>>,
+    /// Set when the server itself is leaving: then a lost launcher is not replaced.
+    leaving: std::sync::atomic::AtomicBool,
+}
+
+impl Launcher {
+    /// Starts the launcher: `binary` again, with a hidden subcommand.
+    ///
+    /// # Errors
+    /// When the process or its thread cannot be started.
+    pub fn start(binary: &Path) -> std::io::Result<Self> {
+        let control = spawn_launcher(binary)?;
+        let shared = Arc::new(Shared {
+            binary: binary.to_owned(),
+            control: Mutex::new(control.try_clone()?),
+            waiting: Mutex::default(),
+            leaving: std::sync::atomic::AtomicBool::new(false),
+        });
+        let listener = Arc::clone(&shared);
+        std::thread::Builder::new().name("launcher".to_owned()).spawn(move || listen(&listener, control))?;
+        Ok(Self { shared })
+    }
+
+    /// Asks for a process; its news come through the channel, which ends when the launcher is lost.
+    pub(crate) fn spawn(&self, spawn: Spawn, fds: &[OwnedFd]) -> mpsc::UnboundedReceiver<Event> {
+        let news = self.expect(&spawn.key);
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.order(&Order::Spawn(Box::new(spawn)), &raw);
+        news
+    }
+
+    pub(crate) fn watch(&self, key: &str, pid: i32, memory: Option<u64>) -> mpsc::UnboundedReceiver<Event> {
+        let news = self.expect(key);
+        self.order(&Order::Watch { key: key.to_owned(), pid, memory }, &[]);
+        news
+    }
+
+    pub(crate) fn unwatch(&self, key: &str) {
+        lock(&self.shared.waiting).remove(key);
+        self.order(&Order::Unwatch { key: key.to_owned() }, &[]);
+    }
+
+    /// Ends a process and all that it started; returns when nothing of it lives.
+    pub(crate) async fn kill(&self, key: &str, grace: Duration) {
+        let mut gone = self.expect(&killed(key));
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.order(&Order::Kill { key: key.to_owned(), grace_ms }, &[]);
+        gone.recv().await;
+    }
+
+    /// Kills whatever has outlived its root; returns when nothing has.
+    pub(crate) async fn sweep(&self, key: &str) {
+        let waiter = format!("{key}#swept");
+        let mut swept = self.expect(&waiter);
+        self.order(&Order::Sweep { key: waiter }, &[]);
+        swept.recv().await;
+    }
+
+    fn expect(&self, key: &str) -> mpsc::UnboundedReceiver<Event> {
+        let (news, receiver) = mpsc::unbounded_channel();
+        lock(&self.shared.waiting).insert(key.to_owned(), news);
+        receiver
+    }
+
+    fn order(&self, order: &Order, fds: &[RawFd]) {
+        if let Err(error) = send(&lock(&self.shared.control), order, fds) {
+            tracing::warn!(%error, "the launcher cannot be reached");
+        }
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        self.shared.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
+        // The launcher sees the end of its socket, kills what it started, and goes.
+        let _ = lock(&self.shared.control).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Who waits for the end of a kill; the process itself has a waiter of its own.
+fn killed(key: &str) -> String {
+    format!("{key}#killed")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn listen(shared: &Shared, mut control: UnixStream) {
+    loop {
+        hear(shared, &control);
+        if shared.leaving.load(std::sync::atomic::Ordering::SeqCst) {
+            return;
+        }
+        tracing::error!("the launcher is gone; starting another");
+        let lost: BTreeSet<String> = lock(&shared.waiting).drain().map(|(key, _)| key).collect();
+        kill_marked(&lost);
+        match spawn_launcher(&shared.binary).and_then(|new| Ok((new.try_clone()?, new))) {
+            Ok((ours, new)) => {
+                *lock(&shared.control) = ours;
+                control = new;
+            }
+            Err(error) => {
+                tracing::error!(%error, "no launcher can be started; jobs will not run");
+                return;
+            }
+        }
+    }
+}
+
+fn hear(shared: &Shared, control: &UnixStream) {
+    let mut inbox = Inbox::default();
+    while matches!(inbox.fill(control), Ok(true)) {
+        while let Some(event) = inbox.line::<Event>() {
+            match event {
+                Ok(event) => deliver(shared, event),
+                Err(error) => tracing::error!(%error, "the launcher said something that cannot be understood"),
+            }
+        }
+    }
+}
+
+fn deliver(shared: &Shared, event: Event) {
+    let mut waiting = lock(&shared.waiting);
+    let (key, last) = match &event {
+        Event::Started { key, .. } | Event::OverMemory { key, .. } => (key.clone(), false),
+        Event::Exited { key, .. } | Event::Refused { key, .. } => (key.clone(), true),
+        Event::Gone { key } if waiting.contains_key(&killed(key)) => (killed(key), true),
+        Event::Gone { key } => (key.clone(), true),
+    };
+    if let Some(news) = waiting.get(&key) {
+        // A receiver that has gone no longer wants to know.
+        let _ = news.send(event);
+        if last {
+            waiting.remove(&key);
+        }
+    }
+}
+
+/// Kills every process that carries one of these attempts' ids, wherever it is. For what a former server or a lost
+/// launcher left behind.
+pub fn kill_marked(attempts: &BTreeSet<String>) {
+    for _ in 0..40 {
+        let marked = process::with_environment(ATTEMPT_VARIABLE, attempts);
+        if marked.is_empty() {
+            return;
+        }
+        for pid in marked {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[allow(unsafe_code, reason = "the control socket must have a known number in the launcher")]
+fn spawn_launcher(binary: &Path) -> std::io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let fd = theirs.as_raw_fd();
+    let mut command = Command::new(binary);
+    command.arg(LAUNCHER_COMMAND).stdin(Stdio::null()).stdout(Stdio::null());
+    // SAFETY: between fork and exec only system calls are made, on a descriptor that this function holds open.
+    unsafe {
+        command.pre_exec(move || {
+            if fd == CONTROL_FD {
+                // It is where it should be and only has to survive the exec.
+                if libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            } else if libc::dup2(fd, CONTROL_FD) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn()?;
+    // Waited for in a thread of its own, so that it never stays a zombie.
+    std::thread::Builder::new().name("launcher-wait".to_owned()).spawn(move || child.wait())?;
+    Ok(ours)
+}

@@ -1,0 +1,402 @@
+//! Python classes and functions: forked from a warm process that has the job's module loaded, or started cold.
+//!
+//! A warm process belongs to one (project, bundle, interpreter, module) and holds nothing of any attempt. Forking takes
+//! a few milliseconds where a start takes a hundred; the two largest costs of a short job are the fork with its page
+//! table copy, and the interpreter's own work at exit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pinrail_model::document::{ExecutorKind, Sha};
+use pinrail_model::ids::AttemptId;
+use pinrail_model::names::ProjectName;
+use pinrail_model::seam::exec::{Assignment, AttemptSink, Executor, Stretch};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::channel::{STREAMS_LINGER, Streams, account, converse, judge, socket};
+use crate::local::{ATTEMPT_VARIABLE, Launcher};
+use crate::shell::{Ended, cannot, run_process, stop};
+use crate::wire::{Event, Exit, Inbox, Spawn, send};
+
+/// Settings of the Python executor.
+#[derive(Debug, Clone)]
+pub struct PythonConfig {
+    /// The folder that holds the `pinrail` package.
+    pub sdk: PathBuf,
+    /// Where compiled modules are kept, outside of the bundles.
+    pub cache: PathBuf,
+    /// Warm processes at the same time.
+    pub most_warm: usize,
+    /// How long an unused warm process stays.
+    pub idle: Duration,
+}
+
+/// Runs Python; warm, or cold under the name of the shell executor.
+#[derive(Debug)]
+pub struct Python {
+    launcher: Arc<Launcher>,
+    config: PythonConfig,
+    warm: Mutex<HashMap<Key, Arc<Warm>>>,
+    serial: std::sync::atomic::AtomicU64,
+}
+
+type Key = (ProjectName, Sha, PathBuf, String);
+
+impl Python {
+    #[must_use]
+    pub fn new(launcher: Arc<Launcher>, config: PythonConfig) -> Self {
+        Self { launcher, config, warm: Mutex::default(), serial: std::sync::atomic::AtomicU64::new(0) }
+    }
+
+    /// The environment of every Python process: what finding programs and modules needs, and nothing of the server's.
+    fn env(&self) -> BTreeMap<String, String> {
+        let mut env = base_env();
+        env.insert("PYTHONPATH".to_owned(), self.config.sdk.display().to_string());
+        env.insert("PYTHONPYCACHEPREFIX".to_owned(), self.config.cache.display().to_string());
+        env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
+        env
+    }
+
+    /// Runs a stretch in a process of its own, as the `shell` executor does with classes.
+    pub async fn run_cold(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
+        let (ours, theirs) = match socket() {
+            Ok(pair) => pair,
+            Err(error) => return cannot(error),
+        };
+        let mut env = self.env();
+        env.extend(assignment.env.clone());
+        env.insert(ATTEMPT_VARIABLE.to_owned(), assignment.attempt.to_string());
+        env.insert("PINRAIL_RUNNER_FD".to_owned(), "3".to_owned());
+        let interpreter = assignment.code.interpreter.display().to_string();
+        let spawn = Spawn {
+            key: assignment.attempt.to_string(),
+            argv: vec![interpreter, "-m".to_owned(), "pinrail.run".to_owned()],
+            env,
+            cwd: assignment.code.root.display().to_string(),
+            memory: assignment.job.memory_bytes,
+            extra: 1,
+            offline: false,
+        };
+        let (said, ended) =
+            tokio::join!(converse(ours, assignment, sink), run_process(&self.launcher, spawn, vec![theirs], sink));
+        match ended {
+            Ended::Exit(exit, over) => {
+                account(exit, sink);
+                judge(said, exit, over, assignment)
+            }
+            Ended::Refused(message) => cannot(message),
+            Ended::Lost => Stretch::Lost,
+        }
+    }
+
+    async fn run_forked(&self, warm: &Warm, assignment: &Assignment, sink: &dyn AttemptSink) -> Option<Stretch> {
+        let (ours, theirs) = socket().ok()?;
+        let mut streams = Streams::new().ok()?;
+        let mut fds = vec![theirs];
+        fds.append(&mut streams.theirs);
+        let key = assignment.attempt.to_string();
+        let mut env = assignment.env.clone();
+        env.insert(ATTEMPT_VARIABLE.to_owned(), key.clone());
+        let (pid, ended) = warm.fork(&key, &env, assignment.job.memory_bytes, fds)?;
+        let (mut out, mut err) = streams.ends();
+        let watched = async {
+            let mut over = None;
+            let Ok(pid) = pid.await else { return (None, over) };
+            let mut news = self.launcher.watch(&key, pid, assignment.job.memory_bytes);
+            tokio::pin!(ended);
+            let exit = loop {
+                tokio::select! {
+                    exit = &mut ended => break exit.ok(),
+                    Some(event) = news.recv() => if let Event::OverMemory { bytes, .. } = event { over = Some(bytes) },
+                }
+            };
+            self.launcher.unwatch(&key);
+            (exit, over)
+        };
+        let drained = Streams::drain(&mut out, &mut err, sink);
+        tokio::pin!(drained);
+        let mut open = true;
+        let both = async { tokio::join!(converse(ours, assignment, sink), watched) };
+        tokio::pin!(both);
+        let (said, (exit, over)) = loop {
+            tokio::select! {
+                done = &mut both => break done,
+                () = &mut drained, if open => open = false,
+            }
+        };
+        if open && tokio::time::timeout(STREAMS_LINGER, &mut drained).await.is_err() {
+            self.launcher.sweep(&key).await;
+            drained.await;
+        }
+        let Some(exit) = exit else { return Some(Stretch::Lost) };
+        account(exit, sink);
+        Some(judge(said, exit, over, assignment))
+    }
+
+    /// The warm process for a job, started if there is none and one may be had.
+    async fn warm(&self, assignment: &Assignment) -> Option<Arc<Warm>> {
+        let module = assignment.job.class.as_deref()?.rsplit_once('.')?.0.to_owned();
+        let code = &assignment.code;
+        let key: Key = (assignment.project.clone(), code.bundle, code.interpreter.clone(), module.clone());
+        let warm = {
+            let mut pool = lock(&self.warm);
+            pool.retain(|_, warm| !warm.is_lost());
+            match pool.get(&key) {
+                Some(warm) => Arc::clone(warm),
+                None => {
+                    make_room(&mut pool, self.config.most_warm);
+                    let warm = Arc::new(self.start_warm(assignment, &module)?);
+                    pool.insert(key, Arc::clone(&warm));
+                    warm
+                }
+            }
+        };
+        if warm.ready().await { Some(warm) } else { None }
+    }
+
+    fn start_warm(&self, assignment: &Assignment, module: &str) -> Option<Warm> {
+        let serial = self.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let key = format!("warm-{serial}");
+        let (ours, theirs) = UnixStream::pair().ok()?;
+        let mut env = self.env();
+        env.insert("PINRAIL_WARM_FD".to_owned(), "3".to_owned());
+        let root = assignment.code.root.display().to_string();
+        let interpreter = assignment.code.interpreter.display().to_string();
+        let arguments = ["-m", "pinrail.warm", "--root", &root, "--module", module];
+        let spawn = Spawn {
+            key,
+            argv: std::iter::once(interpreter.as_str()).chain(arguments).map(str::to_owned).collect(),
+            env,
+            cwd: root.clone(),
+            memory: None,
+            extra: 1,
+            offline: false,
+        };
+        // What a warm process prints belongs to no attempt; children print to streams of their own.
+        let null = || std::fs::OpenOptions::new().write(true).open("/dev/null").map(OwnedFd::from).ok();
+        let news = self.launcher.spawn(spawn, &[null()?, null()?, theirs.into()]);
+        Warm::listen(ours, news, self.config.idle)
+    }
+}
+
+/// What a process needs to find programs; nothing else of the server's environment.
+#[must_use]
+pub fn base_env() -> BTreeMap<String, String> {
+    let kept = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER"];
+    let mut env: BTreeMap<String, String> =
+        kept.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect();
+    env.entry("LANG".to_owned()).or_insert_with(|| "C.UTF-8".to_owned());
+    env
+}
+
+#[async_trait]
+impl Executor for Python {
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Python
+    }
+
+    async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
+        if let Some(warm) = self.warm(assignment).await
+            && let Some(stretch) = self.run_forked(&warm, assignment, sink).await
+        {
+            return stretch;
+        }
+        self.run_cold(assignment, sink).await
+    }
+
+    async fn stop(&self, attempt: AttemptId, grace: Duration) {
+        stop(&self.launcher, &attempt.to_string(), grace).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets the longest unused warm processes go, so that one more fits.
+fn make_room(pool: &mut HashMap<Key, Arc<Warm>>, most: usize) {
+    while pool.len() >= most.max(1) {
+        let idle = pool.iter().filter(|(_, warm)| warm.is_idle()).min_by_key(|(_, warm)| warm.last_used());
+        let Some(key) = idle.map(|(key, _)| key.clone()) else { return };
+        pool.remove(&key);
+    }
+}
+
+/// One warm process. Dropping it closes its control socket, upon which it leaves.
+#[derive(Debug)]
+struct Warm {
+    control: Arc<UnixStream>,
+    shared: Arc<WarmShared>,
+    ready: tokio::sync::watch::Receiver<Option<bool>>,
+}
+
+#[derive(Debug)]
+struct WarmShared {
+    state: Mutex<WarmState>,
+    lost: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug)]
+struct WarmState {
+    forked: HashMap<String, oneshot::Sender<i32>>,
+    running: HashMap<String, oneshot::Sender<Exit>>,
+    last_used: Instant,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum WarmLine {
+    Ready {
+        threads: u32,
+    },
+    Forked {
+        key: String,
+        pid: i32,
+    },
+    Exited {
+        key: String,
+        #[serde(flatten)]
+        exit: Exit,
+    },
+    #[serde(other)]
+    Unknown,
+}
+
+type Forked = (oneshot::Receiver<i32>, oneshot::Receiver<Exit>);
+
+impl Warm {
+    fn listen(control: UnixStream, mut news: mpsc::UnboundedReceiver<Event>, idle: Duration) -> Option<Self> {
+        let state = WarmState { forked: HashMap::new(), running: HashMap::new(), last_used: now() };
+        let shared = Arc::new(WarmShared { state: Mutex::new(state), lost: false.into() });
+        let (say_ready, ready) = tokio::sync::watch::channel(None);
+        let reader = control.try_clone().ok()?;
+        let heard = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("warm".to_owned())
+            .spawn(move || {
+                hear(&reader, &heard, &say_ready);
+                heard.lost.store(true, std::sync::atomic::Ordering::SeqCst);
+                let mut state = lock(&heard.state);
+                // Whoever waited learns of the loss by the end of their channel.
+                state.forked.clear();
+                state.running.clear();
+            })
+            .ok()?;
+        let control = Arc::new(control);
+        let (watched, socket) = (Arc::clone(&shared), Arc::downgrade(&control));
+        tokio::spawn(async move {
+            // Ends with the process; its exit is of no interest beyond that.
+            let ended = async { while news.recv().await.is_some() {} };
+            tokio::pin!(ended);
+            loop {
+                tokio::select! {
+                    () = &mut ended => break,
+                    () = tokio::time::sleep(idle / 4) => {}
+                }
+                let Some(socket) = socket.upgrade() else { break };
+                if watched.idle_for() >= Some(idle) {
+                    watched.lost.store(true, std::sync::atomic::Ordering::SeqCst);
+                    let _ = socket.shutdown(std::net::Shutdown::Both);
+                    break;
+                }
+            }
+        });
+        Some(Self { control, shared, ready })
+    }
+
+    /// Waits until the module is loaded. False when it must not be forked: it has threads, or it is gone.
+    async fn ready(&self) -> bool {
+        let mut ready = self.ready.clone();
+        let usable = ready.wait_for(Option::is_some).await.map(|ready| *ready == Some(true));
+        usable.unwrap_or(false)
+    }
+
+    fn fork(
+        &self,
+        key: &str,
+        env: &BTreeMap<String, String>,
+        memory: Option<u64>,
+        fds: Vec<OwnedFd>,
+    ) -> Option<Forked> {
+        let (say_pid, pid) = oneshot::channel();
+        let (say_exit, exit) = oneshot::channel();
+        let mut state = lock(&self.shared.state);
+        state.forked.insert(key.to_owned(), say_pid);
+        state.running.insert(key.to_owned(), say_exit);
+        state.last_used = now();
+        let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let message = json!({"type": "fork", "key": key, "memory_bytes": memory, "env": env});
+        if self.is_lost() || send(&self.control, &message, &raw).is_err() {
+            state.forked.remove(key);
+            state.running.remove(key);
+            return None;
+        }
+        Some((pid, exit))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.shared.lost.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn is_idle(&self) -> bool {
+        lock(&self.shared.state).running.is_empty()
+    }
+
+    fn last_used(&self) -> Instant {
+        lock(&self.shared.state).last_used
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        let _ = self.control.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl WarmShared {
+    fn idle_for(&self) -> Option<Duration> {
+        let state = lock(&self.state);
+        state.running.is_empty().then(|| now().saturating_duration_since(state.last_used))
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long a process is unused is measured, not decided upon")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn hear(control: &UnixStream, shared: &WarmShared, ready: &tokio::sync::watch::Sender<Option<bool>>) {
+    let mut inbox = Inbox::default();
+    while matches!(inbox.fill(control), Ok(true)) {
+        while let Some(Ok(line)) = inbox.line::<WarmLine>() {
+            let mut state = lock(&shared.state);
+            match line {
+                WarmLine::Ready { threads } => {
+                    if threads > 0 {
+                        tracing::warn!(threads, "a module starts threads at import; its jobs are started cold");
+                    }
+                    ready.send_replace(Some(threads == 0));
+                }
+                WarmLine::Forked { key, pid } => {
+                    if let Some(waiter) = state.forked.remove(&key) {
+                        let _ = waiter.send(pid);
+                    }
+                }
+                WarmLine::Exited { key, exit } => {
+                    state.last_used = now();
+                    if let Some(waiter) = state.running.remove(&key) {
+                        let _ = waiter.send(exit);
+                    }
+                }
+                WarmLine::Unknown => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Commands: a process of the user's choice in the unpacked bundle, judged by its exit status.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pinrail_model::document::ExecutorKind;
+use pinrail_model::ids::AttemptId;
+use pinrail_model::run::{Phase, Report};
+use pinrail_model::seam::exec::{Assignment, AttemptSink, Executor, Stretch};
+use tokio::sync::mpsc;
+
+use crate::channel::{STREAMS_LINGER, Said, Streams, account, broken, judge};
+use crate::local::{ATTEMPT_VARIABLE, Launcher};
+use crate::python::Python;
+use crate::wire::{Event, Exit, Spawn};
+
+/// Runs commands.
+#[derive(Debug)]
+pub struct Shell {
+    launcher: Arc<Launcher>,
+    /// Runs classes that were submitted to this executor, each in a fresh interpreter.
+    python: Arc<Python>,
+}
+
+impl Shell {
+    #[must_use]
+    pub fn new(launcher: Arc<Launcher>, python: Arc<Python>) -> Self {
+        Self { launcher, python }
+    }
+}
+
+#[async_trait]
+impl Executor for Shell {
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Shell
+    }
+
+    async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
+        if assignment.command.is_empty() {
+            return self.python.run_cold(assignment, sink).await;
+        }
+        // The phases around the command belong to the platform: there is nothing of the user's to run in them. A command
+        // that `execute` returned is not a job of its own and has none.
+        let whole = assignment.phases.contains(&Phase::Setup);
+        if whole {
+            sink.report(Report::PhaseStarted(Phase::Setup));
+            sink.report(Report::PhaseEnded { phase: Phase::Setup, ok: true });
+            if let Err(message) = sink.fix_view().await {
+                return cannot(message);
+            }
+            sink.report(Report::PhaseStarted(Phase::Execute));
+        }
+        let mut env = assignment.env.clone();
+        env.insert(ATTEMPT_VARIABLE.to_owned(), assignment.attempt.to_string());
+        let spawn = Spawn {
+            key: assignment.attempt.to_string(),
+            argv: assignment.command.clone(),
+            env,
+            cwd: assignment.code.root.display().to_string(),
+            memory: assignment.job.memory_bytes,
+            extra: 0,
+            offline: false,
+        };
+        let ended = run_process(&self.launcher, spawn, Vec::new(), sink).await;
+        let (exit, over) = match ended {
+            Ended::Exit(exit, over) => (exit, over),
+            Ended::Refused(message) => return refused(message),
+            Ended::Lost => return Stretch::Lost,
+        };
+        account(exit, sink);
+        let stretch = judge(
+            Said { returned: if whole { vec![Phase::Setup] } else { Vec::new() }, ..Said::default() },
+            exit,
+            over,
+            assignment,
+        );
+        if whole && matches!(stretch, Stretch::Completed { .. }) {
+            sink.report(Report::PhaseEnded { phase: Phase::Execute, ok: true });
+            sink.report(Report::Executed(pinrail_model::run::Executed::default()));
+            sink.report(Report::PhaseStarted(Phase::Complete));
+            sink.report(Report::PhaseEnded { phase: Phase::Complete, ok: true });
+        }
+        stretch
+    }
+
+    async fn stop(&self, attempt: AttemptId, grace: Duration) {
+        stop(&self.launcher, &attempt.to_string(), grace).await;
+    }
+}
+
+fn refused(message: String) -> Stretch {
+    use pinrail_model::fault::{Evidence, Fault};
+    let evidence = Evidence::new(message).remedy("Check the command's name, its path and that it may be executed.");
+    Stretch::Failed(pinrail_model::run::Verdict::failed(Fault::User, Some(Phase::Execute), evidence))
+}
+
+/// How a process ended, as far as anybody knows.
+pub(crate) enum Ended {
+    Exit(Exit, Option<u64>),
+    Refused(String),
+    Lost,
+}
+
+/// Runs one process to its end and reads its streams to theirs.
+pub(crate) async fn run_process(
+    launcher: &Launcher,
+    spawn: Spawn,
+    extra: Vec<std::os::fd::OwnedFd>,
+    sink: &dyn AttemptSink,
+) -> Ended {
+    let Ok(mut streams) = Streams::new() else {
+        return Ended::Refused("no more files can be opened".to_owned());
+    };
+    let mut fds = std::mem::take(&mut streams.theirs);
+    fds.extend(extra);
+    let key = spawn.key.clone();
+    let mut news = launcher.spawn(spawn, &fds);
+    // Ours must be closed, or the streams would never end.
+    drop(fds);
+    let (mut out, mut err) = streams.ends();
+    let drained = Streams::drain(&mut out, &mut err, sink);
+    tokio::pin!(drained);
+    let mut open = true;
+    let ended = loop {
+        tokio::select! {
+            event = next_end(&mut news) => break event,
+            () = &mut drained, if open => open = false,
+        }
+    };
+    if open && tokio::time::timeout(STREAMS_LINGER, &mut drained).await.is_err() {
+        // Something that outlived its root still holds them.
+        launcher.sweep(&key).await;
+        drained.await;
+    }
+    ended
+}
+
+async fn next_end(news: &mut mpsc::UnboundedReceiver<Event>) -> Ended {
+    let mut over = None;
+    while let Some(event) = news.recv().await {
+        match event {
+            Event::OverMemory { bytes, .. } => over = Some(bytes),
+            Event::Exited { exit, .. } => return Ended::Exit(exit, over),
+            Event::Refused { message, .. } => return Ended::Refused(message),
+            Event::Started { .. } | Event::Gone { .. } => {}
+        }
+    }
+    Ended::Lost
+}
+
+/// Ends an attempt's process if it lives, then whatever has outlived it.
+pub(crate) async fn stop(launcher: &Launcher, key: &str, grace: Duration) {
+    launcher.kill(key, grace).await;
+}
+
+/// A failure before anything of the user's ran.
+pub(crate) fn cannot(message: impl std::fmt::Display) -> Stretch {
+    broken(None, message.to_string())
+}

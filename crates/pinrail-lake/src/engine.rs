@@ -1,0 +1,644 @@
+//! One run of a text: its statements in order, each planned against what it sees, carried out and counted.
+//!
+//! Not responsible for what a write means to a table (`writing`), nor for the files and pointers below.
+//!
+//! Invariants:
+//! - a check goes the same way as a run up to the point where data would move;
+//! - only queries are planned by DataFusion; a plan that would define, copy or set anything is refused here too.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::{Query as SqlQuery, Statement as Ast};
+use datafusion::sql::sqlparser::tokenizer::Location;
+use futures::StreamExt;
+use pinrail_model::names::{NamespaceName, TableRef};
+use pinrail_model::seam::lake::{
+    Checked, Column, LakeError, Query, QueryDone, QueryLimits, ResultFormat, ResultSink, View,
+};
+
+use crate::catalog::{self, Scope};
+use crate::error::{self, Result};
+use crate::files::{self, Handles, ReadCounters};
+use crate::lake::Lake;
+use crate::partition;
+use crate::results::{self, Encoder};
+use crate::scan::LakeTable;
+use crate::sql::explain::explain;
+use crate::sql::header::{self, Declared, Header};
+use crate::sql::names::{self, Names, Relation};
+use crate::sql::parse::{self, Kind, Statement};
+use crate::sql::plan::{self, Providers};
+use crate::template::{self, Rendered, Values};
+use crate::types;
+
+/// One text on its way through the engine.
+pub(crate) struct Run<'a> {
+    pub(crate) lake: &'a Lake,
+    pub(crate) view: &'a View,
+    query: &'a Query,
+    rendered: Rendered,
+    header: Header,
+    /// What the text may write, and for a single SELECT where its rows go.
+    pub(crate) declared: Option<Vec<Declared>>,
+    /// Nothing is run: tables that the text would make are known by their columns only.
+    pub(crate) dry: bool,
+    pub(crate) made: HashMap<TableRef, Option<SchemaRef>>,
+    runtime: Arc<RuntimeEnv>,
+    handles: Arc<Handles>,
+    file_reads: Arc<ReadCounters>,
+    reads: Vec<TableRef>,
+    pub(crate) written: Vec<TableRef>,
+    pub(crate) counters: BTreeMap<String, f64>,
+}
+
+/// A planned query.
+pub(crate) struct Planned {
+    state: SessionState,
+    pub(crate) plan: LogicalPlan,
+}
+
+impl Planned {
+    pub(crate) fn schema(&self) -> SchemaRef {
+        self.plan.schema().inner().clone()
+    }
+}
+
+/// Which tables a query sees.
+struct Seen {
+    providers: Providers,
+    schemas: HashMap<String, SchemaRef>,
+    /// A check met a table or file that is not there yet.
+    unknown: bool,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(
+        lake: &'a Lake,
+        query: &'a Query,
+        view: &'a View,
+        memory: Option<u64>,
+        dry: bool,
+    ) -> Result<Self> {
+        let in_file = |mut e: LakeError| {
+            name_file(&mut e, query);
+            e
+        };
+        let header = Header::parse(&query.text).map_err(in_file)?;
+        let rendered = template::render(&query.text, &query.values).map_err(in_file)?;
+        let declared = declared(query, &header, &query.values).map_err(in_file)?;
+        let handles = Arc::new(Handles::default());
+        Ok(Self {
+            lake,
+            view,
+            query,
+            rendered,
+            header,
+            declared,
+            dry,
+            made: HashMap::new(),
+            runtime: lake.runtime(&handles, memory),
+            handles,
+            file_reads: Arc::default(),
+            reads: Vec::new(),
+            written: Vec::new(),
+            counters: BTreeMap::new(),
+        })
+    }
+
+    pub(crate) async fn run(
+        mut self,
+        limits: &QueryLimits,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> Result<QueryDone> {
+        let statements = parse::parse(&self.rendered).map_err(|e| self.in_file(e))?;
+        let mut output = Output { limits: limits.clone(), format, outputs: self.header.output(), ..Output::new() };
+        self.check_header(&statements).map_err(|e| self.in_file(e))?;
+        let last = statements.iter().rposition(|s| self.gives_rows(s, statements.len()));
+        let count = statements.len();
+        for (index, statement) in statements.into_iter().enumerate() {
+            let at = statement.at;
+            let deliver = last == Some(index);
+            let result = self.statement(statement, count, deliver, &mut output, sink).await;
+            result.map_err(|e| self.place(e, at))?;
+        }
+        if last.is_none() {
+            let empty = Arc::new(Schema::empty());
+            let (encoder, head) = Encoder::begin(&empty, &[], format)?;
+            sink.chunk(head).await?;
+            sink.chunk(encoder.finish()?).await?;
+        }
+        output.check_outputs().map_err(|e| self.in_file(e))?;
+        self.count("rows_read", self.file_reads.rows.load(Ordering::Relaxed));
+        self.count("bytes_read", self.file_reads.bytes.load(Ordering::Relaxed));
+        Ok(QueryDone {
+            rendered: self.rendered.text,
+            columns: output.columns,
+            rows: output.rows,
+            truncated: output.truncated,
+            counters: self.counters,
+            written: self.written,
+            outputs: output.values,
+        })
+    }
+
+    pub(crate) async fn check(mut self) -> Result<Checked> {
+        let statements = parse::parse(&self.rendered).map_err(|e| self.in_file(e))?;
+        self.check_header(&statements).map_err(|e| self.in_file(e))?;
+        let count = statements.len();
+        let mut columns = Vec::new();
+        for statement in statements {
+            let at = statement.at;
+            let found = self.check_statement(statement, count).await.map_err(|e| self.place(e, at))?;
+            columns = found.unwrap_or(columns);
+        }
+        Ok(Checked {
+            rendered: self.rendered.text,
+            reads: self.reads,
+            writes: self.written,
+            columns,
+            header: self.header.to_map(),
+        })
+    }
+
+    /// Puts a place of the rendered text, or the statement's beginning, into an error.
+    fn place(&self, error: LakeError, start: Location) -> LakeError {
+        let (line, column) = error.place.map_or((start.line, start.column), |(l, c)| (u64::from(l), u64::from(c)));
+        let (line, column) = self.rendered.original(line, column);
+        self.in_file(error.at(line, column))
+    }
+
+    fn in_file(&self, mut error: LakeError) -> LakeError {
+        name_file(&mut error, self.query);
+        error
+    }
+
+    /// What header and statements must agree on.
+    fn check_header(&self, statements: &[Statement]) -> Result<()> {
+        let single_query = matches!(statements, [Statement { kind: Kind::Query(_), .. }]);
+        let declares = self.declared.as_ref().is_some_and(|d| !d.is_empty());
+        if single_query && self.declared.as_ref().is_some_and(|d| d.len() > 1) {
+            return Err(error::user("header-invalid", "one SELECT writes one table, but more are declared")
+                .remedy("Write statements of their own, such as INSERT OVERWRITE, for several tables."));
+        }
+        if let (Some((line, _)), true) = (self.header.output(), single_query && declares) {
+            return Err(error::user("header-invalid", "a SELECT whose rows are written leaves no output").at(line, 1));
+        }
+        Ok(())
+    }
+
+    fn gives_rows(&self, statement: &Statement, count: usize) -> bool {
+        match &statement.kind {
+            Kind::Query(_) => !self.is_written(count),
+            Kind::Explain { .. } | Kind::ShowTables { .. } | Kind::ShowSchemas | Kind::Describe { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a query's rows go to the declared table rather than to the caller.
+    fn is_written(&self, count: usize) -> bool {
+        count == 1 && self.declared.as_ref().is_some_and(|d| !d.is_empty())
+    }
+
+    async fn statement(
+        &mut self,
+        statement: Statement,
+        count: usize,
+        deliver: bool,
+        output: &mut Output,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        let scope = self.lake.book.scope(self.view).await?;
+        match statement.kind {
+            Kind::Query(query) => {
+                let planned = self.plan(&scope, Ast::Query(query)).await?;
+                let planned = planned.ok_or_else(|| error::platform("query-failed", "the query was not planned"))?;
+                if self.is_written(count)
+                    && let Some(declared) = self.declared.as_ref().and_then(|d| d.first()).cloned()
+                {
+                    return self.write_declared(&scope, &declared, Some(planned)).await;
+                }
+                let (plan, rows) = self.execute(planned).await?;
+                self.stream(rows, deliver, output, sink).await?;
+                self.measure(&plan);
+                Ok(())
+            }
+            Kind::Explain { query, analyze } => {
+                let explained = Ast::Explain {
+                    describe_alias: datafusion::sql::sqlparser::ast::DescribeAlias::Explain,
+                    analyze,
+                    verbose: false,
+                    query_plan: false,
+                    estimate: false,
+                    statement: query,
+                    format: None,
+                    options: None,
+                };
+                let planned = self.plan(&scope, explained).await?;
+                let planned = planned.ok_or_else(|| error::platform("query-failed", "the query was not planned"))?;
+                let (_, rows) = self.execute(planned).await?;
+                self.stream(rows, deliver, output, sink).await
+            }
+            Kind::ShowTables { .. } | Kind::ShowSchemas | Kind::Describe { .. } => {
+                let batch = self.describe(&scope, &statement.kind).await?;
+                if deliver { output.whole(&batch, sink).await } else { Ok(()) }
+            }
+            writes => self.write_statement(&scope, writes).await,
+        }
+    }
+
+    async fn check_statement(&mut self, statement: Statement, count: usize) -> Result<Option<Vec<Column>>> {
+        let scope = self.lake.book.scope(self.view).await?;
+        match statement.kind {
+            Kind::Query(query) => {
+                let planned = self.plan(&scope, Ast::Query(query)).await?;
+                let columns = planned.as_ref().map(|p| types::result_columns(&p.schema())).unwrap_or_default();
+                if self.is_written(count)
+                    && let Some(declared) = self.declared.as_ref().and_then(|d| d.first()).cloned()
+                {
+                    self.write_declared(&scope, &declared, planned).await?;
+                }
+                Ok(Some(columns))
+            }
+            Kind::Explain { query, .. } => {
+                self.plan(&scope, *query).await?;
+                Ok(Some(vec![text_column("plan_type"), text_column("plan")]))
+            }
+            Kind::ShowTables { .. } | Kind::ShowSchemas => {
+                let batch = self.describe(&scope, &statement.kind).await?;
+                Ok(Some(types::result_columns(&batch.schema())))
+            }
+            Kind::Describe { table } => {
+                self.read(&table);
+                Ok(Some(describe_schema().fields().iter().map(|f| text_column(f.name())).collect()))
+            }
+            writes => {
+                self.write_statement(&scope, writes).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn read(&mut self, table: &TableRef) {
+        if !self.reads.contains(table) {
+            self.reads.push(table.clone());
+        }
+    }
+
+    pub(crate) fn wrote(&mut self, table: &TableRef) {
+        if !self.written.contains(table) {
+            self.written.push(table.clone());
+        }
+    }
+
+    pub(crate) fn count(&mut self, name: &str, number: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "counters are shown, not computed with")]
+        let number = number as f64;
+        *self.counters.entry(name.to_owned()).or_default() += number;
+    }
+
+    pub(crate) async fn plan_query(&mut self, scope: &Scope, query: Box<SqlQuery>) -> Result<Option<Planned>> {
+        self.plan(scope, Ast::Query(query)).await
+    }
+
+    /// Plans a query; none if a check met a table that is not there yet.
+    async fn plan(&mut self, scope: &Scope, mut ast: Ast) -> Result<Option<Planned>> {
+        let names = names::fold(&mut ast)?;
+        let seen = self.look(scope, &ast, &names).await?;
+        if seen.unknown {
+            return Ok(None);
+        }
+        names::spell(&mut ast, &names, &seen.schemas);
+        let state = self.state();
+        let plan = plan::plan(&state, &seen.providers, ast).map_err(|e| explain(e, &names, &state))?;
+        refuse_effects(&plan)?;
+        // Type errors come out when the plan is analysed, and a check must tell them too.
+        let plan = state.optimize(&plan).map_err(|e| explain(e, &names, &state))?;
+        Ok(Some(Planned { state, plan }))
+    }
+
+    fn state(&self) -> SessionState {
+        let mut state = self.lake.state.clone();
+        let now = self.lake.book.clock.now().wall.to_utc();
+        state.execution_props_mut().query_execution_start_time = Some(now);
+        SessionStateBuilder::new_from_existing(state).with_runtime_env(self.runtime.clone()).build()
+    }
+
+    /// Finds what the relations of a statement stand for.
+    async fn look(&mut self, scope: &Scope, ast: &Ast, names: &Names) -> Result<Seen> {
+        let statement = DfStatement::Statement(Box::new(ast.clone()));
+        let (references, _) = resolve_table_references(&statement, false).map_err(error::from_datafusion)?;
+        let mut seen = Seen { providers: HashMap::new(), schemas: HashMap::new(), unknown: false };
+        for reference in references {
+            if reference.catalog().is_some() {
+                return Err(error::user(
+                    "name-invalid",
+                    format!("\"{reference}\" has more parts than namespace and table"),
+                ));
+            }
+            if reference.schema().is_none() && names.functions.contains(reference.table()) {
+                continue;
+            }
+            let relation = names.relation(reference.schema(), reference.table())?;
+            match self.provider(scope, &relation).await? {
+                Some(provider) => {
+                    let key = plan::key(&reference);
+                    seen.schemas.insert(key.clone(), provider.schema());
+                    seen.providers.insert(key, provider);
+                }
+                None => seen.unknown = true,
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn provider(&mut self, scope: &Scope, relation: &Relation) -> Result<Option<Arc<dyn TableProvider>>> {
+        let (table, travel, at) = match relation {
+            Relation::File(call) => {
+                let state = self.state();
+                let found = files::provider(call, &self.query.files, &state, &self.handles, &self.file_reads).await;
+                return match found {
+                    // What is not fetched yet may be there when the text runs.
+                    Err(e) if self.dry && e.code == "file-not-found" => Ok(None),
+                    other => other.map(Some),
+                };
+            }
+            Relation::Table { table, travel, at } => (table, travel, at),
+        };
+        let placed = |e: LakeError| e.at(u32::try_from(at.line).unwrap_or(0), u32::try_from(at.column).unwrap_or(0));
+        self.read(table);
+        if let Some(made) = self.made.get(table) {
+            let empty = made.as_ref().map(|schema| Arc::new(EmptyTable::new(schema.clone())) as Arc<dyn TableProvider>);
+            return Ok(empty);
+        }
+        let Some(found) = self.lake.book.find(scope, table).await? else {
+            if self.dry {
+                return Ok(None);
+            }
+            let known = self.lake.book.names(scope).await?;
+            return Err(placed(catalog::not_found(table, &known)));
+        };
+        let tables = self.lake.book.tables.clone();
+        let provider = match travel {
+            None => LakeTable::current(tables, &found)?,
+            Some(travel) => {
+                let snapshot = names::snapshot_at(&found, travel).map_err(placed)?;
+                LakeTable::at(tables, &found, snapshot)?
+            }
+        };
+        Ok(Some(Arc::new(provider)))
+    }
+
+    pub(crate) async fn execute(
+        &self,
+        planned: Planned,
+    ) -> Result<(Arc<dyn ExecutionPlan>, SendableRecordBatchStream)> {
+        let physical = planned.state.query_planner().create_physical_plan(&planned.plan, &planned.state).await;
+        let physical = physical.map_err(error::from_datafusion)?;
+        let rows = execute_stream(physical.clone(), planned.state.task_ctx()).map_err(error::from_datafusion)?;
+        Ok((physical, rows))
+    }
+
+    /// Adds what a finished plan has read to the counters.
+    pub(crate) fn measure(&mut self, plan: &Arc<dyn ExecutionPlan>) {
+        if let Some(metrics) = plan.metrics().filter(|_| plan.name() == "DataSourceExec") {
+            let bytes = metrics.sum_by_name("bytes_scanned").map_or(0, |v| v.as_usize());
+            // Rows of a VALUES list come from memory and are not counted as read.
+            if bytes > 0 {
+                self.count("rows_read", metrics.output_rows().unwrap_or(0) as u64);
+                self.count("bytes_read", bytes as u64);
+            }
+        }
+        for child in plan.children() {
+            self.measure(child);
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        mut rows: SendableRecordBatchStream,
+        deliver: bool,
+        output: &mut Output,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        if deliver {
+            return output.stream(rows, sink).await;
+        }
+        while let Some(batch) = rows.next().await {
+            batch.map_err(error::from_datafusion)?;
+        }
+        Ok(())
+    }
+
+    async fn describe(&mut self, scope: &Scope, kind: &Kind) -> Result<RecordBatch> {
+        match kind {
+            Kind::ShowTables { namespace } => {
+                let names = self.lake.book.names(scope).await?;
+                let mut names: Vec<_> =
+                    names.iter().filter(|name| namespace.as_ref().is_none_or(|n| *n == name.namespace)).collect();
+                names.sort();
+                texts(
+                    &["namespace", "name"],
+                    vec![
+                        names.iter().map(|n| Some(n.namespace.to_string())).collect(),
+                        names.iter().map(|n| Some(n.name.to_string())).collect(),
+                    ],
+                )
+            }
+            Kind::ShowSchemas => {
+                let mut namespaces: Vec<NamespaceName> =
+                    self.lake.book.names(scope).await?.into_iter().map(|name| name.namespace).collect();
+                namespaces.dedup();
+                texts(&["namespace"], vec![namespaces.iter().map(|n| Some(n.to_string())).collect()])
+            }
+            Kind::Describe { table } => {
+                let Some(found) = self.lake.book.find(scope, table).await? else {
+                    let known = self.lake.book.names(scope).await?;
+                    return Err(catalog::not_found(table, &known));
+                };
+                let schema = found.metadata.current_schema();
+                let columns = types::table_columns(schema);
+                let cuts = partition::by_column(schema, found.metadata.default_partition_spec());
+                texts(
+                    &["name", "type", "partition"],
+                    vec![
+                        columns.iter().map(|c| Some(c.name.clone())).collect(),
+                        columns.iter().map(|c| Some(c.kind.clone())).collect(),
+                        columns.iter().map(|c| cuts.get(&c.name).cloned()).collect(),
+                    ],
+                )
+            }
+            _ => Err(error::unsupported("this statement gives no rows")),
+        }
+    }
+}
+
+/// Where the text came from, for errors that only have a place in it.
+fn name_file(error: &mut LakeError, query: &Query) {
+    if let (Some(file), Some((line, _))) = (&query.file, error.place)
+        && error.evidence.code.is_empty()
+    {
+        error.evidence.code.push(pinrail_model::fault::CodePlace {
+            file: file.clone(),
+            line,
+            function: None,
+            code: query.text.lines().nth(line.saturating_sub(1) as usize).map(|code| code.trim().to_owned()),
+        });
+    }
+}
+
+/// The declaration of the workflow file, or else the header's; they must not contradict each other.
+fn declared(query: &Query, header: &Header, values: &Values) -> Result<Option<Vec<Declared>>> {
+    let own = header.writes(values)?;
+    let Some(writes) = &query.writes else { return Ok(own) };
+    let given: Vec<_> = writes.iter().map(|w| header::declared(w, values)).collect::<Result<_>>()?;
+    if let Some(own) = own
+        && own.iter().map(|d| &d.writes).ne(given.iter().map(|d| &d.writes))
+    {
+        return Err(error::user("writes-differ", "the header and the workflow declare different tables or partitions")
+            .remedy("Declare what the job writes in one place only."));
+    }
+    Ok(Some(given))
+}
+
+/// A query's plan defines, copies and sets nothing; the parser let only queries through, and this makes sure.
+fn refuse_effects(plan: &LogicalPlan) -> Result<()> {
+    match plan {
+        LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_) | LogicalPlan::Statement(_) => {
+            Err(error::unsupported("this kind of statement is not supported"))
+        }
+        other => other.inputs().into_iter().try_for_each(refuse_effects),
+    }
+}
+
+fn text_column(name: &str) -> Column {
+    Column { name: name.to_owned(), kind: "string".to_owned() }
+}
+
+fn describe_schema() -> Schema {
+    Schema::new(["name", "type", "partition"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec())
+}
+
+fn texts(names: &[&str], columns: Vec<Vec<Option<String>>>) -> Result<RecordBatch> {
+    let fields: Vec<_> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+    let arrays = columns.into_iter().map(|column| Arc::new(StringArray::from(column)) as ArrayRef).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(|e| error::platform("query-failed", e.to_string()))
+}
+
+/// The last result on its way to the caller.
+struct Output {
+    limits: QueryLimits,
+    format: ResultFormat,
+    columns: Vec<Column>,
+    rows: u64,
+    truncated: bool,
+    /// Names that the header gives to the values of the one row, and its line.
+    outputs: Option<(u32, Vec<String>)>,
+    /// All rows that were seen, also those that the limit cut off.
+    seen: u64,
+    values: BTreeMap<String, serde_json::Value>,
+}
+
+impl Output {
+    fn new() -> Self {
+        Self {
+            limits: QueryLimits { rows: None, memory: None },
+            format: ResultFormat::Json,
+            columns: Vec::new(),
+            rows: 0,
+            truncated: false,
+            outputs: None,
+            seen: 0,
+            values: BTreeMap::new(),
+        }
+    }
+
+    async fn stream(&mut self, mut rows: SendableRecordBatchStream, sink: &mut dyn ResultSink) -> Result<()> {
+        self.columns = types::result_columns(&rows.schema());
+        let plain = results::plain_schema(&rows.schema());
+        let (mut encoder, head) = Encoder::begin(&plain, &self.columns, self.format)?;
+        sink.chunk(head).await?;
+        while let Some(batch) = rows.next().await {
+            let batch = batch.map_err(error::from_datafusion)?;
+            if !self.batch(&mut encoder, &batch, sink).await? {
+                break;
+            }
+        }
+        sink.chunk(encoder.finish()?).await
+    }
+
+    async fn whole(&mut self, batch: &RecordBatch, sink: &mut dyn ResultSink) -> Result<()> {
+        self.columns = types::result_columns(&batch.schema());
+        let plain = results::plain_schema(&batch.schema());
+        let (mut encoder, head) = Encoder::begin(&plain, &self.columns, self.format)?;
+        sink.chunk(head).await?;
+        self.batch(&mut encoder, batch, sink).await?;
+        sink.chunk(encoder.finish()?).await
+    }
+
+    /// Delivers a batch as far as the limit allows; whether more is wanted.
+    async fn batch(&mut self, encoder: &mut Encoder, batch: &RecordBatch, sink: &mut dyn ResultSink) -> Result<bool> {
+        let rows = batch.num_rows() as u64;
+        let left = self.limits.rows.map_or(u64::MAX, |limit| limit.saturating_sub(self.rows));
+        self.truncated |= rows > left;
+        let batch = crate::cast::plain(&results::first_rows(batch, left), encoder.schema())?;
+        if self.seen == 0 && rows > 0 && self.outputs.is_some() {
+            self.take_outputs(&batch)?;
+        }
+        self.seen += rows;
+        self.rows += batch.num_rows() as u64;
+        if batch.num_rows() > 0 {
+            sink.chunk(encoder.batch(&batch)?).await?;
+        }
+        Ok(!self.truncated)
+    }
+
+    fn take_outputs(&mut self, batch: &RecordBatch) -> Result<()> {
+        let Some((line, names)) = &self.outputs else { return Ok(()) };
+        if names.len() != batch.num_columns() {
+            return Err(error::user(
+                "output-invalid",
+                format!(
+                    "the header names {} outputs, but the SELECT gives {} columns",
+                    names.len(),
+                    batch.num_columns()
+                ),
+            )
+            .at(*line, 1));
+        }
+        if batch.num_rows() > 0 {
+            let values = results::row_values(batch, 0)?;
+            self.values = names.iter().cloned().zip(values).collect();
+        }
+        Ok(())
+    }
+
+    fn check_outputs(&self) -> Result<()> {
+        match &self.outputs {
+            Some((line, names)) if self.seen != 1 => {
+                let found =
+                    if self.truncated || self.seen > 1 { "more than one".to_owned() } else { self.seen.to_string() };
+                Err(error::data(
+                    "output-invalid",
+                    format!("output \"{}\" needs exactly one row, but there are {found}", names.join(", ")),
+                )
+                .at(*line, 1))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Names, errors, headers, checks and bounds of queries.
+
+use pinrail_model::fault::Fault;
+use pinrail_model::seam::lake::{QueryEngine, QueryLimits, ResultFormat};
+
+use crate::support::{Bench, Collect, head, json};
+
+async fn flights() -> Bench {
+    let b = Bench::default();
+    b.rows("create table raw.flights as select 'AA' as carrier, date '2013-01-02' as flight_day, 5 as dep_delay").await;
+    b
+}
+
+#[tokio::test]
+async fn a_misspelt_name_is_told_with_place_and_the_name_that_is_meant() {
+    let b = flights().await;
+    let error = b.error("select carrier\nfrom raw.flights\nwhere flight_dat = {{ ds }}").await;
+    assert_eq!((error.code, error.fault, error.place), ("column-not-found", Fault::User, Some((3, 7))));
+    assert_eq!(error.to_string(), "column \"flight_dat\" not found in raw.flights");
+    assert_eq!(error.evidence.remedy.unwrap(), "columns with a similar name: flight_day");
+
+    let error = b.error("select f.carier from raw.flights f").await;
+    assert_eq!((error.to_string().as_str(), error.place), ("column \"carier\" not found in f", Some((1, 10))));
+
+    let error = b.error("select 1;\nselect *\n  from raw.flight").await;
+    assert_eq!((error.code, error.place), ("table-not-found", Some((3, 8))));
+    assert_eq!(error.evidence.remedy.unwrap(), "Did you mean raw.flights?");
+    let error = b.error("select * from flights").await;
+    assert_eq!(error.evidence.remedy.unwrap(), "Did you mean raw.flights?");
+
+    let error = b.error("select '{{ ds }}', cuont(*) from raw.flights").await;
+    assert_eq!((error.code, error.place), ("function-not-found", Some((1, 20))));
+    assert_eq!(error.evidence.remedy.unwrap(), "Did you mean count?");
+
+    let error = b.error("select *\nfrom raw.flights\nwhere order by 1").await;
+    assert_eq!((error.code, error.place), ("sql-syntax", Some((3, 13))), "{error}");
+    for (text, place) in
+        [("selec 1", (1, 1)), ("select 'a", (1, 8)), ("select (1", (1, 10)), ("", (1, 1)), ("select 1 2 3", (1, 10))]
+    {
+        let error = b.error(text).await;
+        assert_eq!(error.code, "sql-syntax", "{text}: {error}");
+        if !text.is_empty() {
+            assert_eq!(error.place, Some(place), "{text}: {error}");
+        }
+    }
+    assert_eq!(b.error("select dep_delay from raw.flights a, raw.flights b").await.code, "column-ambiguous");
+    assert_eq!(b.error("select a.b.c.d from raw.flights").await.fault, Fault::User);
+    assert_eq!(b.error("select * from x.y.z").await.code, "name-invalid");
+    assert_eq!(b.error("select * from a__b.c").await.code, "name-invalid");
+}
+
+#[tokio::test]
+async fn an_error_names_file_and_line() {
+    let b = flights().await;
+    let mut query = b.query("select carrier,\n   flight_dat\nfrom raw.flights");
+    query.file = Some("sql/daily.sql".to_owned());
+    let error = b.try_run(&query, &head()).await.unwrap_err();
+    let code = &error.evidence.code[0];
+    assert_eq!((code.file.as_str(), code.line, code.code.as_deref()), ("sql/daily.sql", 2, Some("flight_dat")));
+}
+
+#[tokio::test]
+async fn errors_of_running_are_the_users_and_readable() {
+    let b = flights().await;
+    for text in ["select 1 / (dep_delay - 5) from raw.flights", "select cast(carrier as int) from raw.flights"] {
+        let error = b.error(text).await;
+        assert_eq!((error.code, error.fault), ("query-failed", Fault::User), "{text}: {error}");
+        let first = error.to_string().chars().next().unwrap();
+        assert!(first.is_lowercase() && !error.to_string().ends_with('.'), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn columns_keep_their_case_and_are_found_whatever_it_is() {
+    let b = Bench::default();
+    b.rows("create table T (FlightDay int, \"order\" int, ABC int, abc int)").await;
+    b.rows("insert into t (flightday, \"order\", ABC, abc) values (1, 2, 3, 4)").await;
+    assert_eq!(b.rows("select FLIGHTDAY, FlightDay, \"FlightDay\", ABC, abc from t").await, json("[[1,1,1,3,4]]"));
+    assert_eq!(
+        b.rows("select T.flightDAY, x.ABC from T join T as X on t.FLIGHTDAY = X.flightday").await,
+        json("[[1,3]]")
+    );
+    assert_eq!(b.rows("select sum(FLIGHTDAY) as Total from t group by \"order\" order by TOTAL").await, json("[[1]]"));
+    assert_eq!(b.error("select \"flightday\" from t").await.code, "column-not-found");
+    assert_eq!(b.error("select Abc from t").await.code, "column-not-found");
+    let checked = b
+        .check("with C as (select FLIGHTDAY, 1 as NewName from t) select newname, c.flightday, cast(FLIGHTDAY as string) from c")
+        .await
+        .unwrap();
+    let names: Vec<_> = checked.columns.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["NewName", "FlightDay", "FlightDay_2"]);
+    assert_eq!(b.rows("select COUNT(*), Max(flightday) from t a join t b using (FLIGHTDAY)").await, json("[[1,1]]"));
+}
+
+#[tokio::test]
+async fn queries_of_every_kind() {
+    let b = flights().await;
+    assert_eq!(
+        b.rows("select carrier, carrier, (select 1), (select 2) from raw.flights").await,
+        json(r#"[["AA","AA",1,2]]"#)
+    );
+    assert_eq!(b.rows("values (1, 'a'), (2, 'b')").await, json(r#"[[1,"a"],[2,"b"]]"#));
+    assert_eq!(
+        b.rows("with recursive r as (select 1 as n union all select n + 1 from r where n < 3) select n from r").await,
+        json("[[1],[2],[3]]")
+    );
+    assert_eq!(b.rows("select carrier, row_number() over (order by carrier) from raw.flights where exists (select 1 from raw.flights f where f.carrier = flights.carrier)").await, json(r#"[["AA",1]]"#));
+    assert_eq!(b.rows("select x from unnest([1, 2]) as u(x)").await, json("[[1],[2]]"));
+    assert_eq!(
+        b.rows("select count(*) from (select * from raw.flights union all select * from raw.flights)").await,
+        json("[[2]]")
+    );
+    assert!(b.rows("explain select * from raw.flights").await.to_string().contains("DataSourceExec"));
+    assert!(b.rows("explain analyze select * from raw.flights").await.to_string().contains("output_rows"));
+    assert_eq!(b.rows("select 0.1 + 0.2 = 0.3, 1.10").await, json(r#"[[true,"1.10"]]"#), "fractions are exact");
+}
+
+#[tokio::test]
+async fn now_is_the_injected_clocks() {
+    let b = Bench::default();
+    let year = b.rows("select date_part('year', now())").await;
+    assert_eq!(year, json("[[2096]]"));
+}
+
+#[tokio::test]
+async fn a_header_leaves_outputs() {
+    let b = flights().await;
+    let done = b.done("-- output: rows, carrier\nselect count(*), max(carrier) from raw.flights").await;
+    assert_eq!(done.outputs["rows"], 1);
+    assert_eq!(done.outputs["carrier"], "AA");
+    let error = b.error("-- owner: me\n-- output: rows\nselect 1 union all select 2").await;
+    assert_eq!((error.code, error.fault, error.place), ("output-invalid", Fault::Data, Some((2, 1))));
+    assert_eq!(b.error("-- output: rows\nselect 1 where false").await.code, "output-invalid");
+    assert_eq!(b.error("-- output: a, b\nselect 1").await.code, "output-invalid");
+    assert_eq!(b.error("-- outptu: a\nselect 1").await.code, "header-invalid");
+    assert_eq!(b.error("-- writes: t\n-- output: a\nselect 1 as x").await.code, "header-invalid");
+}
+
+#[tokio::test]
+async fn templates_are_filled_in_and_the_rendered_text_is_kept() {
+    let b = flights().await;
+    let text = "select carrier from raw.flights where flight_day = {{ ds }} and '{{ ds }}' <> 'x' and dep_delay < {{ n }} -- {{ kept }}";
+    let (done, rows) = b.try_run(&b.query(text), &head()).await.unwrap();
+    assert_eq!(rows, json(r#"[["AA"]]"#));
+    assert_eq!(
+        done.rendered,
+        "select carrier from raw.flights where flight_day = DATE '2013-01-02' and '2013-01-02' <> 'x' and dep_delay < 7 -- {{ kept }}"
+    );
+    let error = b.error("select 1,\n {{ dss }}").await;
+    assert_eq!((error.code, error.place), ("template-undefined", Some((2, 2))));
+}
+
+#[tokio::test]
+async fn a_check_finds_what_a_run_would() {
+    let b = flights().await;
+    let checked = b.check("-- writes: marts.daily partition (day = {{ ds }})\nselect carrier, count(*) as flights from raw.flights group by carrier").await.unwrap();
+    assert_eq!(checked.reads[0].to_string(), "raw.flights");
+    assert_eq!(checked.writes[0].to_string(), "marts.daily");
+    assert_eq!((checked.columns[1].name.as_str(), checked.columns[1].kind.as_str()), ("flights", "long"));
+    assert_eq!(checked.header["writes"], "marts.daily partition (day = {{ ds }})");
+    assert_eq!(b.rows("show tables").await, json(r#"[["raw","flights"]]"#), "nothing was made");
+    for (text, code) in [
+        ("select flight_dat from raw.flights", "column-not-found"),
+        ("select carrier + 1 from raw.flights", "sql-invalid"),
+        ("create table t as select 1 as a; select b from t", "column-not-found"),
+        ("insert into raw.flights select 1", "column-count"),
+        ("insert into raw.flights (dep_delay) select true", "cast-failed"),
+        ("create table raw.flights (x int)", "table-exists"),
+        ("delete from raw.flights", "statement-unsupported"),
+    ] {
+        let found = b.check(text).await;
+        assert_eq!(found.as_ref().map_err(|e| e.code), Err(code), "{text}");
+        assert_eq!(b.error(text).await.code, code, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn rows_and_memory_are_bounded() {
+    let b = Bench::default();
+    let mut sink = Collect::default();
+    let limits = QueryLimits { rows: Some(3), memory: None };
+    let query = b.query("select i from generate_series(1, 100000) as s(i)");
+    let done = b.lake.run(&query, &head(), &limits, ResultFormat::Csv, &mut sink).await.unwrap();
+    assert_eq!((done.rows, done.truncated), (3, true));
+    assert_eq!(String::from_utf8(sink.0).unwrap(), "i\r\n1\r\n2\r\n3\r\n");
+
+    let limits = QueryLimits { rows: None, memory: Some(1 << 20) };
+    let query = b.query("select array_agg(i), sum(length(s)) from (select i, repeat('x', 1000) || i as s from generate_series(1, 200000) as g(i)) group by s, i limit 1");
+    let error = b.lake.run(&query, &head(), &limits, ResultFormat::Csv, &mut Collect::default()).await.unwrap_err();
+    assert_eq!((error.code, error.fault), ("out-of-memory", Fault::OutOfMemory), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_query_stops() {
+    let b = Bench::default();
+    let query = b.query("create table t as select a.i from generate_series(1, 100000000) as a(i) cross join generate_series(1, 1000) as c(j)");
+    let view = head();
+    let run = b.try_run(&query, &view);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(300), run).await.is_err());
+    assert_eq!(b.rows("show tables").await, json("[]"));
+    assert_eq!(b.rows("select 1").await, json("[[1]]"));
+}
+
+#[tokio::test]
+async fn statements_of_a_script_see_each_other() {
+    let b = Bench::default();
+    let rows =
+        b.rows("create table a as select 1 as x; insert into a values (2);; select sum(x) from a; drop table a;").await;
+    assert_eq!(rows, json("[[3]]"), "the last result counts");
+    assert_eq!(b.rows("create table a as select 1 as x").await, json("[]"));
+}
+
+#[tokio::test]
+async fn deep_long_and_wide_texts() {
+    let b = Bench::default();
+    let nested = |depth: usize| format!("select {}1{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(b.rows(&nested(30)).await, json("[[1]]"));
+    assert_eq!(b.error(&nested(5_000)).await.code, "sql-syntax");
+    assert_eq!(b.rows(&format!("select {}1", "1 + ".repeat(200))).await, json("[[201]]"));
+    for deep in [
+        format!("select {}1", "1 + ".repeat(50_000)),
+        format!("select {}1", "(1) + ".repeat(50_000)),
+        format!("select {}1 = 1", "1 = 1 or ".repeat(50_000)),
+        format!("select x{}", "[1]".repeat(50_000)),
+        format!("select 1{}", "::int".repeat(50_000)),
+        format!("select {}true", "not ".repeat(50_000)),
+        format!("select {}1", "- ".repeat(50_000)),
+        format!("select 1{}", " union all select 1".repeat(50_000)),
+        format!("select 1{}", " at time zone 'UTC'".repeat(50_000)),
+        format!("select case {} end", "case when 1 then ".repeat(50_000)),
+        format!("select 1 from a{}", " join b using (x)".repeat(50_000)),
+        nested(50_000),
+        format!("select {}", "f(".repeat(50_000)),
+        format!("select {}", "{'a': ".repeat(50_000)),
+        format!("select * from {}", "(select * from ".repeat(50_000)),
+        format!("with {} select 1", "a as (with ".repeat(50_000)),
+        format!("create table t (x {}int", "array<".repeat(50_000)),
+    ] {
+        let error = b.error(&deep).await;
+        assert!(matches!(error.code, "sql-syntax" | "statement-unsupported"), "{}: {error}", &deep[..40]);
+    }
+    assert_eq!(
+        b.rows(&format!("select count(*) from (select 1{})", " union all select 1".repeat(200))).await,
+        json("[[201]]")
+    );
+    // A megabyte on one line, with templates all along it.
+    let list = vec!["{{ n }}"; 20_000].join(", ");
+    let text = format!("select 7 in ({list}), '{}'", "x".repeat(1 << 20));
+    let checked = b.check(&text).await.unwrap();
+    assert!(checked.rendered.starts_with("select 7 in (7, 7,"));
+}

@@ -1,0 +1,178 @@
+//! Names that people choose: validated where they are made, so that a value of one of these types is always safe to
+//! put into a path, a URL or a message.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Why a text is not a name of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} name \"{text}\" is not allowed: {reason}")]
+pub struct BadName {
+    pub kind: &'static str,
+    pub text: String,
+    pub reason: &'static str,
+}
+
+/// The longest name of a project, workflow, job, secret or parameter.
+pub const LONGEST_NAME: usize = 64;
+/// The longest name of a namespace or table.
+pub const LONGEST_TABLE_NAME: usize = 128;
+
+fn check_name(kind: &'static str, text: &str) -> Result<(), BadName> {
+    let reason = if text.is_empty() {
+        "it is empty"
+    } else if text.len() > LONGEST_NAME {
+        "it is longer than 64 characters"
+    } else if !text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        "it must begin with a letter or an underscore"
+    } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        "only letters, digits, underscores and hyphens are allowed"
+    } else {
+        return Ok(());
+    };
+    Err(BadName { kind, text: text.chars().take(80).collect(), reason })
+}
+
+fn check_table_part(kind: &'static str, text: &str) -> Result<(), BadName> {
+    let reason = if text.is_empty() {
+        "it is empty"
+    } else if text.len() > LONGEST_TABLE_NAME {
+        "it is longer than 128 characters"
+    } else if !text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_') {
+        "it must begin with a lower-case letter or an underscore"
+    } else if !text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+        "only lower-case letters, digits and underscores are allowed"
+    } else if text.contains("__") {
+        "two underscores in a row are reserved for the prefix of a target"
+    } else {
+        return Ok(());
+    };
+    Err(BadName { kind, text: text.chars().take(80).collect(), reason })
+}
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
+        #[serde(transparent)]
+        pub struct $name(std::sync::Arc<str>);
+
+        impl $name {
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadName;
+
+            fn from_str(text: &str) -> Result<Self, BadName> {
+                $check($kind, text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A tenant.
+    ProjectName, "project", check_name;
+    /// A DAG of jobs.
+    WorkflowName, "workflow", check_name;
+    /// A node of a workflow.
+    JobName, "job", check_name;
+    /// A secret of a project.
+    SecretName, "secret", check_name;
+    /// A parameter of a workflow.
+    ParamName, "parameter", check_name;
+    /// A namespace of tables.
+    NamespaceName, "namespace", check_table_part;
+    /// A table within a namespace.
+    TableName, "table", check_table_part;
+}
+
+/// A table with its namespace, as in `marts.daily_delays`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableRef {
+    pub namespace: NamespaceName,
+    pub name: TableName,
+}
+
+impl fmt::Display for TableRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for TableRef {
+    type Err = BadName;
+
+    /// Reads `namespace.table`, or `table` in the namespace `main`.
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let (namespace, name) = text.split_once('.').unwrap_or((DEFAULT_NAMESPACE, text));
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+    }
+}
+
+impl Serialize for TableRef {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TableRef {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where an unqualified table name lives.
+pub const DEFAULT_NAMESPACE: &str = "main";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_their_place_are_refused() {
+        for text in ["", "..", "a/b", "a.b", "1a", "-a", "a b", "é", "a\0", &"a".repeat(65)] {
+            assert!(text.parse::<JobName>().is_err(), "{text:?}");
+        }
+        for text in ["jobA", "_x", "a-b_C9", &"a".repeat(64)] {
+            assert!(text.parse::<JobName>().is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_reference_has_a_namespace() {
+        assert_eq!("raw.flights".parse::<TableRef>().unwrap().to_string(), "raw.flights");
+        assert_eq!("flights".parse::<TableRef>().unwrap().to_string(), "main.flights");
+        for text in ["a__b.c", "A.b", "a.b.c", "a.", ".b"] {
+            assert!(text.parse::<TableRef>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,706 @@
+//! The life of one run: a pure state machine over its tasks and their attempts.
+//!
+//! [`apply`] takes one event and says what changed and what is to be done; it performs nothing. [`crate::admit`] is the
+//! other machine: it decides which ready task gets a slot. Together they serve production, tests, `explain` and
+//! simulation, so neither knows a clock, a process or a database.
+//!
+//! Invariants (property tests in `tests/machine.rs`):
+//! - no job starts before the jobs it waits for allow it; children start only after a publication or a final outcome;
+//! - every report carries the epoch of its task; one from an earlier epoch changes nothing;
+//! - an attempt's outcome is written once and never changes; it follows at least one start of cleanup and, for a failed
+//!   attempt, the recorded end of cleanup;
+//! - a task moves only along [`EDGES`].
+
+mod apply;
+mod edges;
+mod graph;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use apply::apply;
+pub use edges::{EDGES, Edge, edges_markdown};
+pub use graph::Graph;
+
+use crate::document::{ExecutorKind, Sha};
+use crate::fault::{Evidence, Fault};
+use crate::ids::{AttemptId, RunId, SessionId};
+use crate::names::{JobName, ProjectName, WorkflowName};
+use crate::seam::exec::Spec;
+use crate::time::{Interval, Micros};
+
+/// One execution of a workflow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    pub id: RunId,
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    pub class: Class,
+    pub cause: Cause,
+    pub interval: Interval,
+    /// IANA name of the zone in which `ds` is a local date.
+    pub tz: String,
+    pub params: BTreeMap<String, Value>,
+    /// Types of the parameters whose JSON does not say it: `date`, `datetime`, `decimal`.
+    #[serde(default)]
+    pub param_types: BTreeMap<String, crate::document::ParamType>,
+    pub bundle: Sha,
+    /// Version of the workflow document.
+    pub version: Sha,
+    pub created_at: Micros,
+    pub started_at: Option<Micros>,
+    pub ended_at: Option<Micros>,
+    pub stop: Option<Stop>,
+    /// Outputs of jobs that this run leaves out, from the run that last succeeded for the same interval.
+    #[serde(default)]
+    pub outside: BTreeMap<JobName, BTreeMap<String, Value>>,
+    /// Executors chosen at submission, by job.
+    #[serde(default)]
+    pub executors: BTreeMap<JobName, ExecutorKind>,
+    /// In the order of [`Graph::jobs`]. Shared, so that deciding on a copy of a run costs little.
+    #[serde(skip)]
+    pub tasks: Vec<Arc<Task>>,
+    #[serde(skip)]
+    pub graph: Arc<Graph>,
+}
+
+/// Who comes first when slots are short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    Interactive,
+    Scheduled,
+    Backfill,
+}
+
+/// What made a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Cause {
+    /// Asked for by a person or program.
+    Request { by: String },
+    /// A job without a workflow.
+    OneOff { by: String },
+}
+
+/// Why something is to end before its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    pub by: String,
+    pub at: Micros,
+    pub reason: Option<String>,
+}
+
+/// One job within a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    pub job: JobName,
+    pub position: Position,
+    /// +1 at each retry by hand.
+    pub generation: u32,
+    /// +1 at each change of owner: claim, takeover, stop.
+    pub epoch: u64,
+    /// What became of this generation; children look at nothing else.
+    pub ending: Option<Ending>,
+    /// When it became ready, for its age in the queue.
+    pub ready_at: Option<Micros>,
+    /// When a task in `backoff` is ready again.
+    pub backoff_until: Option<Micros>,
+    /// Why a task is `held`.
+    pub held: Option<String>,
+    /// Deaths of the owner in a row while this task had a live attempt.
+    #[serde(default)]
+    pub owner_deaths: u32,
+    /// Workers that were lost with this task.
+    #[serde(default)]
+    pub sessions_lost: u32,
+    /// The attempt has outlived its warn time.
+    #[serde(default)]
+    pub slow: bool,
+    #[serde(default)]
+    pub outputs: BTreeMap<String, Value>,
+    pub bundle: Sha,
+    pub version: Sha,
+    /// By number, through all generations.
+    #[serde(skip)]
+    pub attempts: Vec<Arc<Attempt>>,
+}
+
+/// Where a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Position {
+    /// For the jobs that it names.
+    Waiting,
+    /// For a slot.
+    Ready,
+    /// Claimed; nothing of the user's has run yet.
+    Preparing,
+    Setup,
+    Executing,
+    /// An engine works; no local process, no worker slot.
+    Submitted,
+    /// `complete` runs, or its publication is under way.
+    Completing,
+    Cleaning,
+    /// Until its next try.
+    Backoff,
+    /// Until a person looks at it.
+    Held,
+    Done,
+}
+
+impl Position {
+    pub const ALL: [Self; 11] = [
+        Self::Waiting,
+        Self::Ready,
+        Self::Preparing,
+        Self::Setup,
+        Self::Executing,
+        Self::Submitted,
+        Self::Completing,
+        Self::Cleaning,
+        Self::Backoff,
+        Self::Held,
+        Self::Done,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Ready => "ready",
+            Self::Preparing => "preparing",
+            Self::Setup => "setup",
+            Self::Executing => "executing",
+            Self::Submitted => "submitted",
+            Self::Completing => "completing",
+            Self::Cleaning => "cleaning",
+            Self::Backoff => "backoff",
+            Self::Held => "held",
+            Self::Done => "done",
+        }
+    }
+
+    /// Whether an attempt is under way that has neither published nor failed.
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Preparing | Self::Setup | Self::Executing | Self::Submitted | Self::Completing)
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What became of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    Succeeded,
+    Failed,
+    Skipped,
+    Cancelled,
+    UpstreamFailed,
+}
+
+impl Ending {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+            Self::UpstreamFailed => "upstream-failed",
+        }
+    }
+}
+
+/// One try of a task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attempt {
+    pub id: AttemptId,
+    /// Unique within the task, through all generations.
+    pub number: u32,
+    pub generation: u32,
+    pub session: SessionId,
+    pub executor: ExecutorKind,
+    pub started_at: Micros,
+    pub ended_at: Option<Micros>,
+    pub phases: Vec<PhaseRecord>,
+    /// What `execute` left, durable before `complete` may run in another process.
+    pub executed: Option<Executed>,
+    /// Where an engine runs what `execute` returned.
+    pub handle: Option<Value>,
+    /// The catalog sequence that all its reads agree on, fixed at the end of `setup`.
+    pub view: Option<u64>,
+    /// How it will end, once cleanup is over.
+    pub verdict: Option<Verdict>,
+    /// Written once.
+    pub outcome: Option<Outcome>,
+    pub cleanups_started: u32,
+    pub cleanup: Option<CleanupEnd>,
+    /// Whether it holds a worker slot, and what it would do with one.
+    pub slot: bool,
+    pub wants: Option<Step>,
+    /// `complete` was begun again after its process vanished through no fault of its own.
+    #[serde(default)]
+    pub resumed: u32,
+}
+
+/// One phase of an attempt, as often as it was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    pub name: Phase,
+    pub state: PhaseState,
+    pub started_at: Micros,
+    pub ended_at: Option<Micros>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    Setup,
+    Execute,
+    Complete,
+    Cleanup,
+}
+
+impl Phase {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Execute => "execute",
+            Self::Complete => "complete",
+            Self::Cleanup => "cleanup",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PhaseState {
+    Running,
+    Succeeded,
+    Failed,
+    /// No trustworthy end was seen.
+    Lost,
+}
+
+/// What survives `execute`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Executed {
+    /// What `execute` returned, or what the engine reported.
+    pub result: Value,
+    /// What `execute` asked an engine to do.
+    pub spec: Option<Spec>,
+    /// `ctx.state`.
+    pub state: Value,
+    pub outputs: BTreeMap<String, Value>,
+}
+
+/// A failure on its way to being an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub ends: Ends,
+    pub fault: Fault,
+    /// The phase in which it struck.
+    pub phase: Option<Phase>,
+    /// The job itself said that a retry is useless (exit 76) or all it needs (exit 75).
+    #[serde(default)]
+    pub retry: RetryWish,
+    /// Who vanished, when that is what ended it.
+    #[serde(default)]
+    pub lost: Option<Loss>,
+    pub evidence: Evidence,
+}
+
+impl Verdict {
+    /// A failure of the job itself.
+    #[must_use]
+    pub fn failed(fault: Fault, phase: Option<Phase>, evidence: Evidence) -> Self {
+        Self { ends: Ends::Failed, fault, phase, retry: RetryWish::None, lost: None, evidence }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryWish {
+    #[default]
+    None,
+    Later,
+    Never,
+}
+
+/// How an attempt that did not succeed ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ends {
+    Failed,
+    Cancelled,
+    /// No trustworthy end was seen: owner, worker, launcher or warm process vanished.
+    Lost,
+}
+
+/// How an attempt ended; never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Succeeded,
+    Ended(Verdict),
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Ended(Verdict { ends: Ends::Failed, .. }) => "failed",
+            Self::Ended(Verdict { ends: Ends::Cancelled, .. }) => "cancelled",
+            Self::Ended(Verdict { ends: Ends::Lost, .. }) => "lost",
+        }
+    }
+}
+
+/// The recorded end of cleanup. One that failed is a warning, never a failure of the attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanupEnd {
+    pub ok: bool,
+    pub detail: Option<String>,
+}
+
+/// A piece of work that needs a worker slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    Complete,
+    Clean,
+}
+
+/// What a run is, derived from its tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl RunState {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A task of a run, by its place in [`Run::tasks`].
+pub type TaskIx = usize;
+
+/// What happened. Whatever is random or measured arrives here as data.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The run was just made: find what is ready.
+    Created,
+    /// `admit` gave a ready task a slot.
+    Claimed {
+        task: TaskIx,
+        attempt: AttemptId,
+        session: SessionId,
+        executor: ExecutorKind,
+    },
+    /// `admit` gave an attempt that wants one a slot again.
+    Granted {
+        task: TaskIx,
+    },
+    /// Whoever works on an attempt says what it saw.
+    Reported {
+        task: TaskIx,
+        epoch: u64,
+        report: Report,
+    },
+    /// The publication is part of the transaction that stores this event's consequences.
+    Published {
+        task: TaskIx,
+        epoch: u64,
+    },
+    /// Whoever worked on an attempt is gone.
+    Lost {
+        task: TaskIx,
+        epoch: u64,
+        by: Loss,
+    },
+    Elapsed {
+        task: TaskIx,
+        epoch: u64,
+        timer: Timer,
+    },
+    /// A person or program wants the run, or one of its tasks, to end.
+    Stop {
+        task: Option<TaskIx>,
+        by: String,
+        reason: Option<String>,
+    },
+    /// A person or program wants these tasks again, perhaps with other code.
+    Retry {
+        tasks: Vec<TaskIx>,
+        by: String,
+        code: Option<NewCode>,
+    },
+}
+
+/// Other code for the tasks of a retry.
+#[derive(Debug, Clone)]
+pub struct NewCode {
+    pub graph: Arc<Graph>,
+    pub bundle: Sha,
+    pub version: Sha,
+}
+
+/// What a worker saw.
+#[derive(Debug, Clone)]
+pub enum Report {
+    PhaseStarted(Phase),
+    PhaseEnded {
+        phase: Phase,
+        ok: bool,
+    },
+    /// `setup` is over and the view of tables is fixed.
+    Viewed {
+        catalog_seq: u64,
+    },
+    /// `execute` returned a value; `complete` goes on in the same process.
+    Executed(Executed),
+    /// `execute` returned a spec, and its process has ended well.
+    Specified(Executed),
+    /// An engine has accepted the spec.
+    Submitted {
+        handle: Value,
+    },
+    /// The engine is done with it.
+    EngineEnded {
+        result: Value,
+        outputs: BTreeMap<String, Value>,
+    },
+    /// `complete` has returned and its process has ended well.
+    Completed {
+        outputs: BTreeMap<String, Value>,
+    },
+    Failed(Verdict),
+    CleanupEnded(CleanupEnd),
+}
+
+/// Who vanished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// The server that owned the shard.
+    Owner,
+    /// A worker process.
+    Session,
+    /// The launcher of local processes, or a warm Python process.
+    Launcher,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Timer {
+    /// A task in `backoff` is ready again.
+    Backoff,
+    /// An attempt takes longer than its author expected.
+    Warn,
+    /// An attempt takes longer than its author allows.
+    Abort,
+}
+
+/// Why an event changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("task {0} does not exist")]
+    NoSuchTask(TaskIx),
+    /// From somebody who no longer owns the task.
+    #[error("the attempt has ended or was taken over")]
+    Stale,
+    #[error("{0}")]
+    WrongState(String),
+}
+
+/// What is to be done once the changes are durable, and what changed.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub work: Vec<Work>,
+    pub history: Vec<Happening>,
+    /// Tasks whose rows (and whose latest attempt's) changed.
+    pub touched: std::collections::BTreeSet<TaskIx>,
+    pub run_touched: bool,
+    /// Whether anybody may rely on the changes: then they must be durable before any work begins.
+    pub durable: bool,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// Run the attempt's phases, from `setup` on.
+    Begin {
+        task: TaskIx,
+        epoch: u64,
+    },
+    /// Hand what `execute` returned to its executor.
+    Submit {
+        task: TaskIx,
+        epoch: u64,
+    },
+    /// Find what was submitted and go on watching it.
+    Reattach {
+        task: TaskIx,
+        epoch: u64,
+    },
+    /// Run `complete` from the stored result.
+    Complete {
+        task: TaskIx,
+        epoch: u64,
+    },
+    /// Prepare the overlay and commit it together with [`Event::Published`].
+    Publish {
+        task: TaskIx,
+        epoch: u64,
+    },
+    /// Make sure that nothing of the attempt lives any more, then run `cleanup` within its limit.
+    Clean {
+        task: TaskIx,
+        epoch: u64,
+        graceful: bool,
+    },
+    Set {
+        task: TaskIx,
+        epoch: u64,
+        timer: Timer,
+        after: Duration,
+    },
+}
+
+/// A line of the run's history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Happening {
+    /// Stable, kebab-case.
+    pub kind: &'static str,
+    pub task: Option<TaskIx>,
+    pub data: Value,
+}
+
+impl Run {
+    /// The tasks of a new run, all waiting.
+    #[must_use]
+    pub fn new_tasks(graph: &Graph, bundle: Sha, version: Sha) -> Vec<Arc<Task>> {
+        graph.jobs.iter().map(|job| Arc::new(Task::new(job.name.clone(), bundle, version))).collect()
+    }
+
+    #[must_use]
+    pub fn state(&self) -> RunState {
+        if self.tasks.iter().any(|task| task.position != Position::Done) {
+            let begun = self.tasks.iter().any(|task| !task.attempts.is_empty() || task.position == Position::Done);
+            return if begun { RunState::Running } else { RunState::Queued };
+        }
+        let ended = |ending| self.tasks.iter().enumerate().filter(move |(_, task)| task.ending == Some(ending));
+        if self.stop.is_some() && ended(Ending::Cancelled).next().is_some() {
+            RunState::Cancelled
+        } else if ended(Ending::Failed).any(|(ix, _)| !self.graph.jobs[ix].may_fail) {
+            RunState::Failed
+        } else if ended(Ending::Cancelled).next().is_some() {
+            RunState::Cancelled
+        } else {
+            RunState::Succeeded
+        }
+    }
+
+    /// The place of a job's task.
+    #[must_use]
+    pub fn find(&self, job: &str) -> Option<TaskIx> {
+        self.tasks.iter().position(|task| task.job.as_str() == job)
+    }
+
+    /// The executor that runs a job: chosen at submission, else in the template.
+    #[must_use]
+    pub fn executor(&self, task: TaskIx) -> ExecutorKind {
+        let job = &self.graph.jobs[task];
+        self.executors.get(&job.name).copied().unwrap_or_else(|| job.executor())
+    }
+
+    /// Timers to set again after a restart, with the time that is left.
+    #[must_use]
+    pub fn timers(&self, now: Micros) -> Vec<Work> {
+        let mut timers = Vec::new();
+        for (ix, task) in self.tasks.iter().enumerate() {
+            if task.position == Position::Backoff {
+                let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
+                timers.push(Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after });
+            }
+            if let (true, Some(attempt)) = (task.position.is_live(), task.attempts.last()) {
+                let job = &self.graph.jobs[ix];
+                let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
+                for (timer, limit) in limits {
+                    let Some(limit) = limit.map(crate::document::seconds) else { continue };
+                    let after = limit.saturating_sub(now.since(attempt.started_at));
+                    timers.push(Work::Set { task: ix, epoch: task.epoch, timer, after });
+                }
+            }
+        }
+        timers
+    }
+}
+
+impl Task {
+    fn new(job: JobName, bundle: Sha, version: Sha) -> Self {
+        Self {
+            job,
+            position: Position::Waiting,
+            generation: 1,
+            epoch: 0,
+            ending: None,
+            ready_at: None,
+            backoff_until: None,
+            held: None,
+            owner_deaths: 0,
+            sessions_lost: 0,
+            slow: false,
+            outputs: BTreeMap::new(),
+            bundle,
+            version,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// What people call its state: the position or, when done, what became of it.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match (self.position, self.ending) {
+            (Position::Done, Some(ending)) => ending.name(),
+            (position, _) => position.name(),
+        }
+    }
+
+    #[must_use]
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.attempts.last().map(AsRef::as_ref)
+    }
+}

@@ -1,0 +1,792 @@
+//! The transition function of one run. It reads like the specification it is: one small function per event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::edges::is_legal;
+use super::{
+    Attempt, CleanupEnd, Effects, Ending, Ends, Event, Executed, Happening, Loss, NewCode, Outcome, Phase, PhaseRecord,
+    PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task, TaskIx, Timer, Verdict, Work,
+};
+use crate::document::{RunIf, seconds};
+use crate::fault::{Evidence, Fault};
+use crate::ids::{AttemptId, SessionId};
+use crate::time::{Micros, Now};
+
+/// The owner may die this often in a row under a task before the task is suspected of causing it.
+const MOST_OWNER_DEATHS: u32 = 10;
+/// The second worker that is lost with the same task makes the task a suspect.
+const MOST_SESSIONS_LOST: u32 = 2;
+
+/// Applies one event: changes the run and says what is to be done once the change is stored.
+///
+/// # Errors
+/// [`Refused`] when the event does not fit; then nothing has changed.
+pub fn apply(run: &mut Run, event: &Event, now: Now, fx: &mut Effects) -> Result<(), Refused> {
+    let before = run.state();
+    let mut machine = Machine { run, now: now.wall, fx };
+    match event {
+        Event::Created => machine.created(),
+        Event::Claimed { task, attempt, session, executor } => {
+            machine.known(*task)?;
+            machine.claimed(*task, *attempt, *session, *executor)?;
+        }
+        Event::Granted { task } => {
+            machine.known(*task)?;
+            machine.granted(*task);
+        }
+        Event::Reported { task, epoch, report } => {
+            machine.owned(*task, *epoch)?;
+            machine.reported(*task, report)?;
+        }
+        Event::Published { task, epoch } => {
+            machine.owned(*task, *epoch)?;
+            machine.published(*task)?;
+        }
+        Event::Lost { task, epoch, by } => {
+            machine.owned(*task, *epoch)?;
+            machine.lost(*task, *by);
+        }
+        Event::Elapsed { task, epoch, timer } => {
+            machine.owned(*task, *epoch)?;
+            machine.elapsed(*task, *timer);
+        }
+        Event::Stop { task, by, reason } => machine.stop(*task, by, reason.as_deref())?,
+        Event::Retry { tasks, by, code } => machine.retry(tasks, by, code.as_ref())?,
+    }
+    machine.follow_run_state(before);
+    Ok(())
+}
+
+struct Machine<'a> {
+    run: &'a mut Run,
+    now: Micros,
+    fx: &'a mut Effects,
+}
+
+impl Machine<'_> {
+    // What every event begins with.
+
+    fn known(&self, ix: TaskIx) -> Result<(), Refused> {
+        if ix < self.run.tasks.len() { Ok(()) } else { Err(Refused::NoSuchTask(ix)) }
+    }
+
+    fn owned(&self, ix: TaskIx, epoch: u64) -> Result<(), Refused> {
+        self.known(ix)?;
+        if self.run.tasks[ix].epoch == epoch { Ok(()) } else { Err(Refused::Stale) }
+    }
+
+    fn task(&mut self, ix: TaskIx) -> &mut Task {
+        self.fx.touched.insert(ix);
+        Arc::make_mut(&mut self.run.tasks[ix])
+    }
+
+    fn with_attempt<T>(&mut self, ix: TaskIx, change: impl FnOnce(&mut Attempt) -> T) -> Option<T> {
+        self.task(ix).attempts.last_mut().map(|attempt| change(Arc::make_mut(attempt)))
+    }
+
+    fn position(&self, ix: TaskIx) -> Position {
+        self.run.tasks[ix].position
+    }
+
+    /// The one place where a task moves. An illegal move is refused, so that no caller can invent one.
+    fn shift(&mut self, ix: TaskIx, to: Position) -> Result<(), Refused> {
+        let from = self.position(ix);
+        if !is_legal(from, to) {
+            let job = &self.run.tasks[ix].job;
+            return Err(Refused::WrongState(format!("job \"{job}\" cannot go from {from} to {to}")));
+        }
+        self.task(ix).position = to;
+        Ok(())
+    }
+
+    fn note(&mut self, kind: &'static str, task: Option<TaskIx>, data: Value) {
+        self.fx.history.push(Happening { kind, task, data });
+    }
+
+    // Readiness.
+
+    fn created(&mut self) {
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.note("run-created", None, json!({}));
+        for ix in 0..self.run.tasks.len() {
+            self.fx.touched.insert(ix);
+        }
+        for ix in 0..self.run.tasks.len() {
+            self.settle_from(ix);
+        }
+    }
+
+    /// Settles a waiting task and, when it ended without running, all that this decides below it.
+    fn settle_from(&mut self, ix: TaskIx) {
+        let mut open = vec![ix];
+        while let Some(ix) = open.pop() {
+            if self.position(ix) != Position::Waiting {
+                continue;
+            }
+            match self.allowed(ix) {
+                Allowed::NotYet => {}
+                Allowed::Yes => self.make_ready(ix),
+                Allowed::Never(ending) => {
+                    if self.shift(ix, Position::Done).is_ok() {
+                        self.end_task(ix, ending);
+                        open.extend(self.run.graph.children[ix].iter().copied());
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle_children(&mut self, ix: TaskIx) {
+        let graph = Arc::clone(&self.run.graph);
+        for child in &graph.children[ix] {
+            self.settle_from(*child);
+        }
+    }
+
+    fn allowed(&self, ix: TaskIx) -> Allowed {
+        allowed(self.run, ix)
+    }
+
+    fn make_ready(&mut self, ix: TaskIx) {
+        if self.shift(ix, Position::Ready).is_ok() {
+            let now = self.now;
+            self.task(ix).ready_at = Some(now);
+            self.note("task-ready", Some(ix), json!({}));
+        }
+    }
+
+    fn end_task(&mut self, ix: TaskIx, ending: Ending) {
+        self.task(ix).ending = Some(ending);
+        self.fx.durable = true;
+        self.note("task-ended", Some(ix), json!({"state": ending.name()}));
+    }
+
+    // Slots.
+
+    fn claimed(
+        &mut self,
+        ix: TaskIx,
+        id: AttemptId,
+        session: SessionId,
+        executor: crate::document::ExecutorKind,
+    ) -> Result<(), Refused> {
+        self.shift(ix, Position::Preparing)?;
+        self.fx.durable = true;
+        let now = self.now;
+        let task = self.task(ix);
+        task.epoch += 1;
+        task.slow = false;
+        task.outputs.clear();
+        let number = task.attempts.len() as u32 + 1;
+        task.attempts.push(Arc::new(Attempt {
+            id,
+            number,
+            generation: task.generation,
+            session,
+            executor,
+            started_at: now,
+            ended_at: None,
+            phases: Vec::new(),
+            executed: None,
+            handle: None,
+            view: None,
+            verdict: None,
+            outcome: None,
+            cleanups_started: 0,
+            cleanup: None,
+            slot: true,
+            wants: None,
+            resumed: 0,
+        }));
+        let epoch = task.epoch;
+        self.note("attempt-started", Some(ix), json!({"attempt": id, "number": number, "executor": executor}));
+        self.fx.work.push(Work::Begin { task: ix, epoch });
+        let job = Arc::clone(&self.run.graph.jobs[ix]);
+        let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
+        for (timer, limit) in limits {
+            if let Some(limit) = limit {
+                self.fx.work.push(Work::Set { task: ix, epoch, timer, after: seconds(limit) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Does a step at once on a slot that is held, or asks for one.
+    fn step(&mut self, ix: TaskIx, step: Step, graceful: bool) {
+        let epoch = self.run.tasks[ix].epoch;
+        let held = self.with_attempt(ix, |attempt| {
+            attempt.wants = if attempt.slot { None } else { Some(step) };
+            attempt.slot
+        });
+        if held == Some(true) {
+            self.fx.work.push(match step {
+                Step::Complete => Work::Complete { task: ix, epoch },
+                Step::Clean => Work::Clean { task: ix, epoch, graceful },
+            });
+        }
+    }
+
+    fn granted(&mut self, ix: TaskIx) {
+        let wants = self.with_attempt(ix, |attempt| {
+            attempt.slot |= attempt.wants.is_some();
+            attempt.wants
+        });
+        if let Some(Some(step)) = wants {
+            self.step(ix, step, true);
+        }
+    }
+
+    // What workers report.
+
+    fn reported(&mut self, ix: TaskIx, report: &Report) -> Result<(), Refused> {
+        match report {
+            Report::PhaseStarted(phase) => self.phase_started(ix, *phase),
+            Report::PhaseEnded { phase, ok } => {
+                self.phase_ended(ix, *phase, if *ok { PhaseState::Succeeded } else { PhaseState::Failed });
+                Ok(())
+            }
+            Report::Viewed { catalog_seq } => {
+                self.with_attempt(ix, |attempt| attempt.view = Some(*catalog_seq));
+                Ok(())
+            }
+            Report::Executed(executed) => self.executed(ix, executed),
+            Report::Specified(executed) => self.specified(ix, executed),
+            Report::Submitted { handle } => {
+                self.live(ix, Position::Submitted)?;
+                self.fx.durable = true;
+                self.with_attempt(ix, |attempt| attempt.handle = Some(handle.clone()));
+                Ok(())
+            }
+            Report::EngineEnded { result, outputs } => self.engine_ended(ix, result, outputs),
+            Report::Completed { outputs } => self.completed(ix, outputs),
+            Report::Failed(verdict) => self.failed(ix, verdict.clone(), true),
+            Report::CleanupEnded(end) => self.cleanup_ended(ix, end),
+        }
+    }
+
+    fn live(&self, ix: TaskIx, position: Position) -> Result<(), Refused> {
+        let at = self.position(ix);
+        if at == position {
+            return Ok(());
+        }
+        Err(Refused::WrongState(format!("job \"{}\" is {at}, not {position}", self.run.tasks[ix].job)))
+    }
+
+    fn phase_started(&mut self, ix: TaskIx, phase: Phase) -> Result<(), Refused> {
+        match (phase, self.position(ix)) {
+            (Phase::Setup, Position::Preparing) => self.shift(ix, Position::Setup)?,
+            (Phase::Execute, Position::Setup) => self.shift(ix, Position::Executing)?,
+            (Phase::Execute, Position::Executing | Position::Submitted)
+            | (Phase::Complete, Position::Completing)
+            | (Phase::Cleanup, Position::Cleaning) => {}
+            (phase, at) => {
+                let job = &self.run.tasks[ix].job;
+                return Err(Refused::WrongState(format!("job \"{job}\" is {at}, {} cannot begin", phase.name())));
+            }
+        }
+        let now = self.now;
+        self.with_attempt(ix, |attempt| {
+            let running = attempt.phases.iter().any(|p| p.name == phase && p.state == PhaseState::Running);
+            if !running {
+                let record = PhaseRecord { name: phase, state: PhaseState::Running, started_at: now, ended_at: None };
+                attempt.phases.push(record);
+            }
+        });
+        self.note("phase-started", Some(ix), json!({"phase": phase.name()}));
+        Ok(())
+    }
+
+    fn phase_ended(&mut self, ix: TaskIx, phase: Phase, state: PhaseState) {
+        let now = self.now;
+        let ended = self.with_attempt(ix, |attempt| {
+            let open = attempt.phases.iter_mut().rev().find(|p| p.name == phase && p.state == PhaseState::Running);
+            open.map(|record| {
+                record.state = state;
+                record.ended_at = Some(now);
+            })
+        });
+        if ended.flatten().is_some() {
+            let data = json!({"phase": phase.name(), "state": state});
+            self.note("phase-ended", Some(ix), data);
+        }
+    }
+
+    /// Ends whatever phase is open: its process is gone.
+    fn close_phases(&mut self, ix: TaskIx, state: PhaseState) {
+        let open = self
+            .with_attempt(ix, |attempt| attempt.phases.iter().find(|p| p.state == PhaseState::Running).map(|p| p.name));
+        if let Some(Some(phase)) = open {
+            self.phase_ended(ix, phase, state);
+        }
+    }
+
+    fn executed(&mut self, ix: TaskIx, executed: &Executed) -> Result<(), Refused> {
+        self.shift(ix, Position::Completing)?;
+        self.keep(ix, executed);
+        Ok(())
+    }
+
+    fn specified(&mut self, ix: TaskIx, executed: &Executed) -> Result<(), Refused> {
+        self.shift(ix, Position::Submitted)?;
+        self.fx.durable = true;
+        self.keep(ix, executed);
+        self.with_attempt(ix, |attempt| attempt.slot = false);
+        let epoch = self.run.tasks[ix].epoch;
+        self.fx.work.push(Work::Submit { task: ix, epoch });
+        Ok(())
+    }
+
+    fn keep(&mut self, ix: TaskIx, executed: &Executed) {
+        self.task(ix).outputs.extend(executed.outputs.clone());
+        self.with_attempt(ix, |attempt| attempt.executed = Some(executed.clone()));
+    }
+
+    fn engine_ended(&mut self, ix: TaskIx, result: &Value, outputs: &BTreeMap<String, Value>) -> Result<(), Refused> {
+        self.live(ix, Position::Submitted)?;
+        self.shift(ix, Position::Completing)?;
+        self.fx.durable = true;
+        self.phase_ended(ix, Phase::Execute, PhaseState::Succeeded);
+        self.task(ix).outputs.extend(outputs.clone());
+        self.with_attempt(ix, |attempt| {
+            attempt.executed.get_or_insert_default().result = result.clone();
+        });
+        self.step(ix, Step::Complete, true);
+        Ok(())
+    }
+
+    fn completed(&mut self, ix: TaskIx, outputs: &BTreeMap<String, Value>) -> Result<(), Refused> {
+        self.live(ix, Position::Completing)?;
+        self.task(ix).outputs.extend(outputs.clone());
+        let epoch = self.run.tasks[ix].epoch;
+        self.fx.work.push(Work::Publish { task: ix, epoch });
+        Ok(())
+    }
+
+    // Success is the commit.
+
+    fn published(&mut self, ix: TaskIx) -> Result<(), Refused> {
+        self.live(ix, Position::Completing)?;
+        self.shift(ix, Position::Cleaning)?;
+        self.fx.durable = true;
+        let now = self.now;
+        self.with_attempt(ix, |attempt| {
+            attempt.outcome = Some(Outcome::Succeeded);
+            attempt.ended_at = Some(now);
+            attempt.cleanups_started += 1;
+        });
+        let task = self.task(ix);
+        task.owner_deaths = 0;
+        task.epoch += 1;
+        self.note("attempt-succeeded", Some(ix), json!({}));
+        self.end_task(ix, Ending::Succeeded);
+        self.step(ix, Step::Clean, true);
+        self.settle_children(ix);
+        Ok(())
+    }
+
+    // Failure: the verdict first, then cleanup, then the outcome.
+
+    fn failed(&mut self, ix: TaskIx, verdict: Verdict, graceful: bool) -> Result<(), Refused> {
+        if !self.position(ix).is_live() {
+            return Err(Refused::WrongState(format!("job \"{}\" has no live attempt", self.run.tasks[ix].job)));
+        }
+        self.fx.durable = true;
+        let open = if verdict.ends == Ends::Lost { PhaseState::Lost } else { PhaseState::Failed };
+        self.close_phases(ix, open);
+        self.shift(ix, Position::Cleaning)?;
+        let task = self.task(ix);
+        task.epoch += 1;
+        let data = json!({"fault": verdict.fault, "message": verdict.evidence.message, "ends": verdict.ends});
+        self.with_attempt(ix, |attempt| {
+            attempt.verdict = Some(verdict);
+            attempt.cleanups_started += 1;
+        });
+        self.note("attempt-failed", Some(ix), data);
+        self.step(ix, Step::Clean, graceful);
+        Ok(())
+    }
+
+    fn cleanup_ended(&mut self, ix: TaskIx, end: &CleanupEnd) -> Result<(), Refused> {
+        self.live(ix, Position::Cleaning)?;
+        self.fx.durable = true;
+        self.close_phases(ix, if end.ok { PhaseState::Succeeded } else { PhaseState::Failed });
+        let now = self.now;
+        let verdict = self.with_attempt(ix, |attempt| {
+            attempt.cleanup = Some(end.clone());
+            attempt.slot = false;
+            attempt.wants = None;
+            let verdict = attempt.verdict.take();
+            if let Some(verdict) = &verdict {
+                attempt.outcome = Some(Outcome::Ended(verdict.clone()));
+                attempt.ended_at = Some(now);
+            }
+            verdict
+        });
+        self.task(ix).epoch += 1;
+        if !end.ok {
+            self.note("cleanup-failed", Some(ix), json!({"message": end.detail}));
+        }
+        let Some(Some(verdict)) = verdict else {
+            return self.shift(ix, Position::Done);
+        };
+        if verdict.ends != Ends::Lost {
+            self.task(ix).owner_deaths = 0;
+        }
+        self.note("attempt-ended", Some(ix), json!({"state": Outcome::Ended(verdict.clone()).name()}));
+        match self.next_try(ix, &verdict) {
+            Next::Again(after) => self.back_off(ix, after),
+            Next::Hold(why) => self.hold(ix, why),
+            Next::End(ending) => {
+                self.shift(ix, Position::Done)?;
+                self.end_task(ix, ending);
+                self.settle_children(ix);
+                Ok(())
+            }
+        }
+    }
+
+    fn back_off(&mut self, ix: TaskIx, after: Duration) -> Result<(), Refused> {
+        self.shift(ix, Position::Backoff)?;
+        let until = self.now.plus(after);
+        let task = self.task(ix);
+        task.backoff_until = Some(until);
+        let epoch = task.epoch;
+        self.fx.work.push(Work::Set { task: ix, epoch, timer: Timer::Backoff, after });
+        self.note("task-backoff", Some(ix), json!({"until": until}));
+        Ok(())
+    }
+
+    fn hold(&mut self, ix: TaskIx, why: String) -> Result<(), Refused> {
+        self.shift(ix, Position::Held)?;
+        self.note("task-held", Some(ix), json!({"reason": why}));
+        self.task(ix).held = Some(why);
+        Ok(())
+    }
+
+    /// Whether and when a failed attempt is followed by another.
+    fn next_try(&self, ix: TaskIx, verdict: &Verdict) -> Next {
+        let (task, job) = (&self.run.tasks[ix], &self.run.graph.jobs[ix]);
+        if self.run.stop.is_some() || verdict.ends == Ends::Cancelled {
+            return Next::End(Ending::Cancelled);
+        }
+        if task.owner_deaths >= MOST_OWNER_DEATHS {
+            return Next::Hold(format!("the server died {} times in a row while this job ran", task.owner_deaths));
+        }
+        if task.sessions_lost >= MOST_SESSIONS_LOST {
+            return Next::Hold(format!("{} workers were lost while they ran this job", task.sessions_lost));
+        }
+        if verdict.lost == Some(Loss::Owner) {
+            // A dead server is nobody's fault here, and the restart was the wait.
+            return Next::Again(Duration::ZERO);
+        }
+        let ended = |wanted: &dyn Fn(&Verdict) -> bool| {
+            let this = task.attempts.iter().filter(|attempt| attempt.generation == task.generation);
+            let verdicts = this.filter_map(|attempt| match &attempt.outcome {
+                Some(Outcome::Ended(verdict)) if verdict.lost != Some(Loss::Owner) => Some(verdict),
+                _ => None,
+            });
+            verdicts.filter(|verdict| wanted(verdict)).count() as u32
+        };
+        let free = verdict.fault.free_attempts();
+        let same = ended(&|v| v.fault == verdict.fault);
+        if free > 0 && same <= free {
+            return Next::Again(job.retry_delay(same));
+        }
+        let counted = ended(&|v| v.fault.free_attempts() == 0 && v.ends == Ends::Failed);
+        let wanted = match verdict.retry {
+            RetryWish::Later => true,
+            RetryWish::Never => false,
+            RetryWish::None => job.retries_on(verdict.fault),
+        };
+        if free == 0 && wanted && counted <= job.retries {
+            return Next::Again(job.retry_delay(counted));
+        }
+        Next::End(Ending::Failed)
+    }
+
+    // Losses.
+
+    fn lost(&mut self, ix: TaskIx, by: Loss) {
+        match by {
+            Loss::Owner => self.task(ix).owner_deaths += 1,
+            Loss::Session => self.task(ix).sessions_lost += 1,
+            Loss::Launcher => {}
+        }
+        match self.position(ix) {
+            Position::Preparing | Position::Setup | Position::Executing => self.lose_attempt(ix, by),
+            Position::Submitted => self.reattach(ix),
+            Position::Completing => self.complete_again(ix, by),
+            Position::Cleaning => self.clean_again(ix),
+            _ => {}
+        }
+    }
+
+    fn lose_attempt(&mut self, ix: TaskIx, by: Loss) {
+        let phase = self.run.tasks[ix].attempt().and_then(|attempt| attempt.phases.last()).map(|record| record.name);
+        let evidence = Evidence::new(match by {
+            Loss::Owner => "the server died while the job ran",
+            Loss::Session => "the worker was lost while the job ran",
+            Loss::Launcher => "the process that started the job was lost",
+        });
+        let verdict = Verdict { ends: Ends::Lost, lost: Some(by), ..Verdict::failed(Fault::Platform, phase, evidence) };
+        self.release_lost_slot(ix, by);
+        // The position is live, so this cannot be refused.
+        let _ = self.failed(ix, verdict, true);
+    }
+
+    fn reattach(&mut self, ix: TaskIx) {
+        self.fx.durable = true;
+        let task = self.task(ix);
+        task.epoch += 1;
+        let epoch = task.epoch;
+        self.fx.work.push(Work::Reattach { task: ix, epoch });
+        self.note("attempt-reattached", Some(ix), json!({}));
+    }
+
+    fn complete_again(&mut self, ix: TaskIx, by: Loss) {
+        let resumed = self.with_attempt(ix, |attempt| {
+            attempt.resumed += 1;
+            attempt.resumed
+        });
+        if resumed.unwrap_or(0) > Fault::Platform.free_attempts() && by != Loss::Owner
+            || self.run.tasks[ix].owner_deaths >= MOST_OWNER_DEATHS
+        {
+            return self.lose_attempt(ix, by);
+        }
+        self.fx.durable = true;
+        self.close_phases(ix, PhaseState::Lost);
+        self.task(ix).epoch += 1;
+        self.release_lost_slot(ix, by);
+        self.note("complete-resumed", Some(ix), json!({}));
+        self.step(ix, Step::Complete, true);
+    }
+
+    fn clean_again(&mut self, ix: TaskIx) {
+        self.fx.durable = true;
+        self.close_phases(ix, PhaseState::Lost);
+        self.task(ix).epoch += 1;
+        self.with_attempt(ix, |attempt| {
+            attempt.cleanups_started += 1;
+            attempt.slot = false;
+        });
+        self.step(ix, Step::Clean, true);
+    }
+
+    /// The slot was on whoever is gone; only a launcher leaves its server's slots intact.
+    fn release_lost_slot(&mut self, ix: TaskIx, by: Loss) {
+        if by != Loss::Launcher {
+            self.with_attempt(ix, |attempt| attempt.slot = false);
+        }
+    }
+
+    // Time.
+
+    fn elapsed(&mut self, ix: TaskIx, timer: Timer) {
+        match (timer, self.position(ix)) {
+            (Timer::Backoff, Position::Backoff) => self.try_again(ix),
+            (Timer::Warn, at) if at.is_live() => {
+                self.task(ix).slow = true;
+                self.note(
+                    "attempt-slow",
+                    Some(ix),
+                    json!({"warn_after_seconds": self.run.graph.jobs[ix].warn_after_seconds}),
+                );
+            }
+            (Timer::Abort, at) if at.is_live() => {
+                let limit = self.run.graph.jobs[ix].timeout_seconds.unwrap_or_default();
+                let evidence = Evidence::new(format!("the job exceeded its time limit of {limit} s"))
+                    .remedy("Make it faster, or raise `timeout` in its template.");
+                let phase = self.run.tasks[ix].attempt().and_then(|a| a.phases.last()).map(|record| record.name);
+                // The position is live, so this cannot be refused.
+                let _ = self.failed(ix, Verdict::failed(Fault::Timeout, phase, evidence), true);
+            }
+            _ => {}
+        }
+    }
+
+    /// A job that it waits for may have been retried by hand meanwhile; then it waits again.
+    fn try_again(&mut self, ix: TaskIx) {
+        self.task(ix).backoff_until = None;
+        if matches!(self.allowed(ix), Allowed::Yes) {
+            self.make_ready(ix);
+        } else if self.shift(ix, Position::Waiting).is_ok() {
+            self.settle_from(ix);
+        }
+    }
+
+    // People.
+
+    fn stop(&mut self, task: Option<TaskIx>, by: &str, reason: Option<&str>) -> Result<(), Refused> {
+        let stop = Stop { by: by.to_owned(), at: self.now, reason: reason.map(str::to_owned) };
+        let all: Vec<TaskIx> = match task {
+            Some(ix) => {
+                self.known(ix)?;
+                vec![ix]
+            }
+            None if self.run.state().is_final() => {
+                return Err(Refused::WrongState(format!("the run has already {}", self.run.state().name())));
+            }
+            None => {
+                self.run.stop.get_or_insert(stop.clone());
+                self.fx.run_touched = true;
+                (0..self.run.tasks.len()).collect()
+            }
+        };
+        self.fx.durable = true;
+        self.note("stop-requested", task, json!({"by": by, "reason": reason}));
+        for ix in all {
+            self.stop_task(ix, &stop)?;
+        }
+        Ok(())
+    }
+
+    fn stop_task(&mut self, ix: TaskIx, stop: &Stop) -> Result<(), Refused> {
+        match self.position(ix) {
+            Position::Waiting | Position::Ready | Position::Backoff | Position::Held => {
+                self.shift(ix, Position::Done)?;
+                self.task(ix).epoch += 1;
+                self.end_task(ix, Ending::Cancelled);
+                self.settle_children(ix);
+                Ok(())
+            }
+            at if at.is_live() => {
+                let mut evidence = Evidence::new(format!("stopped by {}", stop.by));
+                if let Some(reason) = &stop.reason {
+                    evidence = evidence.fact("reason", reason);
+                }
+                let phase = self.run.tasks[ix].attempt().and_then(|a| a.phases.last()).map(|record| record.name);
+                let failed = Verdict::failed(Fault::Cancelled, phase, evidence);
+                self.failed(ix, Verdict { ends: Ends::Cancelled, ..failed }, true)
+            }
+            // Cleanup goes on; what was published or failed stays so.
+            _ => Ok(()),
+        }
+    }
+
+    fn retry(&mut self, tasks: &[TaskIx], by: &str, code: Option<&NewCode>) -> Result<(), Refused> {
+        for ix in tasks {
+            self.known(*ix)?;
+            let task = &self.run.tasks[*ix];
+            if !matches!(task.position, Position::Done | Position::Held) {
+                return Err(Refused::WrongState(format!("job \"{}\" is {}; stop it first", task.job, task.position)));
+            }
+            let lacking = self.run.graph.parents[*ix].iter().find(|parent| {
+                !tasks.contains(parent)
+                    && self.run.tasks[**parent].ending.is_some_and(|e| e != Ending::Succeeded)
+                    && self.run.graph.jobs[*ix].run_if == RunIf::AllSucceeded
+            });
+            if let Some(parent) = lacking {
+                let parent = &self.run.tasks[*parent].job;
+                let message =
+                    format!("job \"{}\" waits for \"{parent}\", which did not succeed; retry it as well", task.job);
+                return Err(Refused::WrongState(message));
+            }
+        }
+        if tasks.is_empty() {
+            return Err(Refused::WrongState("no job of this run failed".to_owned()));
+        }
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.run.stop = None;
+        self.run.ended_at = None;
+        if let Some(code) = code {
+            self.run.graph = Arc::clone(&code.graph);
+            self.run.bundle = code.bundle;
+            self.run.version = code.version;
+        }
+        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect();
+        self.note("run-retried", None, json!({"by": by, "jobs": names}));
+        for ix in tasks {
+            self.shift(*ix, Position::Waiting)?;
+            let task = self.task(*ix);
+            task.generation += 1;
+            task.epoch += 1;
+            task.ending = None;
+            task.held = None;
+            task.backoff_until = None;
+            task.owner_deaths = 0;
+            task.sessions_lost = 0;
+            if let Some(code) = code {
+                task.bundle = code.bundle;
+                task.version = code.version;
+            }
+        }
+        self.reopen_below(tasks)?;
+        for ix in 0..self.run.tasks.len() {
+            self.settle_from(ix);
+        }
+        Ok(())
+    }
+
+    /// What has not begun and waits for a retried job waits again.
+    fn reopen_below(&mut self, tasks: &[TaskIx]) -> Result<(), Refused> {
+        let mut open = tasks.to_vec();
+        while let Some(ix) = open.pop() {
+            for child in self.run.graph.children[ix].clone() {
+                let task = &self.run.tasks[child];
+                let unbegun = matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped));
+                if task.position == Position::Ready || (task.position == Position::Done && unbegun) {
+                    self.shift(child, Position::Waiting)?;
+                    self.task(child).ending = None;
+                    open.push(child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // The run as a whole.
+
+    fn follow_run_state(&mut self, before: RunState) {
+        let state = self.run.state();
+        if state == before && !self.fx.run_touched {
+            return;
+        }
+        self.fx.run_touched = true;
+        if self.run.started_at.is_none() && state != RunState::Queued {
+            self.run.started_at = Some(self.now);
+        }
+        if state.is_final() && self.run.ended_at.is_none() {
+            self.run.ended_at = Some(self.now);
+            self.fx.durable = true;
+            self.note("run-ended", None, json!({"state": state.name()}));
+        }
+    }
+}
+
+/// Whether a waiting task may begin.
+pub(crate) enum Allowed {
+    NotYet,
+    Yes,
+    Never(Ending),
+}
+
+pub(crate) fn allowed(run: &Run, ix: TaskIx) -> Allowed {
+    if run.stop.is_some() {
+        return Allowed::Never(Ending::Cancelled);
+    }
+    let endings: Vec<Option<Ending>> = run.graph.parents[ix].iter().map(|parent| run.tasks[*parent].ending).collect();
+    let any = |wanted: &[Ending]| endings.iter().flatten().any(|ending| wanted.contains(ending));
+    let all_ended = endings.iter().all(Option::is_some);
+    let bad = [Ending::Failed, Ending::UpstreamFailed, Ending::Cancelled];
+    match run.graph.jobs[ix].run_if {
+        RunIf::AllSucceeded if any(&bad) => Allowed::Never(Ending::UpstreamFailed),
+        RunIf::AllSucceeded if any(&[Ending::Skipped]) => Allowed::Never(Ending::Skipped),
+        RunIf::NoneFailed if any(&bad) => Allowed::Never(Ending::UpstreamFailed),
+        RunIf::AnyFailed if any(&[Ending::Failed, Ending::UpstreamFailed]) => Allowed::Yes,
+        RunIf::AnyFailed if all_ended => Allowed::Never(Ending::Skipped),
+        RunIf::AllSucceeded | RunIf::AllDone | RunIf::NoneFailed if all_ended => Allowed::Yes,
+        _ => Allowed::NotYet,
+    }
+}
+
+enum Next {
+    Again(Duration),
+    Hold(String),
+    End(Ending),
+}

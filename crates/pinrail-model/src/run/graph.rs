@@ -1,0 +1,56 @@
+//! The jobs of a run and their edges, by place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::document::{Job, topological};
+use crate::names::JobName;
+
+/// Immutable and shared by all copies of a run.
+#[derive(Debug, Default)]
+pub struct Graph {
+    pub jobs: Vec<Arc<Job>>,
+    /// For each job, those that it waits for within the run.
+    pub parents: Vec<Vec<usize>>,
+    pub children: Vec<Vec<usize>>,
+    /// The number of jobs on the longest path that begins here: what finishing early would let begin.
+    pub weight: Vec<u32>,
+}
+
+impl Graph {
+    /// The graph of the selected jobs (none: all of them), in file order.
+    #[must_use]
+    pub fn new(jobs: &[Job], selected: Option<&BTreeSet<JobName>>) -> Self {
+        Self::build(jobs.iter().filter(|job| selected.is_none_or(|names| names.contains(&job.name))).cloned().collect())
+    }
+
+    /// The graph of these jobs, in this order.
+    ///
+    /// # Errors
+    /// The first name that is no job of the document.
+    pub fn of<'a>(jobs: &[Job], names: impl Iterator<Item = &'a JobName>) -> Result<Self, JobName> {
+        let found = names.map(|name| jobs.iter().find(|job| job.name == *name).cloned().ok_or_else(|| name.clone()));
+        Ok(Self::build(found.collect::<Result<_, _>>()?))
+    }
+
+    /// Parents that are left out do not count as edges.
+    fn build(jobs: Vec<Job>) -> Self {
+        let index: BTreeMap<&str, usize> = jobs.iter().enumerate().map(|(ix, job)| (job.name.as_str(), ix)).collect();
+        let parents: Vec<Vec<usize>> = jobs
+            .iter()
+            .map(|job| job.after.iter().filter_map(|parent| index.get(parent.as_str()).copied()).collect())
+            .collect();
+        let mut children = vec![Vec::new(); jobs.len()];
+        for (child, parents) in parents.iter().enumerate() {
+            for parent in parents {
+                children[*parent].push(child);
+            }
+        }
+        let mut weight = vec![1; jobs.len()];
+        for ix in topological(&jobs).unwrap_or_default().into_iter().rev() {
+            let below = children[ix].iter().map(|child| weight[*child]).max().unwrap_or(0);
+            weight[ix] = below + 1;
+        }
+        Self { jobs: jobs.into_iter().map(Arc::new).collect(), parents, children, weight }
+    }
+}

@@ -1,0 +1,176 @@
+//! What runs jobs: the specs that `execute` may return, and the executors behind one trait.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::document::{ExecutorKind, Job, Sha, SqlSource};
+use crate::ids::{AttemptId, RunId};
+use crate::names::{ProjectName, WorkflowName};
+use crate::run::{Executed, Phase, Report, Verdict};
+use crate::seam::lake::Writes;
+
+/// What `execute` may return instead of doing the work itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Spec {
+    Sql {
+        #[serde(flatten)]
+        source: SqlSource,
+        #[serde(default)]
+        params: BTreeMap<String, Value>,
+        #[serde(default)]
+        writes: Option<Vec<Writes>>,
+    },
+    Shell {
+        command: Vec<String>,
+        #[serde(default)]
+        env: BTreeMap<String, String>,
+    },
+}
+
+impl Spec {
+    #[must_use]
+    pub fn executor(&self) -> ExecutorKind {
+        match self {
+            Self::Sql { .. } => ExecutorKind::Sql,
+            Self::Shell { .. } => ExecutorKind::Shell,
+        }
+    }
+}
+
+/// A stretch of an attempt's phases that runs in one process.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    pub attempt: AttemptId,
+    pub number: u32,
+    pub epoch: u64,
+    pub run: RunId,
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    pub job: Arc<Job>,
+    /// A contiguous part of setup, execute, complete; or cleanup alone.
+    pub phases: Vec<Phase>,
+    pub code: CodePlaceOnDisk,
+    /// The attempt's own folder, removed after its cleanup.
+    pub scratch: PathBuf,
+    /// What the job is told: the fields of the runner protocol's `start` message beyond those above.
+    pub context: serde_json::Map<String, Value>,
+    /// Environment of shell jobs: `PINRAIL_DS` and its siblings, and the job's own.
+    pub env: BTreeMap<String, String>,
+    /// For a shell spec or job.
+    pub command: Vec<String>,
+    pub cleanup_limit: Duration,
+}
+
+/// Where the code of an attempt lies.
+#[derive(Debug, Clone)]
+pub struct CodePlaceOnDisk {
+    /// The unpacked bundle.
+    pub root: PathBuf,
+    /// The project's own folder, when the server shares its disk.
+    pub project: Option<PathBuf>,
+    pub bundle: Sha,
+    /// The Python interpreter.
+    pub interpreter: PathBuf,
+}
+
+/// Which standard stream, or the job's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+    Log,
+    /// What the platform itself says about the attempt.
+    System,
+}
+
+/// Takes what an executor sees of an attempt, in order. Calls do not block for long.
+#[async_trait]
+pub trait AttemptSink: Send + Sync {
+    fn report(&self, report: Report);
+    fn log(&self, phase: Option<Phase>, stream: Stream, bytes: &[u8]);
+    fn counter(&self, group: &str, name: &str, value: f64, unit: Option<&str>);
+    fn progress(&self, done: Option<f64>, text: Option<&str>);
+    /// The job's class is loaded and defines these phases.
+    fn defines(&self, phases: &[Phase]);
+    /// `setup` has ended: fixes what the attempt will see of the tables.
+    async fn fix_view(&self) -> Result<(), String>;
+    /// Answers a request of the job: SQL, a secret, a file for people.
+    async fn request(&self, request: Request) -> Result<Value, RequestError>;
+}
+
+/// What a job may ask for while it runs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    Sql { text: String },
+    Secret { name: String },
+    Save { name: String, path: PathBuf },
+    Output { name: String, value: Value },
+}
+
+/// Why a request was not granted.
+#[derive(Debug, Clone, Serialize)]
+pub struct RequestError {
+    pub code: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// How a stretch of phases ended.
+#[derive(Debug, Clone)]
+pub enum Stretch {
+    /// `execute` returned a spec, and the process has ended well.
+    Specified(Executed),
+    /// All phases returned, and the process has ended well.
+    Completed {
+        outputs: BTreeMap<String, Value>,
+    },
+    /// Cleanup returned.
+    Cleaned,
+    Failed(Verdict),
+    /// Whatever runs processes has vanished.
+    Lost,
+}
+
+/// Runs stretches of phases on this machine. Dropping the future of `run` does not end what it started; `stop` does.
+#[async_trait]
+pub trait Executor: Send + Sync {
+    fn kind(&self) -> ExecutorKind;
+    /// Runs to the end of the process; reports of phases go to the sink as they happen.
+    async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch;
+    /// Ends whatever lives of an attempt: asks, waits the grace, kills. Returns when nothing lives.
+    async fn stop(&self, attempt: AttemptId, grace: Duration);
+}
+
+/// Runs a command of the platform's own on user files: contained like a job, without a network, belonging to no attempt.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Runs to the end or to the limit.
+    async fn run(&self, command: SandboxCommand) -> Result<SandboxOutput, String>;
+}
+
+/// What to run in a sandbox.
+#[derive(Debug, Clone)]
+pub struct SandboxCommand {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub cwd: PathBuf,
+    pub limit: Duration,
+}
+
+/// What it left.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxOutput {
+    /// None: it was killed, by the limit or by somebody.
+    pub exit_code: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}

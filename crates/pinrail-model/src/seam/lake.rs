@@ -1,0 +1,324 @@
+//! What the lake offers (tables and embedded SQL) and what it needs (somewhere durable to keep table pointers).
+//!
+//! The lake prepares files and hands pointer swaps to whoever commits them; it never opens a database. So an attempt's
+//! tables and its outcome can become true in one transaction that the lake knows nothing of.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Evidence, Fault};
+use crate::ids::{AttemptId, RunId, TableId};
+use crate::names::{ProjectName, TableRef};
+
+/// Where a table's current metadata file is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pointer {
+    pub id: TableId,
+    pub table: TableRef,
+    /// Full location of an Iceberg metadata file.
+    pub location: String,
+}
+
+/// One change of one pointer: create (`expect` none), replace, or drop (`new` none).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointerSwap {
+    pub id: TableId,
+    pub table: TableRef,
+    /// The location that must still be current; none: no such table exists.
+    pub expect: Option<String>,
+    pub new: Option<String>,
+}
+
+/// An attempt's uncommitted state of one table. `staged` none: dropped by the attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    pub attempt: AttemptId,
+    pub id: TableId,
+    pub table: TableRef,
+    /// The pointer that the attempt's first write found; none: the attempt created the table.
+    pub base: Option<String>,
+    pub staged: Option<String>,
+    /// Declared by the job: also published when nothing changed, and (for overwrites) conflict-checked by partition.
+    pub intent: Intent,
+}
+
+/// How the attempt's changes are replayed when somebody else has published in between.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Intent {
+    /// By the net change of files: appends always replay, removals conflict if the file is gone.
+    #[default]
+    Changes,
+    /// As `Changes`, and a file that somebody added to one of these partitions since the base is a conflict.
+    /// An empty list means the whole table.
+    Overwrite { partitions: Vec<BTreeMap<String, serde_json::Value>> },
+}
+
+/// Whose tables a statement sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub project: ProjectName,
+    /// Reads see the project as of this catalog sequence; none: the head.
+    pub at: Option<u64>,
+    /// Writes are staged for this attempt and read back by it alone; none: every statement commits by itself.
+    pub attempt: Option<AttemptView>,
+}
+
+/// The attempt behind a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptView {
+    pub run: RunId,
+    pub attempt: AttemptId,
+    /// The owner's epoch: a stale one may not stage.
+    pub epoch: u64,
+    pub generation: u32,
+    /// What the job declared it writes; empty: any table of the project.
+    pub writes: Vec<Writes>,
+}
+
+/// A table, or one partition of it, that a job owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writes {
+    pub table: TableRef,
+    /// Column to value; empty: the whole table.
+    #[serde(default)]
+    pub partition: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    pub mode: WriteMode,
+}
+
+/// What a publication does to what was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WriteMode {
+    #[default]
+    Replace,
+    Append,
+}
+
+/// Why pointers could not be read or changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PointerError {
+    /// Somebody else published one of the tables first; nothing was changed.
+    #[error("table \"{0}\" was changed by somebody else")]
+    Conflict(TableRef),
+    /// The attempt is no longer the owner's; nothing was changed.
+    #[error("the attempt has ended or was taken over")]
+    Fenced,
+    #[error("the state database failed: {0}")]
+    Failed(String),
+}
+
+/// The durable table pointers, kept by whoever owns the state database.
+#[async_trait]
+pub trait Pointers: Send + Sync {
+    /// The project's current catalog sequence, raised by every publication.
+    async fn head(&self, project: &ProjectName) -> Result<u64, PointerError>;
+    /// The table as of a catalog sequence (none: now), without overlays.
+    async fn find(
+        &self,
+        project: &ProjectName,
+        table: &TableRef,
+        at: Option<u64>,
+    ) -> Result<Option<Pointer>, PointerError>;
+    /// All tables of the project as of a catalog sequence (none: now), by name, without overlays.
+    async fn list(&self, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, PointerError>;
+    /// The attempt's overlays, by table.
+    async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError>;
+    /// Adds or replaces one overlay durably, if (attempt, epoch) still owns its task.
+    async fn stage(&self, epoch: u64, overlay: Overlay) -> Result<(), PointerError>;
+    /// Commits swaps that belong to no attempt: all of them or none.
+    async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError>;
+}
+
+/// Tables and their life.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// The tables that the view sees, with columns.
+    async fn list(&self, view: &View) -> Result<Vec<TableInfo>, LakeError>;
+    /// Replays the attempt's overlays (and declared but unchanged `writes`) on the current heads, outside of any
+    /// transaction: one new snapshot for each table. The caller swaps the pointers together with the outcome, and asks
+    /// again when one has moved meanwhile.
+    async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError>;
+}
+
+/// What people see of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableInfo {
+    pub table: TableRef,
+    pub columns: Vec<Column>,
+    pub partitioned_by: Vec<String>,
+    pub location: String,
+    pub snapshot_id: Option<i64>,
+    pub rows: Option<u64>,
+    pub bytes: Option<u64>,
+    /// Staged by the attempt that looks, not yet published.
+    pub staged: bool,
+}
+
+/// A column of a table or result, its type by Iceberg's name, such as `decimal(10, 2)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// One SQL text with what its template needs.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// May hold several statements and a header of `-- key: value` lines; templates not yet filled in.
+    pub text: String,
+    /// The project-relative file the text came from, for error messages.
+    pub file: Option<String>,
+    /// Template values by dotted path: `ds`, `interval.start`, `params.min_flights`, `upstream.load.rows`.
+    pub values: BTreeMap<String, Value>,
+    /// Which files `read_csv` and its siblings may open.
+    pub files: FileScope,
+    /// What the job declares it writes, from the workflow file; the text's own header counts if this is none.
+    pub writes: Option<Vec<Writes>>,
+}
+
+/// A typed template value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    /// Exact digits, as written.
+    Decimal(String),
+    Double(f64),
+    String(String),
+    /// `2013-01-02`
+    Date(String),
+    /// Microseconds since 1970, UTC.
+    Timestamp(i64),
+    List(Vec<Value>),
+}
+
+/// The files that one statement may open: those below `root`, then those below `project` that match a pattern.
+#[derive(Debug, Clone, Default)]
+pub struct FileScope {
+    /// The unpacked bundle.
+    pub root: Option<PathBuf>,
+    /// The project's own folder, for `[files]` that are read in place.
+    pub project: Option<PathBuf>,
+    /// Patterns of `[files]`; none: every file of the project's folder that the bundle left out.
+    pub patterns: Option<Vec<String>>,
+    /// Never opened, whatever the patterns say: state folder, `.git`.
+    pub forbidden: Vec<PathBuf>,
+}
+
+/// What a text would do, found without running it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The text with its templates filled in.
+    pub rendered: String,
+    pub reads: Vec<TableRef>,
+    pub writes: Vec<TableRef>,
+    /// Columns of the last result, when they can be known.
+    pub columns: Vec<Column>,
+    /// Keys of the header.
+    pub header: BTreeMap<String, String>,
+}
+
+/// How a result is encoded on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResultFormat {
+    /// An Arrow IPC stream.
+    Arrow,
+    /// `{"columns": [{"name", "type"}], "rows": [[...]]}`
+    Json,
+    Csv,
+}
+
+/// What bounds one query.
+#[derive(Debug, Clone)]
+pub struct QueryLimits {
+    /// Rows of the last result that are delivered; the rest is cut and said so.
+    pub rows: Option<u64>,
+    /// Bytes of memory that the query may hold.
+    pub memory: Option<u64>,
+}
+
+/// What a query did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueryDone {
+    pub rendered: String,
+    pub columns: Vec<Column>,
+    /// Rows of the last result (delivered ones).
+    pub rows: u64,
+    pub truncated: bool,
+    /// `rows_read`, `bytes_read`, `rows_written`, `bytes_written`, ...
+    pub counters: BTreeMap<String, f64>,
+    /// Tables published (no attempt) or staged (attempt), each once.
+    pub written: Vec<TableRef>,
+    /// Values of a one-row result, for a header `-- output: name`.
+    pub outputs: BTreeMap<String, serde_json::Value>,
+}
+
+/// Takes a result as it is made.
+#[async_trait]
+pub trait ResultSink: Send {
+    async fn chunk(&mut self, bytes: Vec<u8>) -> Result<(), LakeError>;
+}
+
+/// Runs SQL. Dropping the future of `run` cancels the query; what it staged or wrote without committing is garbage.
+#[async_trait]
+pub trait QueryEngine: Send + Sync {
+    async fn check(&self, query: &Query, view: &View) -> Result<Checked, LakeError>;
+    async fn run(
+        &self,
+        query: &Query,
+        view: &View,
+        limits: &QueryLimits,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> Result<QueryDone, LakeError>;
+}
+
+/// Why the lake could not do something: whose fault, where in the text, what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", evidence.message)]
+pub struct LakeError {
+    /// Stable, kebab-case: `table-not-found`, `column-not-found`, `sql-syntax`, `template-undefined`, `path-refused`, ...
+    pub code: &'static str,
+    pub fault: Fault,
+    pub evidence: Box<Evidence>,
+    /// 1-based line and column in the query's text.
+    pub place: Option<(u32, u32)>,
+}
+
+impl LakeError {
+    #[must_use]
+    pub fn new(code: &'static str, fault: Fault, message: impl Into<String>) -> Self {
+        Self { code, fault, evidence: Box::new(Evidence::new(message)), place: None }
+    }
+
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.evidence.remedy = Some(remedy.into());
+        self
+    }
+
+    #[must_use]
+    pub fn at(mut self, line: u32, column: u32) -> Self {
+        self.place = Some((line, column));
+        self
+    }
+}
+
+impl From<PointerError> for LakeError {
+    fn from(error: PointerError) -> Self {
+        let (code, fault) = match &error {
+            PointerError::Conflict(_) => ("conflict", Fault::Conflict),
+            PointerError::Fenced => ("fenced", Fault::Platform),
+            PointerError::Failed(_) => ("state-failed", Fault::Platform),
+        };
+        Self::new(code, fault, error.to_string())
+    }
+}

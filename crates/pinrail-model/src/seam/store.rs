@@ -1,0 +1,576 @@
+//! The one database, behind coarse verbs. Each change is a [`Transition`]: all of it or nothing, and asking again with
+//! the same id after an unknown outcome gives the first answer.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::document::{ExecutorKind, Sha};
+use crate::fault::Fault;
+use crate::ids::{AttemptId, CommandId, RunId, TokenId, TransitionId};
+use crate::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::run::{Attempt, Class, Run, Task};
+use crate::seam::lake::{PointerSwap, Pointers};
+use crate::time::{Interval, Micros};
+
+/// The state of everything.
+///
+/// Implementations promise: a transition is atomic; replies come in the order of the calls; what was committed with
+/// [`Durability::Waited`] survives the loss of the machine's power.
+#[async_trait]
+pub trait Store: Pointers {
+    /// Appends to the inbox of the owner, durably.
+    async fn send(&self, commands: Vec<Command>) -> Result<(), StoreError>;
+    /// The commands without a reply, in order, after a sequence number.
+    async fn take(&self, after: u64) -> Result<Vec<(u64, Command)>, StoreError>;
+    /// Runs with their tasks and attempts.
+    async fn load(&self, what: Load) -> Result<Vec<StoredRun>, StoreError>;
+    /// Commits transitions in order; each is atomic by itself. The answers are in the same order.
+    async fn commit(&self, transitions: Vec<Transition>, durability: Durability) -> Result<Vec<Reply>, StoreError>;
+    /// The answer to a transition that was committed, if it was.
+    async fn resolve(&self, id: TransitionId) -> Result<Option<Reply>, StoreError>;
+    /// Reads for people and programs; never sees another project than `who` may.
+    async fn read(&self, who: &Who, query: Query) -> Result<Answer, StoreError>;
+    /// Returns when something about the topic is newer than what the caller knows; spurious returns are allowed.
+    async fn follow(&self, topic: Topic, after: u64) -> Result<(), StoreError>;
+    /// Becomes the owner: every earlier owner's commits are refused from now on. Gives the new shard epoch.
+    async fn lease(&self, holder: &str) -> Result<u64, StoreError>;
+}
+
+/// Why the database could not do something. Nothing was changed, unless `unknown` says that nobody can tell.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the state folder \"{folder}\" was written by a newer version of pinrail (schema {found}, this one knows {known})"
+    )]
+    Newer { folder: String, found: i64, known: i64 },
+    #[error("the state folder \"{folder}\" is in use by {holder}")]
+    InUse { folder: String, holder: String },
+    #[error("the state database failed: {0}")]
+    Failed(String),
+    /// The change may or may not have happened; ask again with the same id.
+    #[error("the state database did not answer: {0}")]
+    Unknown(String),
+}
+
+/// When a commit returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Once it is durable.
+    Waited,
+    /// At once; it becomes durable with the next waited commit or shortly after, in order.
+    Behind,
+}
+
+/// One change.
+#[derive(Debug, Clone)]
+pub struct Transition {
+    pub id: TransitionId,
+    /// The owner's shard epoch; none for changes that no owner orders (tokens, secrets, deploys).
+    pub shard_epoch: Option<u64>,
+    pub fence: Option<Fence>,
+    pub writes: Vec<Write>,
+    pub publications: Vec<Publication>,
+    pub events: Vec<EventRow>,
+}
+
+impl Transition {
+    #[must_use]
+    pub fn new(id: TransitionId, writes: Vec<Write>) -> Self {
+        Self { id, shard_epoch: None, fence: None, writes, publications: Vec::new(), events: Vec::new() }
+    }
+}
+
+/// The change holds only while this attempt's task has this epoch in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    pub attempt: AttemptId,
+    pub epoch: u64,
+}
+
+/// Pointers that become true with the transition, once per (task, generation).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publication {
+    pub project: ProjectName,
+    pub attempt: AttemptId,
+    pub run: RunId,
+    pub job: JobName,
+    pub instance: String,
+    pub generation: u32,
+    pub at: Micros,
+    pub swaps: Vec<PointerSwap>,
+}
+
+/// What became of a transition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    Committed,
+    /// Another owner has taken over.
+    Stale,
+    /// The fence no longer holds, or the task generation was published already.
+    Fenced,
+    /// A pointer has moved.
+    Conflict(TableRef),
+    /// Something unique exists already; who has it.
+    Exists(String),
+}
+
+/// One row to insert or replace.
+#[derive(Debug, Clone)]
+pub enum Write {
+    Run(Box<RunRow>),
+    Task(Box<TaskRow>),
+    Attempt(Box<AttemptRow>),
+    Counters(Vec<CounterRow>),
+    /// Forgets what the attempt staged.
+    DiscardOverlays(AttemptId),
+    /// The answer to a command.
+    CommandReply {
+        command: CommandId,
+        reply: Value,
+    },
+    Project(ProjectRow),
+    Bundle(BundleRow),
+    Version(VersionRow),
+    /// Makes these versions the active ones of a project: what schedules and runs by name use.
+    Activate {
+        project: ProjectName,
+        bundle: Sha,
+        versions: BTreeMap<WorkflowName, Sha>,
+        at: Micros,
+    },
+    Secret(SecretRow),
+    DropSecret {
+        project: ProjectName,
+        name: SecretName,
+    },
+    Token(TokenRow),
+    RevokeToken {
+        id: TokenId,
+        at: Micros,
+    },
+    Idempotency(IdempotencyRow),
+    Query(Box<QueryRow>),
+    Log(LogRow),
+    File(FileRow),
+}
+
+#[derive(Debug, Clone)]
+pub struct RunRow {
+    pub run: Run,
+    pub state: &'static str,
+    /// At most one run may have it.
+    pub unique_key: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TaskRow {
+    pub run: RunId,
+    /// The place in the run, for the order of lists.
+    pub ix: u32,
+    pub instance: String,
+    pub task: Task,
+}
+
+#[derive(Debug, Clone)]
+pub struct AttemptRow {
+    pub run: RunId,
+    pub project: ProjectName,
+    pub job: JobName,
+    pub instance: String,
+    pub epoch: u64,
+    pub attempt: Attempt,
+}
+
+/// A number that an attempt left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CounterRow {
+    pub attempt: AttemptId,
+    pub run: RunId,
+    /// `user`, `process`, `sql`, ...
+    pub group: String,
+    pub name: String,
+    pub value: f64,
+    pub unit: Option<String>,
+}
+
+/// A line of a run's history; `seq` is the run's own, from 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventRow {
+    pub run: RunId,
+    pub seq: u64,
+    pub at: Micros,
+    pub kind: String,
+    pub job: Option<JobName>,
+    pub data: Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectRow {
+    pub name: ProjectName,
+    /// The folder that a server on the same disk reads `[files]` from.
+    pub folder: Option<String>,
+    pub created_at: Micros,
+}
+
+/// What a bundle consists of: path to blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleRow {
+    pub project: ProjectName,
+    pub sha: Sha,
+    pub manifest: BTreeMap<String, BundleFile>,
+    pub created_at: Micros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleFile {
+    pub sha: Sha,
+    pub size: u64,
+    #[serde(default)]
+    pub executable: bool,
+}
+
+/// A workflow as one bundle has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VersionRow {
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    pub version: Sha,
+    pub bundle: Sha,
+    pub document: Value,
+    pub created_at: Micros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRow {
+    pub project: ProjectName,
+    pub name: SecretName,
+    pub sealed: Vec<u8>,
+    pub set_at: Micros,
+    pub set_by: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRow {
+    pub id: TokenId,
+    pub name: String,
+    /// SHA-256 of the secret part.
+    pub hash: Sha,
+    /// None: every project.
+    pub project: Option<ProjectName>,
+    pub role: String,
+    pub created_at: Micros,
+    pub expires_at: Option<Micros>,
+    pub revoked_at: Option<Micros>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyRow {
+    pub principal: String,
+    pub key: String,
+    pub request: Sha,
+    pub status: u16,
+    pub body: String,
+    pub at: Micros,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueryRow {
+    pub id: crate::ids::QueryId,
+    pub project: ProjectName,
+    pub state: String,
+    pub created_at: Micros,
+    pub data: Value,
+}
+
+/// Where a part of an attempt's log lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    pub attempt: AttemptId,
+    pub first: u64,
+    pub last: u64,
+    pub bytes: u64,
+}
+
+/// A file that an attempt left for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRow {
+    pub run: RunId,
+    pub attempt: AttemptId,
+    pub job: JobName,
+    pub name: String,
+    pub sha: Sha,
+    pub size: u64,
+}
+
+/// A request to the owner of the shard.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Command {
+    pub id: CommandId,
+    pub by: String,
+    pub at: Micros,
+    pub kind: CommandKind,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum CommandKind {
+    CreateRun(Box<NewRun>),
+    Stop { run: RunId, job: Option<JobName>, reason: Option<String> },
+    Retry { run: RunId, jobs: Option<String>, code: Option<Code> },
+}
+
+/// The code of a retry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    pub bundle: Sha,
+    pub version: Sha,
+}
+
+/// All that a new run is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewRun {
+    pub id: RunId,
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    pub version: Sha,
+    pub bundle: Sha,
+    pub class: Class,
+    pub one_off: bool,
+    pub interval: Interval,
+    pub tz: String,
+    pub params: BTreeMap<String, Value>,
+    pub param_types: BTreeMap<String, crate::document::ParamType>,
+    /// Outputs of the jobs that the run leaves out.
+    pub outside: BTreeMap<JobName, BTreeMap<String, Value>>,
+    pub executors: BTreeMap<JobName, ExecutorKind>,
+    pub by: String,
+    /// dbt-like selection; none: every job.
+    pub jobs: Option<String>,
+    pub unique_key: Option<String>,
+}
+
+/// Which runs to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    Unfinished,
+    One(RunId),
+}
+
+/// A run as it was stored, with the documents that its tasks name and the last sequence number of its history.
+#[derive(Debug, Clone)]
+pub struct StoredRun {
+    pub run: Run,
+    /// Its state when it was last stored.
+    pub state: String,
+    /// In the order of the run.
+    pub tasks: Vec<Task>,
+    pub documents: BTreeMap<Sha, Value>,
+    pub last_event: u64,
+    pub unique_key: Option<String>,
+}
+
+/// Whose projects a read may see; none: all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Who {
+    pub project: Option<ProjectName>,
+}
+
+/// What people and programs read.
+#[derive(Debug, Clone)]
+pub enum Query {
+    Run(RunId),
+    Runs {
+        project: Option<ProjectName>,
+        workflow: Option<WorkflowName>,
+        state: Option<String>,
+        logical: Option<Micros>,
+        ends_with: Option<String>,
+        before: Option<RunId>,
+        limit: u32,
+    },
+    Attempt(AttemptId),
+    Events {
+        run: RunId,
+        after: u64,
+        limit: u32,
+    },
+    Counters {
+        run: RunId,
+    },
+    Projects,
+    Bundle {
+        project: ProjectName,
+        sha: Sha,
+    },
+    Version {
+        project: ProjectName,
+        version: Sha,
+    },
+    ActiveVersions {
+        project: ProjectName,
+    },
+    /// The latest succeeded task of each job of a workflow for one interval.
+    Succeeded {
+        project: ProjectName,
+        workflow: WorkflowName,
+        interval: Interval,
+    },
+    Secrets {
+        project: ProjectName,
+    },
+    Secret {
+        project: ProjectName,
+        name: SecretName,
+    },
+    Tokens,
+    TokenByHash(Sha),
+    Idempotency {
+        principal: String,
+        key: String,
+    },
+    CommandReply(CommandId),
+    AdHoc {
+        id: crate::ids::QueryId,
+    },
+    Logs(AttemptId),
+    Files(RunId),
+    /// Everything of a table of `system.*`, as rows of JSON values.
+    System(SystemTable),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemTable {
+    Runs,
+    Tasks,
+    Attempts,
+    Counters,
+}
+
+/// An active workflow of a project.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActiveVersion {
+    pub workflow: WorkflowName,
+    pub version: Sha,
+    pub bundle: Sha,
+    pub deployed_at: Micros,
+    pub document: Value,
+}
+
+/// What a task left when it succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SucceededTask {
+    pub run: RunId,
+    pub job: JobName,
+    pub outputs: BTreeMap<String, Value>,
+}
+
+/// The answer to a [`Query`], of the matching kind.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Nothing,
+    Runs(Vec<StoredRun>),
+    Attempt(Box<StoredAttempt>),
+    Events(Vec<EventRow>),
+    Counters(Vec<CounterRow>),
+    Projects(Vec<ProjectRow>),
+    Bundle(Box<BundleRow>),
+    Version(Box<VersionRow>),
+    ActiveVersions(Vec<ActiveVersion>),
+    Succeeded(Vec<SucceededTask>),
+    Secrets(Vec<SecretRow>),
+    Tokens(Vec<TokenRow>),
+    Idempotency(Box<IdempotencyRow>),
+    Reply(Value),
+    AdHoc(Box<QueryRow>),
+    Logs(Vec<LogRow>),
+    Files(Vec<FileRow>),
+    Rows(Vec<Vec<Value>>),
+}
+
+/// An attempt with where it belongs.
+#[derive(Debug, Clone)]
+pub struct StoredAttempt {
+    pub project: ProjectName,
+    pub run: RunId,
+    pub job: JobName,
+    pub attempt: Attempt,
+}
+
+/// What one can wait for news about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// Its history; `after` is a sequence number.
+    Run(RunId),
+    /// The inbox; `after` is a sequence number.
+    Commands,
+    /// The reply to one command.
+    Reply(CommandId),
+}
+
+/// The columns of a system table with their Iceberg types.
+#[must_use]
+pub fn system_columns(table: SystemTable) -> &'static [(&'static str, &'static str)] {
+    match table {
+        SystemTable::Runs => &[
+            ("run_id", "string"),
+            ("project", "string"),
+            ("workflow", "string"),
+            ("class", "string"),
+            ("state", "string"),
+            ("interval_start", "timestamptz"),
+            ("interval_end", "timestamptz"),
+            ("created_at", "timestamptz"),
+            ("started_at", "timestamptz"),
+            ("ended_at", "timestamptz"),
+            ("bundle", "string"),
+            ("version", "string"),
+        ],
+        SystemTable::Tasks => &[
+            ("run_id", "string"),
+            ("project", "string"),
+            ("job", "string"),
+            ("state", "string"),
+            ("generation", "long"),
+            ("attempts", "long"),
+        ],
+        SystemTable::Attempts => &[
+            ("attempt_id", "string"),
+            ("run_id", "string"),
+            ("project", "string"),
+            ("job", "string"),
+            ("number", "long"),
+            ("state", "string"),
+            ("fault", "string"),
+            ("executor", "string"),
+            ("started_at", "timestamptz"),
+            ("ended_at", "timestamptz"),
+        ],
+        SystemTable::Counters => &[
+            ("attempt_id", "string"),
+            ("run_id", "string"),
+            ("group", "string"),
+            ("name", "string"),
+            ("value", "double"),
+            ("unit", "string"),
+        ],
+    }
+}
+
+/// How an attempt's state is called in rows and answers.
+#[must_use]
+pub fn attempt_state(attempt: &Attempt) -> &'static str {
+    attempt.outcome.as_ref().map_or("running", crate::run::Outcome::name)
+}
+
+/// The fault of an attempt, also while it is still being cleaned up.
+#[must_use]
+pub fn attempt_fault(attempt: &Attempt) -> Option<Fault> {
+    match (&attempt.outcome, &attempt.verdict) {
+        (Some(crate::run::Outcome::Ended(verdict)), _) | (None, Some(verdict)) => Some(verdict.fault),
+        _ => None,
+    }
+}

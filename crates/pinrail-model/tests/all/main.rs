@@ -1,0 +1,7 @@
+//! Tests of the core from outside.
+#![allow(clippy::unwrap_used)]
+
+mod edges;
+mod machine;
+mod scenarios;
+mod world;

@@ -1,0 +1,150 @@
+//! Single stories, told step by step.
+
+use pinrail_model::fault::Fault;
+use pinrail_model::run::*;
+
+use crate::world::{JobPlan, World};
+
+fn plan(after: &[usize]) -> JobPlan {
+    JobPlan { after: after.to_vec(), ..JobPlan::default() }
+}
+
+fn endings(world: &World) -> Vec<&'static str> {
+    world.run.tasks.iter().map(|task| task.state_name()).collect()
+}
+
+#[test]
+fn a_diamond_succeeds() {
+    let mut world = World::new(vec![plan(&[]), plan(&[0]), plan(&[0]), plan(&[1, 2])], 2);
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded"; 4]);
+    assert_eq!(world.run.state(), RunState::Succeeded);
+    assert!(world.run.ended_at.is_some());
+    assert_eq!(world.publications.len(), 4);
+}
+
+#[test]
+fn a_user_fault_uses_up_the_retries_and_fails_what_is_below() {
+    let job = JobPlan { retries: 1, faults: vec![Fault::User; 9], ..JobPlan::default() };
+    let mut world = World::new(vec![job, plan(&[0]), plan(&[1])], 4);
+    world.finish();
+    assert_eq!(endings(&world), ["failed", "upstream-failed", "upstream-failed"]);
+    assert_eq!(world.run.tasks[0].attempts.len(), 2);
+    assert_eq!(world.run.state(), RunState::Failed);
+}
+
+#[test]
+fn platform_faults_are_free_but_not_without_end() {
+    let job = JobPlan { faults: vec![Fault::Platform, Fault::Platform], ..JobPlan::default() };
+    let mut world = World::new(vec![job], 4);
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded"]);
+    assert_eq!(world.run.tasks[0].attempts.len(), 3);
+    let job = JobPlan { faults: vec![Fault::Platform; 9], ..JobPlan::default() };
+    let mut world = World::new(vec![job], 4);
+    world.finish();
+    assert_eq!((endings(&world), world.run.tasks[0].attempts.len()), (vec!["failed"], 4));
+}
+
+#[test]
+fn data_faults_are_not_retried() {
+    let job = JobPlan { retries: 5, faults: vec![Fault::Data], ..JobPlan::default() };
+    let mut world = World::new(vec![job], 4);
+    world.finish();
+    assert_eq!((endings(&world), world.run.tasks[0].attempts.len()), (vec!["failed"], 1));
+}
+
+#[test]
+fn trigger_rules() {
+    let failing = JobPlan { faults: vec![Fault::Data], may_fail: true, ..JobPlan::default() };
+    let on = |run_if, after: &[usize]| JobPlan { run_if, ..plan(after) };
+    let mut world = World::new(
+        vec![
+            failing,
+            plan(&[]),
+            on("any_failed", &[0, 1]),
+            on("all_done", &[0, 1]),
+            on("none_failed", &[0, 1]),
+            on("any_failed", &[1]),
+            on("none_failed", &[5]),
+        ],
+        9,
+    );
+    world.finish();
+    assert_eq!(
+        endings(&world),
+        ["failed", "succeeded", "succeeded", "succeeded", "upstream-failed", "skipped", "succeeded"]
+    );
+    assert_eq!(world.run.state(), RunState::Succeeded, "the failed job may fail");
+}
+
+#[test]
+fn a_stop_cancels_what_has_not_published_and_a_retry_goes_on() {
+    let mut world = World::new(vec![plan(&[]), plan(&[0])], 2);
+    for _ in 0..3 {
+        world.work(0);
+    }
+    world.apply(&Event::Stop { task: None, by: "anna".to_owned(), reason: None }).unwrap();
+    world.finish();
+    assert_eq!(endings(&world), ["cancelled", "cancelled"]);
+    assert_eq!(world.run.state(), RunState::Cancelled);
+    let again = world.apply(&Event::Stop { task: None, by: "anna".to_owned(), reason: None });
+    assert_eq!(again.unwrap_err().to_string(), "the run has already cancelled");
+    world.apply(&Event::Retry { tasks: vec![0, 1], by: "anna".to_owned(), code: None }).unwrap();
+    world.finish();
+    assert_eq!(world.run.state(), RunState::Succeeded);
+    assert_eq!(world.run.tasks[0].attempts.len(), 2, "numbers run on through generations");
+}
+
+#[test]
+fn a_report_from_an_earlier_epoch_changes_nothing() {
+    let mut world = World::new(vec![plan(&[])], 2);
+    let late = Event::Reported { task: 0, epoch: 0, report: Report::PhaseStarted(Phase::Setup) };
+    assert_eq!(world.apply(&late), Err(Refused::Stale));
+    assert_eq!(world.run.tasks[0].position, Position::Preparing);
+}
+
+#[test]
+fn ten_deaths_of_the_server_hold_a_job() {
+    let mut world = World::new(vec![plan(&[])], 2);
+    for _ in 0..10 {
+        while !world.run.tasks[0].position.is_live() {
+            world.work(0);
+        }
+        world.restart();
+    }
+    while world.underway() > 0 {
+        world.work(0);
+    }
+    assert_eq!(world.run.tasks[0].position, Position::Held);
+    assert_eq!(world.run.tasks[0].attempts.len(), 10);
+    world.apply(&Event::Retry { tasks: vec![0], by: "anna".to_owned(), code: None }).unwrap();
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded"]);
+}
+
+#[test]
+fn a_lost_complete_runs_again_from_the_stored_result() {
+    let mut world = World::new(vec![JobPlan { spec: true, ..plan(&[]) }], 2);
+    while world.run.tasks[0].position != Position::Completing {
+        world.work(0);
+    }
+    world.restart();
+    world.finish();
+    assert_eq!((endings(&world), world.run.tasks[0].attempts.len()), (vec!["succeeded"], 1));
+}
+
+#[test]
+fn a_retry_names_the_parent_that_is_missing() {
+    let failing = JobPlan { faults: vec![Fault::Data], ..JobPlan::default() };
+    let mut world = World::new(vec![failing, plan(&[0])], 2);
+    world.finish();
+    let refused = world.apply(&Event::Retry { tasks: vec![1], by: "anna".to_owned(), code: None });
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "job \"j1\" waits for \"j0\", which did not succeed; retry it as well"
+    );
+    world.apply(&Event::Retry { tasks: vec![0], by: "anna".to_owned(), code: None }).unwrap();
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded", "succeeded"], "what is below goes on by itself");
+}

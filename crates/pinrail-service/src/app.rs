@@ -1,0 +1,1038 @@
+//! The application functions behind the API: each authorizes, checks, and reads the store or sends to its inbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pinrail_model::document::{Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor};
+use pinrail_model::explain::Explanation;
+use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
+use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::near::nearest;
+use pinrail_model::run::Class;
+use pinrail_model::schedule::{Schedule, interval_at};
+use pinrail_model::seam::exec::Sandbox;
+use pinrail_model::seam::lake::{
+    Catalog, FileScope, LakeError, Query as SqlQuery, QueryDone, QueryEngine, QueryLimits, ResultFormat, ResultSink,
+    TableInfo, View,
+};
+use pinrail_model::seam::store::{
+    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, NewRun, ProjectRow, Query, Reply, Store,
+    StoredAttempt, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
+};
+use pinrail_model::select::select;
+use pinrail_model::step;
+use pinrail_model::time::{Clock, Micros};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::attempt::{Attempts, project_folder};
+use crate::bundles::{Bundles, Manifest, check, sha};
+use crate::compile::{Compiled, Compiler};
+use crate::owner::{Input, OwnerHandle};
+use crate::problem::Problem;
+use crate::project::Project;
+use crate::tokens::{Principal, Role, digest, make, project_not_found};
+
+/// How long a caller waits for the owner to take a command.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Everything that a request can reach.
+pub struct App {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+    pub owner: OwnerHandle,
+    pub attempts: Arc<Attempts>,
+    pub bundles: Bundles,
+    pub compiler: Compiler,
+    pub sandbox: Arc<dyn Sandbox>,
+    pub engine: Option<Arc<dyn QueryEngine>>,
+    pub catalog: Option<Arc<dyn Catalog>>,
+    pub state: PathBuf,
+}
+
+/// What a run is asked for with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowName>,
+    /// A job without a workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<OneOff>,
+    /// A date or time of the interval; none: the last complete one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<String, Value>,
+    /// One for all jobs, or one by job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executor: Option<ExecutorKind>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub executors: BTreeMap<JobName, ExecutorKind>,
+    /// Selected jobs, in dbt's notation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<String>,
+    /// The bundle to run; none: the deployed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<Sha>,
+}
+
+/// A job of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum OneOff {
+    Class(String),
+    Sql(String),
+    SqlFile(String),
+    Shell(Vec<String>),
+}
+
+/// What a deploy came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deployed {
+    pub bundle: Sha,
+    pub dry_run: bool,
+    pub workflows: Vec<Value>,
+    pub diagnostics: Vec<crate::compile::Diagnostic>,
+    /// What people should know, such as that schedules do not fire yet.
+    pub notes: Vec<String>,
+}
+
+impl App {
+    fn now(&self) -> Micros {
+        self.clock.now().wall
+    }
+
+    fn transition(&self, writes: Vec<Write>) -> Transition {
+        Transition::new(fresh::<TransitionId>(self.ids.as_ref()), writes)
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Result<(), Problem> {
+        let replies = self.store.commit(vec![self.transition(writes)], Durability::Waited).await?;
+        match replies.first() {
+            Some(Reply::Committed) => Ok(()),
+            other => Err(Problem::new("state-failed", format!("the change was refused: {other:?}"))),
+        }
+    }
+
+    fn who(principal: &Principal) -> Who {
+        Who { project: principal.project.clone() }
+    }
+
+    // Tokens.
+
+    /// Makes the admin's token if there is none that works, and keeps it in a file that only its owner can read.
+    ///
+    /// # Errors
+    /// When the file or the database cannot be written.
+    pub async fn ensure_admin(&self) -> Result<String, Problem> {
+        let file = self.state.join("admin.token");
+        if let Ok(token) = std::fs::read_to_string(&file) {
+            let token = token.trim().to_owned();
+            if self.authenticate(&token).await.is_ok() {
+                return Ok(token);
+            }
+        }
+        let token = self.make_token("admin", None, Role::Admin, None).await?.1;
+        write_private(&file, token.as_bytes())
+            .map_err(|e| Problem::new("state-failed", format!("{} cannot be written: {e}", file.display())))?;
+        Ok(token)
+    }
+
+    /// Makes a token; its text is shown this once.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn make_token(
+        &self,
+        name: &str,
+        project: Option<ProjectName>,
+        role: Role,
+        lives: Option<Duration>,
+    ) -> Result<(TokenRow, String), Problem> {
+        let (token, hash) = make();
+        let now = self.now();
+        let row = TokenRow {
+            id: fresh(self.ids.as_ref()),
+            name: name.to_owned(),
+            hash,
+            project,
+            role: role.to_string(),
+            created_at: now,
+            expires_at: lives.map(|lives| now.plus(lives)),
+            revoked_at: None,
+        };
+        self.commit(vec![Write::Token(row.clone())]).await?;
+        Ok((row, token))
+    }
+
+    /// Who a bearer token belongs to.
+    ///
+    /// # Errors
+    /// 401 when it is unknown, expired or revoked; the answer does not say which.
+    pub async fn authenticate(&self, token: &str) -> Result<Principal, Problem> {
+        let invalid = || {
+            Problem::new("token-invalid", "the bearer token is unknown, expired or revoked")
+                .hint("Make one with `pinrail token create`, or use the one in the state folder's admin.token.")
+        };
+        let answer = self.store.read(&Who::default(), Query::TokenByHash(digest(token))).await?;
+        let Answer::Tokens(rows) = answer else { return Err(invalid()) };
+        let row = rows.into_iter().next().ok_or_else(invalid)?;
+        let expired = row.expires_at.is_some_and(|at| at <= self.now());
+        if expired || row.revoked_at.is_some() {
+            return Err(invalid());
+        }
+        Ok(Principal { name: row.name, role: row.role.parse()?, project: row.project })
+    }
+
+    /// The tokens that a caller may see.
+    ///
+    /// # Errors
+    /// When the role is too low.
+    pub async fn tokens(&self, principal: &Principal) -> Result<Vec<TokenRow>, Problem> {
+        admin_only(principal)?;
+        match self.store.read(&Self::who(principal), Query::Tokens).await? {
+            Answer::Tokens(rows) => Ok(rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Makes a token for somebody, never with more rights than the caller's own.
+    ///
+    /// # Errors
+    /// When the role is too low.
+    pub async fn create_token(
+        &self,
+        principal: &Principal,
+        name: &str,
+        project: Option<ProjectName>,
+        role: Role,
+        lives: Option<Duration>,
+    ) -> Result<(TokenRow, String), Problem> {
+        admin_only(principal)?;
+        if let Some(own) = &principal.project
+            && project.as_ref() != Some(own)
+        {
+            let asked = project.as_ref().map_or("every project", |project| project.as_str());
+            return Err(project_not_found(asked));
+        }
+        self.make_token(name, project, role, lives).await
+    }
+
+    /// Ends a token.
+    ///
+    /// # Errors
+    /// When there is no such token in the caller's reach.
+    pub async fn revoke_token(&self, principal: &Principal, id: pinrail_model::ids::TokenId) -> Result<(), Problem> {
+        let known = self.tokens(principal).await?.iter().any(|row| row.id == id);
+        if !known {
+            return Err(Problem::new("token-not-found", format!("no token \"{id}\"")));
+        }
+        self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
+    }
+
+    // Projects and bundles.
+
+    /// The projects that a caller may see.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn projects(&self, principal: &Principal) -> Result<Vec<ProjectRow>, Problem> {
+        match self.store.read(&Self::who(principal), Query::Projects).await? {
+            Answer::Projects(rows) => Ok(rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes note of a bundle; gives its digest and the blobs that are still to be sent.
+    ///
+    /// # Errors
+    /// Paths that leave the project, and too many bytes.
+    pub async fn announce_bundle(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        manifest: Manifest,
+        folder: Option<String>,
+    ) -> Result<(Sha, Vec<Sha>), Problem> {
+        principal.may(Role::Operator, project)?;
+        check(&manifest).map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
+        let missing = self.bundles.missing(&manifest);
+        let bundle = sha(&manifest);
+        if missing.is_empty() {
+            let created_at = self.now();
+            self.commit(vec![
+                Write::Project(ProjectRow { name: project.clone(), folder, created_at }),
+                Write::Bundle(BundleRow { project: project.clone(), sha: bundle, manifest, created_at }),
+            ])
+            .await?;
+        }
+        Ok((bundle, missing))
+    }
+
+    /// Keeps one blob.
+    ///
+    /// # Errors
+    /// When its bytes are not what its digest says.
+    pub async fn put_blob(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        wanted: Sha,
+        bytes: Vec<u8>,
+    ) -> Result<(), Problem> {
+        principal.may(Role::Operator, project)?;
+        let bundles = self.bundles.clone();
+        let put = tokio::task::spawn_blocking(move || {
+            if Sha::of(&bytes) != wanted {
+                return Err(Problem::new(
+                    "bad-bundle",
+                    format!("the bytes sent for blob {wanted} have another digest"),
+                ));
+            }
+            bundles.put(&bytes).map_err(|e| Problem::new("state-failed", e.to_string()).hint(e.hint()))
+        });
+        put.await.map_err(|e| Problem::new("internal", e.to_string()))??;
+        Ok(())
+    }
+
+    async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+        let query = Query::Bundle { project: project.clone(), sha: bundle };
+        let Answer::Bundle(row) = self.store.read(&Who::default(), query).await? else {
+            return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
+        };
+        let bundles = self.bundles.clone();
+        let unpacked = tokio::task::spawn_blocking(move || bundles.unpack(&row.manifest)).await;
+        let root = unpacked
+            .map_err(|e| Problem::new("internal", e.to_string()))?
+            .map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
+        let settings = Project::read_bundle(&root, project)
+            .map_err(|e| Problem { hint: e.hint.clone(), ..Problem::new("definition-errors", e.to_string()) })?;
+        Ok((root, settings))
+    }
+
+    /// Compiles the workflow files of a bundle, once for ever.
+    ///
+    /// # Errors
+    /// When the bundle is not known or the interpreter cannot be run.
+    pub async fn compile(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        bundle: Sha,
+    ) -> Result<Compiled, Problem> {
+        principal.may(Role::Operator, project)?;
+        let kept = self.state.join("compiled").join(format!("{project}-{bundle}.json"));
+        if let Some(compiled) = std::fs::read(&kept).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return Ok(compiled);
+        }
+        let (root, mut settings) = self.bundle(project, bundle).await?;
+        settings.name = project.clone();
+        if let (Some(name), Some(folder)) = (&settings.interpreter, project_folder(self.store.as_ref(), project).await)
+            && name.contains('/')
+        {
+            settings.interpreter = Some(folder.join(name).display().to_string());
+        }
+        let compiled = self.compiler.compile(self.sandbox.as_ref(), &root, &settings).await?;
+        let now = self.now();
+        let mut writes = Vec::new();
+        for (version, document) in &compiled.documents {
+            let read =
+                Document::read(document).map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+            writes.push(Write::Version(VersionRow {
+                project: project.clone(),
+                workflow: read.workflow,
+                version: *version,
+                bundle,
+                document: document.clone(),
+                created_at: now,
+            }));
+        }
+        if !writes.is_empty() {
+            self.commit(writes).await?;
+        }
+        // Kept only to save time: one that is lost or cut off is made again.
+        if let Some(folder) = kept.parent() {
+            let temporary = kept.with_extension("new");
+            let written = std::fs::create_dir_all(folder)
+                .and_then(|()| std::fs::write(&temporary, serde_json::to_vec(&compiled).unwrap_or_default()))
+                .and_then(|()| std::fs::rename(&temporary, &kept));
+            if let Err(error) = written {
+                tracing::warn!(%error, "a compilation cannot be kept");
+            }
+        }
+        Ok(compiled)
+    }
+
+    /// Makes a bundle's workflows the active ones. A broken file disables only its own workflows.
+    ///
+    /// # Errors
+    /// When nothing in it can be deployed.
+    pub async fn deploy(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        bundle: Sha,
+        dry_run: bool,
+    ) -> Result<Deployed, Problem> {
+        principal.may(Role::Developer, project)?;
+        let compiled = self.compile(principal, project, bundle).await?;
+        if compiled.errors() > 0 {
+            let detail = format!("{} definition errors; nothing was deployed", compiled.errors());
+            return Err(Problem::new("definition-errors", detail)
+                .hint("Run `pinrail check`.")
+                .with("diagnostics", &compiled.diagnostics));
+        }
+        let mut versions = BTreeMap::new();
+        let (mut workflows, mut notes) = (Vec::new(), Vec::new());
+        for (version, document) in &compiled.documents {
+            let read = Document::read(document).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+            if read.schedule.is_some() {
+                notes.push(format!(
+                    "workflow \"{}\" has a schedule; it is stored and used for --at, but this version fires none",
+                    read.workflow
+                ));
+            }
+            workflows.push(json!({"name": read.workflow, "version": version, "jobs": read.jobs.len()}));
+            versions.insert(read.workflow, *version);
+        }
+        if !dry_run {
+            step!("deploy.before-commit");
+            self.commit(vec![Write::Activate { project: project.clone(), bundle, versions, at: self.now() }]).await?;
+        }
+        Ok(Deployed { bundle, dry_run, workflows, diagnostics: compiled.diagnostics, notes })
+    }
+
+    /// The active workflows of a project.
+    ///
+    /// # Errors
+    /// When the project is not in the caller's reach.
+    pub async fn workflows(&self, principal: &Principal, project: &ProjectName) -> Result<Vec<ActiveVersion>, Problem> {
+        principal.may(Role::Viewer, project)?;
+        match self.store.read(&Self::who(principal), Query::ActiveVersions { project: project.clone() }).await? {
+            Answer::ActiveVersions(rows) => Ok(rows),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    // Runs.
+
+    /// Makes a run.
+    ///
+    /// # Errors
+    /// Everything that makes the run impossible, before any of it exists.
+    pub async fn create_run(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        request: RunRequest,
+        key: Option<String>,
+    ) -> Result<StoredRun, Problem> {
+        principal.may(Role::Operator, project)?;
+        let (document, version, bundle) = self.code_of(principal, project, &request).await?;
+        let executors = executors(&document, &request)?;
+        let params = params(&document, &request.params)?;
+        let interval = interval_at(document.schedule.as_ref(), request.at.as_deref(), self.now())
+            .map_err(|message| Problem::new("bad-parameter", message))?;
+        let outside = match &request.jobs {
+            None => BTreeMap::new(),
+            Some(jobs) => self.outside(project, &document, jobs, interval).await?,
+        };
+        let id: RunId = fresh(self.ids.as_ref());
+        let types = document.params.iter().map(|(name, param)| (name.to_string(), param.kind));
+        let typed = |kind: &ParamType| matches!(kind, ParamType::Date | ParamType::Datetime | ParamType::Decimal);
+        let new = NewRun {
+            id,
+            project: project.clone(),
+            workflow: document.workflow.clone(),
+            version,
+            bundle,
+            class: Class::Interactive,
+            one_off: request.job.is_some(),
+            interval,
+            tz: document.schedule.as_ref().map_or("UTC", Schedule::tz).to_owned(),
+            params,
+            param_types: types.filter(|(_, kind)| typed(kind)).collect(),
+            outside,
+            executors,
+            by: principal.name.clone(),
+            jobs: request.jobs,
+            unique_key: key.map(|key| format!("{project}/{}/{key}", principal.name)),
+        };
+        self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
+        self.run(principal, id).await
+    }
+
+    /// The document that a request means, with its version and bundle.
+    async fn code_of(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        request: &RunRequest,
+    ) -> Result<(Document, Sha, Sha), Problem> {
+        match (&request.workflow, &request.job) {
+            (Some(_), Some(_)) | (None, None) => {
+                Err(Problem::new("bad-request", "a run needs either \"workflow\" or \"job\""))
+            }
+            (None, Some(job)) => {
+                let bundle = match request.bundle {
+                    Some(bundle) => bundle,
+                    None => self.deployed_bundle(principal, project).await?,
+                };
+                let document = one_off(job, request.executor)?;
+                let (text, version) = document.seal();
+                self.commit(vec![Write::Version(VersionRow {
+                    project: project.clone(),
+                    workflow: document.workflow.clone(),
+                    version,
+                    bundle,
+                    document: serde_json::from_str(&text).unwrap_or_default(),
+                    created_at: self.now(),
+                })])
+                .await?;
+                Ok((document, version, bundle))
+            }
+            (Some(workflow), None) => match request.bundle {
+                Some(bundle) => {
+                    let compiled = self.compile(principal, project, bundle).await?;
+                    find_workflow(&compiled, workflow, bundle)
+                }
+                None => {
+                    let active = self.workflows(principal, project).await?;
+                    let names: Vec<_> = active.iter().map(|version| version.workflow.to_string()).collect();
+                    let found = active.into_iter().find(|version| version.workflow == *workflow);
+                    let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
+                    let document = Document::read(&found.document)
+                        .map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+                    Ok((document, found.version, found.bundle))
+                }
+            },
+        }
+    }
+
+    async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
+        let active = self.workflows(principal, project).await?;
+        let latest = active.iter().max_by_key(|version| version.deployed_at).map(|version| version.bundle);
+        match latest {
+            Some(bundle) => Ok(bundle),
+            // A command or a statement needs no files: an empty bundle will do.
+            None => Ok(self.announce_bundle(principal, project, Manifest::new(), None).await?.0),
+        }
+    }
+
+    /// Outputs of the parents that a selection leaves out: they must have succeeded for the same interval.
+    async fn outside(
+        &self,
+        project: &ProjectName,
+        document: &Document,
+        jobs: &str,
+        interval: pinrail_model::time::Interval,
+    ) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
+        let selected = select(&document.jobs, jobs).map_err(|message| Problem::new("job-not-found", message))?;
+        let chosen = document.jobs.iter().filter(|job| selected.contains(&job.name));
+        let needed: BTreeSet<&JobName> =
+            chosen.flat_map(|job| &job.after).filter(|parent| !selected.contains(parent)).collect();
+        if needed.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let query = Query::Succeeded { project: project.clone(), workflow: document.workflow.clone(), interval };
+        let Answer::Succeeded(rows) = self.store.read(&Who::default(), query).await? else {
+            return Ok(BTreeMap::new());
+        };
+        let outputs: BTreeMap<JobName, BTreeMap<String, Value>> =
+            rows.into_iter().map(|row| (row.job, row.outputs)).collect();
+        let missing: Vec<String> =
+            needed.iter().filter(|job| !outputs.contains_key(**job)).map(|job| job.to_string()).collect();
+        if missing.is_empty() {
+            return Ok(outputs.into_iter().filter(|(job, _)| needed.contains(job)).collect());
+        }
+        let detail = format!("{} did not succeed for this interval", missing.join(", "));
+        Err(Problem::new("parents-missing", detail).hint(format!("Select what is above as well: --job +{jobs}")))
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// 404 when there is none in the caller's reach.
+    pub async fn run(&self, principal: &Principal, id: RunId) -> Result<StoredRun, Problem> {
+        match self.store.read(&Self::who(principal), Query::Run(id)).await? {
+            Answer::Runs(mut runs) if !runs.is_empty() => Ok(runs.remove(0)),
+            _ => Err(run_not_found(&id.to_string())),
+        }
+    }
+
+    /// The run that a person means: an id, its last characters, `last`, or `workflow@date`.
+    ///
+    /// # Errors
+    /// None, or several that it could be.
+    pub async fn find_run(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectName>,
+        reference: &str,
+    ) -> Result<StoredRun, Problem> {
+        if let Ok(id) = reference.parse::<RunId>() {
+            return self.run(principal, id).await;
+        }
+        let mut query = Find { project, ..Find::default() };
+        if let Some((workflow, at)) = reference.split_once('@') {
+            let workflow: WorkflowName = workflow.parse().map_err(|_| run_not_found(reference))?;
+            query.workflow = Some(workflow);
+            query.date = Some(at.to_owned());
+        } else if reference != "last" {
+            if reference.len() < 2 || !reference.chars().all(|c| c.is_ascii_alphanumeric()) {
+                return Err(run_not_found(reference));
+            }
+            query.ends_with = Some(reference.to_ascii_uppercase());
+        }
+        let runs = self.find_runs(principal, query.clone()).await?;
+        let latest = reference == "last" || query.date.is_some();
+        match runs.len() {
+            0 => Err(run_not_found(reference)),
+            1 => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
+            _ if latest => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
+            _ => {
+                let ids: Vec<_> = runs.iter().map(|stored| stored.run.id.to_string()).collect();
+                Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))))
+            }
+        }
+    }
+
+    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<StoredRun>, Problem> {
+        let limit = if find.date.is_some() { 200 } else { 10 };
+        let query = Query::Runs {
+            project: find.project,
+            workflow: find.workflow,
+            state: None,
+            logical: None,
+            ends_with: find.ends_with,
+            before: None,
+            limit,
+        };
+        let Answer::Runs(mut runs) = self.store.read(&Self::who(principal), query).await? else {
+            return Ok(Vec::new());
+        };
+        if let Some(date) = find.date {
+            runs.retain(|stored| {
+                let tz = pinrail_model::schedule::zone(&stored.run.tz);
+                tz.is_ok_and(|tz| pinrail_model::schedule::ds(stored.run.interval, tz).to_string() == date)
+            });
+        }
+        Ok(runs)
+    }
+
+    /// A page of runs, newest first.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub async fn runs(
+        &self,
+        principal: &Principal,
+        project: Option<ProjectName>,
+        workflow: Option<WorkflowName>,
+        state: Option<String>,
+        before: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<StoredRun>, Problem> {
+        let query = Query::Runs { project, workflow, state, logical: None, ends_with: None, before, limit };
+        match self.store.read(&Self::who(principal), query).await? {
+            Answer::Runs(runs) => Ok(runs),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Waits until a run has ended, or as long as the caller wants.
+    ///
+    /// # Errors
+    /// 404 when there is none in the caller's reach.
+    pub async fn wait(&self, principal: &Principal, id: RunId, patience: Duration) -> Result<StoredRun, Problem> {
+        let ended = async {
+            loop {
+                let stored = self.run(principal, id).await?;
+                if matches!(stored.state.as_str(), "succeeded" | "failed" | "cancelled") {
+                    return Ok(stored);
+                }
+                self.store.follow(Topic::Run(id), stored.last_event).await?;
+            }
+        };
+        match tokio::time::timeout(patience, ended).await {
+            Ok(result) => result,
+            Err(_) => self.run(principal, id).await,
+        }
+    }
+
+    /// Ends a run, or one job of it.
+    ///
+    /// # Errors
+    /// 409 when it has ended already.
+    pub async fn cancel(
+        &self,
+        principal: &Principal,
+        id: RunId,
+        job: Option<JobName>,
+        reason: Option<String>,
+    ) -> Result<StoredRun, Problem> {
+        let stored = self.run(principal, id).await?;
+        principal.may(Role::Operator, &stored.run.project)?;
+        self.command(principal, CommandKind::Stop { run: id, job, reason }).await?;
+        self.run(principal, id).await
+    }
+
+    /// Runs what failed again, or what is selected.
+    ///
+    /// # Errors
+    /// 409 when it has not ended.
+    pub async fn retry(
+        &self,
+        principal: &Principal,
+        id: RunId,
+        jobs: Option<String>,
+        bundle: Option<Sha>,
+    ) -> Result<StoredRun, Problem> {
+        let stored = self.run(principal, id).await?;
+        let project = &stored.run.project;
+        principal.may(Role::Operator, project)?;
+        let code = match bundle {
+            None => None,
+            Some(bundle) => {
+                let compiled = self.compile(principal, project, bundle).await?;
+                let (_, version, bundle) = find_workflow(&compiled, &stored.run.workflow, bundle)?;
+                Some(Code { bundle, version })
+            }
+        };
+        self.command(principal, CommandKind::Retry { run: id, jobs, code }).await?;
+        self.run(principal, id).await
+    }
+
+    /// Why the tasks of a run are where they are, the most telling first.
+    ///
+    /// # Errors
+    /// 404 when there is none in the caller's reach.
+    pub async fn explain(
+        &self,
+        principal: &Principal,
+        id: RunId,
+        job: Option<JobName>,
+    ) -> Result<Vec<Explanation>, Problem> {
+        self.run(principal, id).await?;
+        let name = job.clone();
+        let answer = self.owner.ask(|answer| Input::Explain { run: id, job, answer }).await;
+        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))?;
+        found.ok_or_else(|| {
+            let name = name.map_or_else(String::new, |name| name.to_string());
+            Problem::new("job-not-found", format!("job \"{name}\" not found in run {id}"))
+        })
+    }
+
+    /// One attempt.
+    ///
+    /// # Errors
+    /// 404 when there is none in the caller's reach.
+    pub async fn attempt(&self, principal: &Principal, id: AttemptId) -> Result<StoredAttempt, Problem> {
+        match self.store.read(&Self::who(principal), Query::Attempt(id)).await? {
+            Answer::Attempt(attempt) => Ok(*attempt),
+            _ => Err(Problem::new("attempt-not-found", format!("no attempt \"{id}\" that this token can see"))),
+        }
+    }
+
+    /// Sends a command and waits for what became of it.
+    async fn command(&self, principal: &Principal, kind: CommandKind) -> Result<Value, Problem> {
+        let id: CommandId = fresh(self.ids.as_ref());
+        let command = Command { id, by: principal.name.clone(), at: self.now(), kind };
+        step!("command.before-send");
+        self.store.send(vec![command]).await?;
+        step!("command.after-send");
+        self.owner.tell(Input::Nudge);
+        let replied = async {
+            loop {
+                if let Answer::Reply(reply) = self.store.read(&Who::default(), Query::CommandReply(id)).await? {
+                    return Ok::<Value, Problem>(reply);
+                }
+                self.store.follow(Topic::Reply(id), 0).await?;
+            }
+        };
+        let reply = tokio::time::timeout(COMMAND_PATIENCE, replied).await.map_err(|_| {
+            Problem::new("owner-gone", "the command was accepted but has not been applied yet")
+                .hint("It will be; look again.")
+        })??;
+        refusal(&reply).map_or(Ok(reply), Err)
+    }
+
+    // SQL.
+
+    /// The tables of a project.
+    ///
+    /// # Errors
+    /// When the project is not in the caller's reach or this build has no engine.
+    pub async fn tables(&self, principal: &Principal, project: &ProjectName) -> Result<Vec<TableInfo>, Problem> {
+        principal.may(Role::Viewer, project)?;
+        let catalog = self.catalog.as_ref().ok_or_else(no_engine)?;
+        let view = View { project: project.clone(), at: None, attempt: None };
+        catalog.list(&view).await.map_err(sql_problem)
+    }
+
+    /// Runs statements, each committing by itself; the last result goes to the sink.
+    ///
+    /// # Errors
+    /// What is wrong with the text, with line and column.
+    pub async fn sql(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        text: String,
+        bundle: Option<Sha>,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> Result<QueryDone, Problem> {
+        principal.may(Role::Operator, project)?;
+        let engine = self.engine.as_ref().ok_or_else(no_engine)?;
+        let bundle = match bundle {
+            Some(bundle) => Some(bundle),
+            None => Some(self.deployed_bundle(principal, project).await?),
+        };
+        let files = match bundle {
+            None => FileScope::default(),
+            Some(bundle) => {
+                let (root, settings) = self.bundle(project, bundle).await?;
+                FileScope {
+                    root: Some(root),
+                    project: project_folder(self.store.as_ref(), project).await,
+                    patterns: settings.files.map(|files| files.into_values().collect()),
+                    forbidden: vec![self.state.clone()],
+                }
+            }
+        };
+        let query = SqlQuery { text, file: None, values: BTreeMap::new(), files, writes: None };
+        let view = View { project: project.clone(), at: None, attempt: None };
+        let limits = QueryLimits { rows: None, memory: None };
+        engine.run(&query, &view, &limits, format, sink).await.map_err(sql_problem)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Find {
+    project: Option<ProjectName>,
+    workflow: Option<WorkflowName>,
+    date: Option<String>,
+    ends_with: Option<String>,
+}
+
+fn admin_only(principal: &Principal) -> Result<(), Problem> {
+    if principal.role == Role::Admin {
+        return Ok(());
+    }
+    let detail = format!("this needs the role \"admin\"; the token has \"{}\"", principal.role);
+    Err(Problem::new("role-too-low", detail).hint("Ask an admin."))
+}
+
+fn no_engine() -> Problem {
+    Problem::new("engine-missing", "this build of pinrail has no SQL engine")
+}
+
+fn run_not_found(reference: &str) -> Problem {
+    Problem::new("run-not-found", format!("no run \"{reference}\" in the projects that this token can see"))
+        .hint("List runs with GET /api/v1/runs.")
+}
+
+fn sql_problem(error: LakeError) -> Problem {
+    let place = error.place.map_or_else(String::new, |(line, column)| format!("{line}:{column}: "));
+    let mut problem =
+        Problem::new("bad-sql", format!("{place}{}", error.evidence.message)).with("sql_code", error.code);
+    problem.hint = error.evidence.remedy;
+    problem
+}
+
+fn refusal(reply: &Value) -> Option<Problem> {
+    let error = reply.get("error")?;
+    let known = ["run-exists", "wrong-state", "job-not-found", "run-not-found", "version-not-found", "state-failed"];
+    let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");
+    let mut problem = Problem::new(code, error["message"].as_str().unwrap_or_default());
+    if let Some(run) = error["run"].as_str() {
+        problem = problem.hint(format!("Follow it with `pinrail show {run}`.")).with("run", run);
+    }
+    Some(problem)
+}
+
+fn workflow_not_found(workflow: &WorkflowName, names: &[String], where_: &str) -> Problem {
+    let problem = Problem::new("workflow-not-found", format!("no {where_} workflow \"{workflow}\""));
+    let near = nearest(workflow.as_str(), names.iter().map(String::as_str));
+    problem.hint(match (near, names.is_empty()) {
+        (Some(near), _) => format!("Did you mean \"{near}\"?"),
+        (None, true) => "There is none yet; `pinrail deploy` deploys the workflows of a project.".to_owned(),
+        (None, false) => format!("There are {}.", names.join(", ")),
+    })
+}
+
+fn find_workflow(compiled: &Compiled, workflow: &WorkflowName, bundle: Sha) -> Result<(Document, Sha, Sha), Problem> {
+    let mut names = Vec::new();
+    for (version, json) in &compiled.documents {
+        let document = Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+        if document.workflow == *workflow {
+            return Ok((document, *version, bundle));
+        }
+        names.push(document.workflow.to_string());
+    }
+    if compiled.errors() > 0 {
+        let detail = format!("workflow \"{workflow}\" cannot be run: {} definition errors", compiled.errors());
+        return Err(Problem::new("definition-errors", detail)
+            .hint("Run `pinrail check`.")
+            .with("diagnostics", &compiled.diagnostics));
+    }
+    Err(workflow_not_found(workflow, &names, "such"))
+}
+
+/// The document of a job without a workflow.
+fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Problem> {
+    let (kind, name) = match job {
+        OneOff::Class(class) => (JobKind::Class, class.rsplit('.').next().unwrap_or("job")),
+        OneOff::Sql(_) => (JobKind::Sql, "sql"),
+        OneOff::SqlFile(file) => (JobKind::Sql, file.rsplit('/').next().unwrap_or("sql").trim_end_matches(".sql")),
+        OneOff::Shell(argv) => {
+            (JobKind::Shell, argv.first().map_or("sh", |first| first.rsplit('/').next().unwrap_or("sh")))
+        }
+    };
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(48).collect();
+    let name = if name.starts_with(|c: char| c.is_ascii_alphabetic()) { name } else { format!("job_{name}") };
+    let (sql, shell, class) = match job {
+        OneOff::Class(class) => (None, None, Some(class.clone())),
+        OneOff::Sql(text) => (Some(SqlSource::Text(text.clone())), None, None),
+        OneOff::SqlFile(file) => (Some(SqlSource::File(file.clone())), None, None),
+        OneOff::Shell(argv) => (None, Some(argv.clone()), None),
+    };
+    let job = json!({"name": name, "kind": kind, "class": class, "sql": sql, "shell": shell, "executor": executor});
+    let document = json!({
+        "format": pinrail_model::document::FORMAT,
+        "workflow": name,
+        "source": {"file": "", "line": 0},
+        "jobs": [job],
+    });
+    Document::read(&document).map_err(|errors| {
+        let code = if errors[0].code == "executor-impossible" { "executor-impossible" } else { "bad-request" };
+        Problem::new(code, errors[0].message.clone())
+    })
+}
+
+fn executors(document: &Document, request: &RunRequest) -> Result<BTreeMap<JobName, ExecutorKind>, Problem> {
+    let mut chosen = BTreeMap::new();
+    let impossible = |message: String| Problem::new("executor-impossible", message);
+    if let Some(executor) = request.executor {
+        for job in &document.jobs {
+            check_executor(job, executor).map_err(impossible)?;
+            chosen.insert(job.name.clone(), executor);
+        }
+    }
+    for (name, executor) in &request.executors {
+        let job = find_job(document, name)?;
+        check_executor(job, *executor).map_err(impossible)?;
+        chosen.insert(name.clone(), *executor);
+    }
+    Ok(chosen)
+}
+
+fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Problem> {
+    document.job(name.as_str()).ok_or_else(|| {
+        let mut problem =
+            Problem::new("job-not-found", format!("job \"{name}\" not found in workflow \"{}\"", document.workflow));
+        let names = document.jobs.iter().map(|job| job.name.as_str());
+        problem.hint = nearest(name.as_str(), names).map(|near| format!("Did you mean \"{near}\"?"));
+        problem
+    })
+}
+
+/// The most bytes that the parameters of a run may have: they travel with every attempt.
+const LARGEST_PARAMS: usize = 256 << 10;
+
+/// The values of all parameters: given, else default; of the right type, or refused by name.
+fn params(document: &Document, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Problem> {
+    let size = serde_json::to_string(given).map_or(0, |text| text.len());
+    if size > LARGEST_PARAMS {
+        let detail = format!("the parameters have {size} bytes; at most {LARGEST_PARAMS} are allowed");
+        return Err(Problem::new("bad-parameter", detail).hint("Put large values into a file or a table."));
+    }
+    for name in given.keys() {
+        if !document.params.keys().any(|known| known.as_str() == name) {
+            let mut problem = Problem::new(
+                "bad-parameter",
+                format!("workflow \"{}\" has no parameter \"{name}\"", document.workflow),
+            );
+            let names = document.params.keys().map(|known| known.as_str());
+            problem.hint = nearest(name, names).map(|near| format!("Did you mean \"{near}\"?"));
+            return Err(problem);
+        }
+    }
+    let mut values = BTreeMap::new();
+    for (name, param) in &document.params {
+        match given.get(name.as_str()).or(param.default.as_ref()) {
+            Some(value) => {
+                values.insert(name.to_string(), checked(name.as_str(), param, value)?);
+            }
+            None if param.required => {
+                let detail = format!("parameter \"{name}\" of workflow \"{}\" is required", document.workflow);
+                return Err(Problem::new("bad-parameter", detail).hint(format!("Give it with --param {name}=VALUE.")));
+            }
+            None => {
+                values.insert(name.to_string(), Value::Null);
+            }
+        }
+    }
+    Ok(values)
+}
+
+/// A value of the parameter's type; texts, as a command line gives them, are read.
+fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
+    let wanted =
+        serde_json::to_value(param.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
+    let wrong = || Problem::new("bad-parameter", format!("parameter \"{name}\" must be of type {wanted}, not {value}"));
+    let text = value.as_str();
+    let read = match param.kind {
+        _ if value.is_null() => Some(Value::Null),
+        ParamType::Int if value.is_i64() => Some(value.clone()),
+        ParamType::Int => text.and_then(|text| text.parse::<i64>().ok()).map(Value::from),
+        ParamType::Float if value.is_number() => Some(value.clone()),
+        ParamType::Float => text.and_then(|text| text.parse::<f64>().ok()).map(Value::from),
+        ParamType::Bool if value.is_boolean() => Some(value.clone()),
+        ParamType::Bool => text.and_then(|text| text.parse::<bool>().ok()).map(Value::from),
+        ParamType::Str => text.map(Value::from),
+        ParamType::Date => text.filter(|text| text.parse::<chrono::NaiveDate>().is_ok()).map(Value::from),
+        ParamType::Datetime => {
+            let good = text.is_some_and(|text| {
+                chrono::DateTime::parse_from_rfc3339(text).is_ok() || text.parse::<chrono::NaiveDateTime>().is_ok()
+            });
+            good.then(|| value.clone())
+        }
+        ParamType::Decimal => decimal(value),
+    };
+    let read = read.ok_or_else(wrong)?;
+    match &param.choices {
+        Some(choices) if !read.is_null() && !choices.contains(&read) => {
+            let list: Vec<_> = choices.iter().map(Value::to_string).collect();
+            let detail = format!("parameter \"{name}\" must be one of {}, not {value}", list.join(", "));
+            Err(Problem::new("bad-parameter", detail))
+        }
+        _ => Ok(read),
+    }
+}
+
+fn decimal(value: &Value) -> Option<Value> {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    let good = digits.bytes().any(|b| b.is_ascii_digit())
+        && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        && digits.matches('.').count() <= 1;
+    good.then(|| Value::from(text))
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+fn write_private(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = path.with_extension("new");
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)
+}

@@ -1,0 +1,578 @@
+//! Does what the owner decided for one attempt: runs its phases, hands specs to engines, publishes, cleans up.
+//!
+//! Every piece of work ends in reports to the owner. Nothing here decides what comes next; a report of an attempt that
+//! was stopped meanwhile carries an old epoch and is ignored.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSource};
+use pinrail_model::fault::{Evidence, Fault};
+use pinrail_model::ids::{AttemptId, RunId};
+use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::run::{Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, Run, TaskIx, Verdict, Work};
+use pinrail_model::schedule::{ds, zone};
+use pinrail_model::seam::exec::{Assignment, CodePlaceOnDisk, Executor, Spec, Stretch};
+use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
+use pinrail_model::seam::store::{Answer, Query, Store, Who};
+use pinrail_model::step;
+use pinrail_model::time::{Clock, Interval};
+use serde_json::{Map, Value, json};
+
+use crate::bundles::Bundles;
+use crate::logs::LogWriter;
+use crate::owner::{Input, OwnerHandle, Published};
+use crate::sink::Sink;
+
+/// How long a process may take to end by itself when it is asked to.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often a publication is prepared again because somebody else's came first.
+const MOST_PREPARATIONS: usize = 10;
+
+/// What attempts need of the server.
+pub struct AttemptParts {
+    pub state: PathBuf,
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub bundles: Bundles,
+    pub executors: HashMap<ExecutorKind, Arc<dyn Executor>>,
+    /// The embedded engine; none in a build without it.
+    pub engine: Option<Arc<dyn QueryEngine>>,
+    pub catalog: Option<Arc<dyn Catalog>>,
+    pub interpreter: PathBuf,
+    /// Kills what carries these attempts' ids.
+    pub kill_marked: fn(&BTreeSet<String>),
+}
+
+/// All attempts of this server.
+pub struct Attempts {
+    pub parts: AttemptParts,
+    live: Mutex<HashMap<AttemptId, Arc<Live>>>,
+}
+
+/// What is known of an attempt between its pieces of work.
+pub(crate) struct Live {
+    pub log: LogWriter,
+    /// It has staged tables, or nobody knows that it has not.
+    pub wrote: std::sync::atomic::AtomicBool,
+    /// Its class defines `cleanup`, or nobody knows that it does not.
+    pub cleans_up: std::sync::atomic::AtomicBool,
+    /// Ends a query of its.
+    pub query: Mutex<Option<tokio::task::AbortHandle>>,
+}
+
+/// A copy of all that one piece of work needs to know.
+#[derive(Clone)]
+pub struct Ticket {
+    pub run: RunId,
+    pub task: TaskIx,
+    pub epoch: u64,
+    pub generation: u32,
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    pub job: Arc<Job>,
+    pub attempt: Arc<Attempt>,
+    pub interval: Interval,
+    pub tz: String,
+    pub params: BTreeMap<String, Value>,
+    pub param_types: BTreeMap<String, ParamType>,
+    pub upstream: BTreeMap<String, Value>,
+    pub bundle: Sha,
+}
+
+impl Ticket {
+    /// What the work on a task needs; none when the task has no attempt.
+    #[must_use]
+    pub fn new(run: &Run, work: &Work) -> Option<Self> {
+        let (Work::Begin { task, epoch }
+        | Work::Submit { task, epoch }
+        | Work::Reattach { task, epoch }
+        | Work::Complete { task, epoch }
+        | Work::Publish { task, epoch }
+        | Work::Clean { task, epoch, .. }
+        | Work::Set { task, epoch, .. }) = work;
+        let found = &run.tasks[*task];
+        let job = &run.graph.jobs[*task];
+        let mut params = run.params.clone();
+        params.extend(job.params.clone());
+        Some(Self {
+            run: run.id,
+            task: *task,
+            epoch: *epoch,
+            generation: found.generation,
+            project: run.project.clone(),
+            workflow: run.workflow.clone(),
+            job: Arc::clone(job),
+            attempt: Arc::clone(found.attempts.last()?),
+            interval: run.interval,
+            tz: run.tz.clone(),
+            params,
+            param_types: run.param_types.clone(),
+            upstream: upstream(run, *task),
+            bundle: found.bundle,
+        })
+    }
+
+    /// The local date that the job calls `ds`.
+    #[must_use]
+    pub fn ds(&self) -> String {
+        zone(&self.tz).map(|tz| ds(self.interval, tz).to_string()).unwrap_or_default()
+    }
+}
+
+/// What the jobs above left, within the run or in an earlier one.
+fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
+    let outside = run.graph.jobs[task].after.iter().filter_map(|name| {
+        let outputs = run.outside.get(name)?;
+        Some((name.to_string(), json!({"state": "succeeded", "outputs": outputs})))
+    });
+    let inside = run.graph.parents[task].iter().map(|parent| {
+        let parent = &run.tasks[*parent];
+        (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs}))
+    });
+    outside.chain(inside).collect()
+}
+
+impl Attempts {
+    #[must_use]
+    pub fn new(parts: AttemptParts) -> Arc<Self> {
+        Arc::new(Self { parts, live: Mutex::default() })
+    }
+
+    /// Where logs lie.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.parts.state.join("logs")
+    }
+
+    /// Tells of new frames in the log of an attempt that is under way.
+    #[must_use]
+    pub fn log_news(&self, attempt: AttemptId) -> Option<tokio::sync::watch::Receiver<u64>> {
+        self.lock().get(&attempt).map(|live| live.log.news())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<AttemptId, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn live(&self, ticket: &Ticket, fresh: bool) -> Arc<Live> {
+        let id = ticket.attempt.id;
+        let make = || {
+            Arc::new(Live {
+                log: LogWriter::new(&self.logs(), id),
+                wrote: (!fresh).into(),
+                cleans_up: (ticket.job.kind == JobKind::Class).into(),
+                query: Mutex::default(),
+            })
+        };
+        Arc::clone(self.lock().entry(id).or_insert_with(make))
+    }
+
+    /// Whether success has nothing to do with tables, so that it needs no preparation.
+    pub(crate) fn has_nothing_to_publish(&self, run: &Run, task: TaskIx) -> bool {
+        let declared = run.graph.jobs[task].writes.is_some();
+        let Some(attempt) = run.tasks[task].attempt() else { return false };
+        let wrote =
+            self.lock().get(&attempt.id).is_none_or(|live| live.wrote.load(std::sync::atomic::Ordering::SeqCst));
+        self.parts.catalog.is_none() || (!declared && !wrote)
+    }
+
+    /// Forgets the attempts of a run that is over.
+    pub(crate) fn forget(&self, run: &Run) {
+        let mut live = self.lock();
+        for attempt in run.tasks.iter().flat_map(|task| &task.attempts) {
+            live.remove(&attempt.id);
+        }
+    }
+
+    /// Kills whatever a former server left of these attempts.
+    pub(crate) async fn kill_leftovers(&self, attempts: BTreeSet<String>) {
+        if attempts.is_empty() {
+            return;
+        }
+        let kill = self.parts.kill_marked;
+        if let Err(error) = tokio::task::spawn_blocking(move || kill(&attempts)).await {
+            tracing::error!(%error, "leftovers could not be killed");
+        }
+    }
+
+    /// Begins a piece of work; its end reaches the owner as a report.
+    pub(crate) fn dispatch(self: &Arc<Self>, ticket: Ticket, work: Work, owner: OwnerHandle) {
+        let fresh = matches!(work, Work::Begin { .. });
+        let live = self.live(&ticket, fresh);
+        let job = Arc::new(OneWork { attempts: Arc::clone(self), ticket, live, owner });
+        tokio::spawn(async move {
+            match work {
+                Work::Begin { .. } => job.begin().await,
+                Work::Submit { .. } => job.submit().await,
+                Work::Reattach { .. } => job.reattach().await,
+                Work::Complete { .. } => job.complete().await,
+                Work::Publish { .. } => job.publish().await,
+                Work::Clean { graceful, .. } => job.clean(graceful).await,
+                Work::Set { .. } => {}
+            }
+        });
+    }
+}
+
+/// One piece of work on one attempt.
+pub(crate) struct OneWork {
+    pub attempts: Arc<Attempts>,
+    pub ticket: Ticket,
+    pub live: Arc<Live>,
+    pub owner: OwnerHandle,
+}
+
+impl OneWork {
+    pub(crate) fn report(&self, report: Report) {
+        let (task, epoch) = (self.ticket.task, self.ticket.epoch);
+        self.owner.event(self.ticket.run, Event::Reported { task, epoch, report });
+    }
+
+    fn lost(&self) {
+        let (task, epoch) = (self.ticket.task, self.ticket.epoch);
+        self.owner.event(self.ticket.run, Event::Lost { task, epoch, by: Loss::Launcher });
+    }
+
+    fn fail(&self, fault: Fault, phase: Phase, evidence: Evidence) {
+        self.report(Report::Failed(Verdict::failed(fault, Some(phase), evidence)));
+    }
+
+    fn sink(self: &Arc<Self>) -> Sink {
+        Sink::new(Arc::clone(self))
+    }
+
+    fn executor(&self, kind: ExecutorKind) -> Option<Arc<dyn Executor>> {
+        self.attempts.parts.executors.get(&kind).cloned()
+    }
+
+    // From setup on.
+
+    async fn begin(self: Arc<Self>) {
+        step!("attempt.before-begin");
+        if self.ticket.job.kind == JobKind::Sql {
+            return self.begin_sql().await;
+        }
+        let phases = vec![Phase::Setup, Phase::Execute, Phase::Complete];
+        let assignment = match self.assignment(phases).await {
+            Ok(assignment) => assignment,
+            Err(evidence) => return self.fail(Fault::Platform, Phase::Setup, evidence),
+        };
+        let Some(executor) = self.executor(self.ticket.attempt.executor) else {
+            let evidence =
+                Evidence::new(format!("executor \"{}\" is not available here", self.ticket.attempt.executor));
+            return self.fail(Fault::User, Phase::Setup, evidence);
+        };
+        let sink = self.sink();
+        let stretch = executor.run(&assignment, &sink).await;
+        self.conclude(stretch);
+    }
+
+    fn conclude(&self, stretch: Stretch) {
+        match stretch {
+            Stretch::Completed { outputs } => self.report(Report::Completed { outputs }),
+            Stretch::Specified(executed) => self.report(Report::Specified(executed)),
+            Stretch::Failed(verdict) => self.report(Report::Failed(verdict)),
+            Stretch::Lost => self.lost(),
+            Stretch::Cleaned => {}
+        }
+    }
+
+    /// SQL jobs have no process: the platform sets up and the engine executes.
+    async fn begin_sql(self: Arc<Self>) {
+        let Some(source) = self.ticket.job.sql.clone() else { return };
+        self.report(Report::PhaseStarted(Phase::Setup));
+        let sink = self.sink();
+        if let Err(error) = sink.check_sql(&source).await {
+            self.report(Report::PhaseEnded { phase: Phase::Setup, ok: false });
+            return self.report(Report::Failed(Verdict::failed(error.0, Some(Phase::Setup), error.1)));
+        }
+        self.report(Report::PhaseEnded { phase: Phase::Setup, ok: true });
+        if let Err(message) = pinrail_model::seam::exec::AttemptSink::fix_view(&sink).await {
+            return self.fail(Fault::Platform, Phase::Setup, Evidence::new(message));
+        }
+        self.report(Report::PhaseStarted(Phase::Execute));
+        let spec = Spec::Sql { source, params: BTreeMap::new(), writes: None };
+        self.report(Report::Specified(Executed { spec: Some(spec), ..Executed::default() }));
+    }
+
+    // What `execute` returned.
+
+    async fn submit(self: Arc<Self>) {
+        step!("attempt.before-submit");
+        let spec = self.ticket.attempt.executed.as_ref().and_then(|executed| executed.spec.clone());
+        match spec {
+            Some(Spec::Sql { source, params, writes }) => self.submit_sql(source, params, writes).await,
+            Some(Spec::Shell { command, env }) => self.submit_shell(command, env).await,
+            None => self.fail(Fault::Platform, Phase::Execute, Evidence::new("what was to be submitted is lost")),
+        }
+    }
+
+    async fn submit_sql(
+        self: Arc<Self>,
+        source: SqlSource,
+        params: BTreeMap<String, Value>,
+        writes: Option<Vec<pinrail_model::seam::lake::Writes>>,
+    ) {
+        let sink = self.sink();
+        let me = Arc::clone(&self);
+        let query = tokio::spawn(async move {
+            match sink.run_sql(&source, &params, writes).await {
+                Ok((result, outputs)) => me.report(Report::EngineEnded { result, outputs }),
+                Err((fault, evidence)) => me.fail(fault, Phase::Execute, evidence),
+            }
+        });
+        *self.live.query.lock().unwrap_or_else(PoisonError::into_inner) = Some(query.abort_handle());
+        // A query that was ended by a stop has nothing more to say.
+        let _ = query.await;
+    }
+
+    async fn submit_shell(self: Arc<Self>, command: Vec<String>, env: BTreeMap<String, String>) {
+        let Some(executor) = self.executor(ExecutorKind::Shell) else {
+            let evidence = Evidence::new("executor \"shell\" is not available here");
+            return self.fail(Fault::User, Phase::Execute, evidence);
+        };
+        let mut assignment = match self.assignment(vec![Phase::Execute]).await {
+            Ok(assignment) => assignment,
+            Err(evidence) => return self.fail(Fault::Platform, Phase::Execute, evidence),
+        };
+        assignment.command = command;
+        assignment.env.extend(env);
+        let sink = self.sink();
+        match executor.run(&assignment, &sink).await {
+            Stretch::Completed { outputs } => {
+                self.report(Report::EngineEnded { result: json!({"state": "succeeded"}), outputs });
+            }
+            Stretch::Failed(verdict) => self.report(Report::Failed(verdict)),
+            _ => self.lost_engine(),
+        }
+    }
+
+    fn lost_engine(&self) {
+        let evidence = Evidence::new("the process that ran what execute returned was lost");
+        let lost = Verdict {
+            ends: pinrail_model::run::Ends::Lost,
+            ..Verdict::failed(Fault::Platform, Some(Phase::Execute), evidence)
+        };
+        self.report(Report::Failed(lost));
+    }
+
+    /// What ran in a server that is gone is gone with it, for the engines of this machine; the same attempt runs it again.
+    async fn reattach(self: Arc<Self>) {
+        let spec = self.ticket.attempt.executed.as_ref().and_then(|executed| executed.spec.clone());
+        match spec {
+            // What the query had staged stays hidden; running it again replaces it.
+            Some(Spec::Sql { .. }) => self.lost_engine(),
+            _ => self.lost_engine(),
+        }
+    }
+
+    // Complete, in a process of its own.
+
+    async fn complete(self: Arc<Self>) {
+        if self.ticket.job.kind != JobKind::Class {
+            self.report(Report::PhaseStarted(Phase::Complete));
+            self.report(Report::PhaseEnded { phase: Phase::Complete, ok: true });
+            return self.report(Report::Completed { outputs: BTreeMap::new() });
+        }
+        let assignment = match self.assignment(vec![Phase::Complete]).await {
+            Ok(assignment) => assignment,
+            Err(evidence) => return self.fail(Fault::Platform, Phase::Complete, evidence),
+        };
+        let Some(executor) = self.executor(self.ticket.attempt.executor) else { return };
+        let sink = self.sink();
+        let stretch = executor.run(&assignment, &sink).await;
+        self.conclude(stretch);
+    }
+
+    // Success is the commit.
+
+    async fn publish(self: Arc<Self>) {
+        let (run, task, epoch) = (self.ticket.run, self.ticket.task, self.ticket.epoch);
+        let sink = self.sink();
+        for _ in 0..MOST_PREPARATIONS {
+            step!("publish.before-prepare");
+            let swaps = match sink.prepare().await {
+                Ok(swaps) => swaps,
+                Err((fault, evidence)) => return self.fail(fault, Phase::Complete, evidence),
+            };
+            step!("publish.before-commit");
+            let published = self.owner.ask(|answer| Input::Publish { run, task, epoch, swaps, answer }).await;
+            step!("publish.after-commit");
+            match published {
+                Some(Published::Moved(_)) => {}
+                _ => return,
+            }
+        }
+        let message = format!("other writers changed the same tables {MOST_PREPARATIONS} times in a row");
+        self.fail(Fault::Conflict, Phase::Complete, Evidence::new(message));
+    }
+
+    // Cleanup.
+
+    async fn clean(self: Arc<Self>, graceful: bool) {
+        step!("attempt.before-clean");
+        if let Some(query) = self.live.query.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            query.abort();
+        }
+        let grace = if graceful { GRACE } else { Duration::ZERO };
+        for executor in self.attempts.parts.executors.values() {
+            executor.stop(self.ticket.attempt.id, grace).await;
+        }
+        self.report(Report::PhaseStarted(Phase::Cleanup));
+        let end = if self.live.cleans_up.load(std::sync::atomic::Ordering::SeqCst) {
+            self.user_cleanup().await
+        } else {
+            CleanupEnd { ok: true, detail: None }
+        };
+        remove(&self.scratch());
+        step!("attempt.after-clean");
+        self.report(Report::CleanupEnded(end));
+    }
+
+    async fn user_cleanup(self: &Arc<Self>) -> CleanupEnd {
+        let failed = |detail: String| CleanupEnd { ok: false, detail: Some(detail) };
+        let assignment = match self.assignment(vec![Phase::Cleanup]).await {
+            Ok(assignment) => assignment,
+            Err(evidence) => return failed(evidence.message),
+        };
+        let Some(executor) = self.executor(self.ticket.attempt.executor) else {
+            return failed("its executor is not available here".to_owned());
+        };
+        let sink = self.sink();
+        let limit = self.ticket.job.cleanup_timeout();
+        match tokio::time::timeout(limit, executor.run(&assignment, &sink)).await {
+            Ok(Stretch::Cleaned | Stretch::Completed { .. } | Stretch::Specified(_)) => {
+                CleanupEnd { ok: true, detail: None }
+            }
+            Ok(Stretch::Failed(verdict)) => failed(verdict.evidence.message),
+            Ok(Stretch::Lost) => failed("the process that ran cleanup was lost".to_owned()),
+            Err(_) => {
+                executor.stop(self.ticket.attempt.id, GRACE).await;
+                failed(format!("cleanup exceeded its time limit of {} s", limit.as_secs()))
+            }
+        }
+    }
+
+    // What an executor is told.
+
+    fn scratch(&self) -> PathBuf {
+        self.attempts.parts.state.join("scratch").join(self.ticket.attempt.id.to_string())
+    }
+
+    pub(crate) async fn assignment(&self, phases: Vec<Phase>) -> Result<Assignment, Evidence> {
+        let ticket = &self.ticket;
+        let code = self.code().await?;
+        let scratch = self.scratch();
+        std::fs::create_dir_all(&scratch)
+            .map_err(|e| Evidence::new(format!("the scratch folder cannot be made: {e}")))?;
+        let is_class = ticket.job.kind == JobKind::Class;
+        Ok(Assignment {
+            attempt: ticket.attempt.id,
+            number: ticket.attempt.number,
+            epoch: ticket.epoch,
+            run: ticket.run,
+            project: ticket.project.clone(),
+            workflow: ticket.workflow.clone(),
+            job: Arc::clone(&ticket.job),
+            phases,
+            context: if is_class { self.context(&code) } else { Map::new() },
+            env: self.env(&scratch),
+            code,
+            scratch,
+            command: ticket.job.shell.clone().unwrap_or_default(),
+            cleanup_limit: ticket.job.cleanup_timeout(),
+        })
+    }
+
+    /// The unpacked bundle and the project's own folder.
+    pub(crate) async fn code(&self) -> Result<CodePlaceOnDisk, Evidence> {
+        let parts = &self.attempts.parts;
+        let query = Query::Bundle { project: self.ticket.project.clone(), sha: self.ticket.bundle };
+        let answer = parts.store.read(&Who::default(), query).await;
+        let manifest = match answer.map_err(|e| Evidence::new(e.to_string()))? {
+            Answer::Bundle(row) => row.manifest,
+            _ => return Err(Evidence::new(format!("bundle {} is not known", self.ticket.bundle.short()))),
+        };
+        let bundles = parts.bundles.clone();
+        let root = tokio::task::spawn_blocking(move || bundles.unpack(&manifest)).await;
+        let root = root
+            .map_err(|e| Evidence::new(e.to_string()))?
+            .map_err(|e| Evidence::new(e.to_string()).remedy(e.hint()))?;
+        let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
+        let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
+        let interpreter = settings.and_then(|project| project.interpreter);
+        let base = project.as_deref().unwrap_or(&root);
+        let interpreter =
+            interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, &name));
+        Ok(CodePlaceOnDisk { root, project, bundle: self.ticket.bundle, interpreter })
+    }
+
+    fn context(&self, code: &CodePlaceOnDisk) -> Map<String, Value> {
+        let ticket = &self.ticket;
+        let files =
+            crate::project::Project::read_bundle(&code.root, &ticket.project).ok().and_then(|project| project.files);
+        let executed = ticket.attempt.executed.as_ref();
+        let context = json!({
+            "run": {"id": ticket.run, "url": format!("/api/v1/runs/{}", ticket.run)},
+            "files": files.map(|files| files.into_values().collect::<Vec<_>>()),
+            "ds": ticket.ds(),
+            "interval": ticket.interval,
+            "tz": ticket.tz,
+            "params": ticket.params,
+            "param_types": ticket.param_types,
+            "upstream": ticket.upstream,
+            "secrets": ticket.job.secrets,
+            "state": executed.map(|executed| &executed.state),
+            "result": executed.map(|executed| &executed.result),
+        });
+        context.as_object().cloned().unwrap_or_default()
+    }
+
+    fn env(&self, scratch: &Path) -> BTreeMap<String, String> {
+        let ticket = &self.ticket;
+        let mut env: BTreeMap<String, String> = ticket.job.env.clone();
+        let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
+        set("TMPDIR", scratch.display().to_string());
+        set("PINRAIL_RUN", ticket.run.to_string());
+        set("PINRAIL_DS", ticket.ds());
+        set("PINRAIL_INTERVAL_START", ticket.interval.start.to_string());
+        set("PINRAIL_INTERVAL_END", ticket.interval.end.to_string());
+        for (name, value) in &ticket.params {
+            let name: String = name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }).collect();
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            set(&format!("PINRAIL_PARAM_{name}"), text);
+        }
+        env
+    }
+}
+
+/// The folder of a project on this machine, if the server knows it and it is there.
+pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Option<PathBuf> {
+    let who = Who { project: Some(project.clone()) };
+    let Ok(Answer::Projects(rows)) = store.read(&who, Query::Projects).await else { return None };
+    let folder = PathBuf::from(rows.into_iter().next()?.folder?);
+    folder.is_dir().then_some(folder)
+}
+
+/// An interpreter as `pinrail.toml` names it: a path relative to the project, or a program on the path.
+fn resolve_interpreter(folder: &Path, name: &str) -> PathBuf {
+    if name.contains('/') { folder.join(name) } else { PathBuf::from(name) }
+}
+
+/// Removes a scratch folder. What cannot be removed is left to the reconciler.
+fn remove(folder: &Path) {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "a scratch folder cannot be removed");
+        }
+        _ => {}
+    }
+}
+
+/// The head of the catalog, for a view that is fixed now.
+pub(crate) async fn head(pointers: &dyn Pointers, project: &ProjectName) -> Result<u64, String> {
+    pointers.head(project).await.map_err(|e| e.to_string())
+}

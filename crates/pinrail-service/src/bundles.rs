@@ -1,0 +1,256 @@
+//! Bundles: content-addressed snapshots of a project's files. Blobs are kept by digest; a bundle is the digest of its
+//! sorted list of paths; a bundle is unpacked once into a folder that its attempts share.
+//!
+//! Invariants: a blob's file is complete and synced before its name exists; no path of a bundle leaves its folder.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use pinrail_model::document::Sha;
+use pinrail_model::seam::store::BundleFile;
+use pinrail_model::step;
+
+use crate::project::is_inside;
+
+/// What a bundle consists of, by path.
+pub type Manifest = BTreeMap<String, BundleFile>;
+
+/// The most that all files of a bundle may hold together.
+pub const LARGEST: u64 = 256 << 20;
+/// Never part of a bundle, whatever ignore files say: made by tools, large, or not code.
+const NEVER: &[&str] = &[".git", ".pinrail", "__pycache__", ".venv", ".pytest_cache", "node_modules"];
+
+/// Why a bundle cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("\"{0}\" is a symbolic link; a bundle holds files only")]
+    Link(String),
+    #[error("the path \"{0}\" is not allowed in a bundle")]
+    Path(String),
+    #[error("the project's files hold {0} MiB; a bundle holds at most {max} MiB", max = LARGEST >> 20)]
+    TooLarge(u64),
+    #[error("blob {0} is missing")]
+    Missing(Sha),
+    #[error("\"{path}\" cannot be read or written")]
+    Io { path: String, source: std::io::Error },
+}
+
+impl BundleError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Link(_) => "Name it in .pinrailignore, or put the file in its place.",
+            Self::Path(_) => "Paths are relative, with forward slashes and without `..`.",
+            Self::TooLarge(_) => {
+                "Name large inputs under [files] in pinrail.toml and in .gitignore; they are read in place."
+            }
+            Self::Missing(_) => "Deploy again.",
+            Self::Io { .. } => "Check that the file exists and its permissions.",
+        }
+    }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BundleError + '_ {
+    move |source| BundleError::Io { path: path.display().to_string(), source }
+}
+
+/// Lists and digests the files of a project's folder, without what is ignored and without the state folder.
+///
+/// # Errors
+/// Links, unreadable files, and more than [`LARGEST`] bytes.
+pub fn scan(folder: &Path, state: Option<&Path>) -> Result<Manifest, BundleError> {
+    let state = state.and_then(|state| state.canonicalize().ok());
+    let walk = ignore::WalkBuilder::new(folder)
+        .hidden(false)
+        .require_git(false)
+        .git_global(false)
+        .git_exclude(false)
+        .parents(false)
+        .add_custom_ignore_filename(".pinrailignore")
+        .filter_entry(move |entry| {
+            let never = entry.file_name().to_str().is_some_and(|name| NEVER.contains(&name));
+            let is_state = || entry.path().canonicalize().ok().is_some_and(|path| Some(path) == state);
+            entry.depth() == 0 || !(never || (entry.file_type().is_some_and(|t| t.is_dir()) && is_state()))
+        })
+        .build();
+    let mut manifest = Manifest::new();
+    let mut total = 0;
+    for entry in walk {
+        let entry = entry.map_err(|e| BundleError::Io {
+            path: folder.display().to_string(),
+            source: std::io::Error::other(e.to_string()),
+        })?;
+        let Some(kind) = entry.file_type() else { continue };
+        let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
+        let path = relative.to_string_lossy().into_owned();
+        if kind.is_symlink() {
+            return Err(BundleError::Link(path));
+        }
+        if kind.is_file() {
+            let file = digest(entry.path())?;
+            total += file.size;
+            if total > LARGEST {
+                return Err(BundleError::TooLarge(total >> 20));
+            }
+            manifest.insert(path, file);
+        }
+    }
+    Ok(manifest)
+}
+
+fn digest(path: &Path) -> Result<BundleFile, BundleError> {
+    let mut bytes = Vec::new();
+    let mut file = File::open(path).map_err(io(path))?;
+    file.read_to_end(&mut bytes).map_err(io(path))?;
+    let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().map_err(io(path))?);
+    Ok(BundleFile { sha: Sha::of(&bytes), size: bytes.len() as u64, executable: mode & 0o100 != 0 })
+}
+
+/// The digest of a bundle.
+#[must_use]
+pub fn sha(manifest: &Manifest) -> Sha {
+    Sha::of(serde_json::to_string(manifest).unwrap_or_default().as_bytes())
+}
+
+/// Checks a manifest that came from outside.
+///
+/// # Errors
+/// The first path that could leave its folder, or too many bytes.
+pub fn check(manifest: &Manifest) -> Result<(), BundleError> {
+    let unsafe_path = |path: &&String| {
+        !is_inside(path)
+            || path.ends_with('/')
+            || path.split('/').any(|part| part.is_empty() || part == "." || part == ".git")
+    };
+    if let Some(path) = manifest.keys().find(unsafe_path) {
+        return Err(BundleError::Path(path.chars().take(200).collect()));
+    }
+    // A file where another path needs a folder.
+    for path in manifest.keys() {
+        let mut parents = Path::new(path).ancestors().skip(1).filter_map(Path::to_str);
+        if let Some(parent) = parents.find(|parent| manifest.contains_key(*parent)) {
+            return Err(BundleError::Path(parent.to_owned()));
+        }
+    }
+    let total: u64 = manifest.values().map(|file| file.size).fold(0, u64::saturating_add);
+    if total > LARGEST { Err(BundleError::TooLarge(total >> 20)) } else { Ok(()) }
+}
+
+/// Blobs and unpacked bundles below the state folder.
+#[derive(Debug, Clone)]
+pub struct Bundles {
+    blobs: PathBuf,
+    unpacked: PathBuf,
+}
+
+impl Bundles {
+    #[must_use]
+    pub fn new(state: &Path) -> Self {
+        Self { blobs: state.join("blobs"), unpacked: state.join("bundles") }
+    }
+
+    fn blob(&self, sha: Sha) -> PathBuf {
+        let text = sha.to_string();
+        self.blobs.join(&text[..2]).join(text)
+    }
+
+    /// The digests of a manifest that are not here yet.
+    #[must_use]
+    pub fn missing(&self, manifest: &Manifest) -> Vec<Sha> {
+        let mut missing: Vec<Sha> = manifest.values().map(|file| file.sha).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing.retain(|sha| !self.blob(*sha).is_file());
+        missing
+    }
+
+    /// Keeps a blob, durably; gives its digest.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, bytes: &[u8]) -> Result<Sha, BundleError> {
+        let sha = Sha::of(bytes);
+        let path = self.blob(sha);
+        if path.is_file() {
+            return Ok(sha);
+        }
+        let folder = path.parent().unwrap_or(&self.blobs);
+        fs::create_dir_all(folder).map_err(io(folder))?;
+        let temporary = path.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
+        let mut file = File::create(&temporary).map_err(io(&temporary))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
+        step!("blob.before-rename");
+        fs::rename(&temporary, &path).map_err(io(&path))?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))?;
+        Ok(sha)
+    }
+
+    /// The bytes of a blob.
+    ///
+    /// # Errors
+    /// When it is not here or not readable.
+    pub fn get(&self, sha: Sha) -> Result<Vec<u8>, BundleError> {
+        let path = self.blob(sha);
+        fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => BundleError::Missing(sha),
+            _ => io(&path)(e),
+        })
+    }
+
+    /// The folder in which a bundle lies unpacked, made if it is not there.
+    ///
+    /// # Errors
+    /// Missing blobs, or a full disk.
+    pub fn unpack(&self, manifest: &Manifest) -> Result<PathBuf, BundleError> {
+        check(manifest)?;
+        let target = self.unpacked.join(sha(manifest).to_string());
+        if target.is_dir() {
+            return Ok(target);
+        }
+        let temporary = target.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
+        fs::create_dir_all(&temporary).map_err(io(&temporary))?;
+        for (path, file) in manifest {
+            let path = temporary.join(path);
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).map_err(io(folder))?;
+            }
+            let bytes = self.get(file.sha)?;
+            let mut out = File::create(&path).map_err(io(&path))?;
+            out.write_all(&bytes).and_then(|()| out.sync_data()).map_err(io(&path))?;
+            let mode = if file.executable { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(io(&path))?;
+        }
+        match fs::rename(&temporary, &target) {
+            Ok(()) => Ok(target),
+            // Somebody else unpacked the same bundle at the same time.
+            Err(_) if target.is_dir() => {
+                let _ = fs::remove_dir_all(&temporary);
+                Ok(target)
+            }
+            Err(error) => Err(io(&target)(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn file() -> BundleFile {
+        BundleFile { sha: Sha::of(b"x"), size: 1, executable: false }
+    }
+
+    #[test]
+    fn paths_that_leave_the_folder_are_refused() {
+        for path in ["/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/", "", "a\0b", ".git/config", "a\\b"] {
+            assert!(check(&Manifest::from([(path.to_owned(), file())])).is_err(), "{path:?}");
+        }
+        assert!(check(&Manifest::from([("a".to_owned(), file()), ("a/b".to_owned(), file())])).is_err());
+        assert!(check(&Manifest::from([("a/b..c".to_owned(), file())])).is_ok());
+        assert!(check(&Manifest::from([("a".to_owned(), BundleFile { size: u64::MAX, ..file() })])).is_err());
+    }
+}

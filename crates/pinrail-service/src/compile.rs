@@ -1,0 +1,178 @@
+//! Compiling workflow files: a contained subprocess without network imports them and prints documents; this process
+//! never does. Twice with different hash seeds, because a workflow that depends on chance is not configuration.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinrail_model::document::{Document, Sha, canonical};
+use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::problem::Problem;
+use crate::project::Project;
+
+/// Importing workflow files takes milliseconds; one that takes this long waits for something it cannot have.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What workflow files came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compiled {
+    /// Good documents by their version.
+    pub documents: BTreeMap<Sha, Value>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Something that is wrong or dubious, at its place in the user's file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// `error` or `warning`
+    pub level: String,
+    pub code: String,
+    pub message: String,
+    #[serde(default)]
+    pub file: Option<String>,
+    #[serde(default)]
+    pub line: Option<u32>,
+    /// 1-based, in characters.
+    #[serde(default)]
+    pub column: Option<u32>,
+    #[serde(default)]
+    pub width: Option<u32>,
+    #[serde(default)]
+    pub source: Option<String>,
+    #[serde(default)]
+    pub hint: Option<String>,
+    #[serde(default)]
+    pub workflow: Option<String>,
+    #[serde(default)]
+    pub related: Vec<Value>,
+}
+
+impl Compiled {
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.level == "error").count()
+    }
+}
+
+#[derive(Deserialize)]
+struct Printed {
+    workflows: Vec<Value>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// What compiling needs of the machine.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    pub sdk: PathBuf,
+    pub cache: PathBuf,
+    pub interpreter: PathBuf,
+}
+
+impl Compiler {
+    /// Compiles the workflow files of an unpacked bundle.
+    ///
+    /// # Errors
+    /// When the interpreter cannot be run or the compilation did not end; what is wrong in the files is a diagnostic.
+    pub async fn compile(&self, sandbox: &dyn Sandbox, root: &Path, project: &Project) -> Result<Compiled, Problem> {
+        let (first, second) =
+            tokio::try_join!(self.print(sandbox, root, project, "1"), self.print(sandbox, root, project, "4242"))?;
+        let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics: first.diagnostics };
+        for (at, json) in first.workflows.iter().enumerate() {
+            if second.workflows.get(at).map(canonical) != Some(canonical(json)) {
+                compiled.diagnostics.push(by_chance(json));
+                continue;
+            }
+            match Document::read(json) {
+                Ok(document) => {
+                    let (text, version) = document.seal();
+                    compiled.documents.insert(version, serde_json::from_str(&text).unwrap_or_default());
+                }
+                Err(errors) => compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
+                    file: Some(error.place.file),
+                    line: Some(error.place.line),
+                    hint: error.hint,
+                    ..plain("error", error.code, error.message)
+                })),
+            }
+        }
+        Ok(compiled)
+    }
+
+    async fn print(
+        &self,
+        sandbox: &dyn Sandbox,
+        root: &Path,
+        project: &Project,
+        seed: &str,
+    ) -> Result<Printed, Problem> {
+        let interpreter = project.interpreter.as_ref().map_or_else(|| self.interpreter.clone(), PathBuf::from);
+        let defaults = Value::Object(project.defaults.clone()).to_string();
+        let root_text = root.display().to_string();
+        let argv = [
+            interpreter.display().to_string().as_str(),
+            "-m",
+            "pinrail.compile",
+            "--root",
+            &root_text,
+            "--project",
+            project.name.as_str(),
+            "--defaults",
+            &defaults,
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let env = BTreeMap::from(
+            [
+                ("PYTHONPATH", self.sdk.display().to_string()),
+                ("PYTHONPYCACHEPREFIX", self.cache.display().to_string()),
+                ("PYTHONHASHSEED", seed.to_owned()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        let command = SandboxCommand { argv, env, cwd: root.to_owned(), limit: LIMIT };
+        let output = sandbox.run(command).await.map_err(|message| {
+            Problem::new("interpreter-failed", message)
+                .hint("Name a Python interpreter (3.9 or later) in pinrail.toml: [python] interpreter = \"python3\".")
+        })?;
+        serde_json::from_slice(&output.stdout).map_err(|_| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last: Vec<&str> = said.lines().rev().take(5).collect();
+            let said = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+            let how = output.exit_code.map_or_else(
+                || format!("did not end within {} s", LIMIT.as_secs()),
+                |code| format!("ended with exit code {code}"),
+            );
+            Problem::new("compile-failed", format!("compiling the workflow files {how}: {said}"))
+        })
+    }
+}
+
+fn by_chance(json: &Value) -> Diagnostic {
+    let name = json["workflow"].as_str().unwrap_or("?");
+    let message = format!("workflow \"{name}\" differs from one import to the next");
+    Diagnostic {
+        file: json["source"]["file"].as_str().map(str::to_owned),
+        line: json["source"]["line"].as_u64().map(|line| line as u32),
+        hint: Some("Do not use random numbers, the time, or the order of a set in a workflow file.".to_owned()),
+        ..plain("error", "not-deterministic", message)
+    }
+}
+
+fn plain(level: &str, code: &str, message: String) -> Diagnostic {
+    Diagnostic {
+        level: level.to_owned(),
+        code: code.to_owned(),
+        message,
+        file: None,
+        line: None,
+        column: None,
+        width: None,
+        source: None,
+        hint: None,
+        workflow: None,
+        related: Vec::new(),
+    }
+}

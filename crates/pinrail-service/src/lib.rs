@@ -1,0 +1,23 @@
+//! The application: who may do what, the owner of the shard, the reconcilers, the HTTP API.
+//!
+//! Not responsible for: how jobs run (`pinrail-exec`), what tables are (`pinrail-lake`), how state is kept
+//! (`pinrail-store`); it meets them through the traits of `pinrail-model`.
+//!
+//! Invariants:
+//! - API handlers hold no state: what they know they read from the store, what they want they send to its inbox;
+//! - one owner per shard decides, by the pure machines, and acts only on what is durable;
+//! - user code is never imported by this process.
+
+pub mod app;
+pub mod attempt;
+pub mod bundles;
+pub mod compile;
+pub mod http;
+pub mod logs;
+pub mod owner;
+pub mod problem;
+pub mod project;
+mod sink;
+pub mod system;
+pub mod tokens;
+pub mod views;

@@ -1,0 +1,228 @@
+//! Logs: one file of frames per attempt, made when the first byte comes.
+//!
+//! The first 16 MiB and about the last 48 MiB are kept, the gap is marked. A frame's sequence number is its address,
+//! for ever. Bytes are kept as they came, also when they are no UTF-8.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pinrail_model::ids::AttemptId;
+use pinrail_model::run::Phase;
+use pinrail_model::seam::exec::Stream;
+use pinrail_model::time::Micros;
+
+/// Kept from the beginning.
+const HEAD: u64 = 16 << 20;
+/// The end is kept in segments of this size, as many as make up 48 MiB.
+const SEGMENT: u64 = 8 << 20;
+const SEGMENTS: usize = 6;
+/// Sequence, time, phase, stream, length.
+const HEADER: usize = 8 + 8 + 1 + 1 + 4;
+
+/// Some bytes that an attempt wrote at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub seq: u64,
+    pub at: Micros,
+    pub phase: Option<Phase>,
+    pub stream: Stream,
+    pub bytes: Vec<u8>,
+}
+
+/// Writes the log of one attempt.
+#[derive(Debug)]
+pub struct LogWriter {
+    folder: PathBuf,
+    attempt: AttemptId,
+    state: Mutex<State>,
+    news: tokio::sync::watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    file: Option<File>,
+    /// Of the file that is being written.
+    written: u64,
+    last: u64,
+    segments: VecDeque<u64>,
+}
+
+impl LogWriter {
+    /// Goes on where an earlier process left off.
+    #[must_use]
+    pub fn new(folder: &Path, attempt: AttemptId) -> Self {
+        let last = read(folder, attempt, 0).last().map_or(0, |frame| frame.seq);
+        let segments: VecDeque<u64> = segments(folder, attempt).into_iter().collect();
+        let state = State { last, segments, ..State::default() };
+        Self {
+            folder: folder.to_owned(),
+            attempt,
+            state: Mutex::new(state),
+            news: tokio::sync::watch::Sender::new(last),
+        }
+    }
+
+    /// Appends a frame. A log that cannot be written is reported once and lost; the job goes on.
+    pub fn append(&self, at: Micros, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {
+        let mut state = self.state();
+        let seq = state.last + 1;
+        let frame = encode(seq, at, phase, stream, bytes);
+        if let Err(error) = self.write(&mut state, seq, &frame) {
+            tracing::error!(attempt = %self.attempt, %error, "a log cannot be written");
+        }
+        state.last = seq;
+        drop(state);
+        self.news.send_replace(seq);
+    }
+
+    /// Tells of every new frame, by its number.
+    #[must_use]
+    pub fn news(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, state: &mut State, seq: u64, frame: &[u8]) -> std::io::Result<()> {
+        let limit = if state.segments.is_empty() { HEAD } else { SEGMENT };
+        let full = state.written + frame.len() as u64 > limit && state.written > 0;
+        if full {
+            state.segments.push_back(seq);
+            state.file = None;
+            if state.segments.len() > SEGMENTS
+                && let Some(oldest) = state.segments.pop_front()
+            {
+                std::fs::remove_file(path(&self.folder, self.attempt, oldest))?;
+            }
+        }
+        if state.file.is_none() {
+            std::fs::create_dir_all(&self.folder)?;
+            let first = state.segments.back().copied().unwrap_or(0);
+            let file = OpenOptions::new().create(true).append(true).open(path(&self.folder, self.attempt, first))?;
+            state.written = file.metadata()?.len();
+            state.file = Some(file);
+        }
+        if let Some(file) = &mut state.file {
+            file.write_all(frame)?;
+            state.written += frame.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn path(folder: &Path, attempt: AttemptId, first: u64) -> PathBuf {
+    if first == 0 { folder.join(format!("{attempt}.log")) } else { folder.join(format!("{attempt}.{first:020}.log")) }
+}
+
+/// The first sequence numbers of the segments after the head, in order.
+fn segments(folder: &Path, attempt: AttemptId) -> Vec<u64> {
+    let prefix = format!("{attempt}.");
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut found: Vec<u64> =
+        names.filter_map(|name| name.strip_prefix(&prefix)?.strip_suffix(".log")?.parse().ok()).collect();
+    found.sort_unstable();
+    found
+}
+
+fn encode(seq: u64, at: Micros, phase: Option<Phase>, stream: Stream, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER + bytes.len());
+    frame.extend(seq.to_le_bytes());
+    frame.extend(at.0.to_le_bytes());
+    frame.push(phase.map_or(0, |phase| phase as u8 + 1));
+    frame.push(stream as u8);
+    frame.extend((bytes.len() as u32).to_le_bytes());
+    frame.extend_from_slice(bytes);
+    frame
+}
+
+/// The frames after a sequence number, oldest first. A frame that a crash cut off ends the reading of its file.
+#[must_use]
+pub fn read(folder: &Path, attempt: AttemptId, after: u64) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    for first in std::iter::once(0).chain(segments(folder, attempt)) {
+        let Ok(file) = File::open(path(folder, attempt, first)) else { continue };
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        while let Some(frame) = decode(&mut reader) {
+            if frame.seq > after {
+                frames.push(frame);
+            }
+        }
+    }
+    frames
+}
+
+fn decode(reader: &mut impl Read) -> Option<Frame> {
+    let mut header = [0; HEADER];
+    reader.read_exact(&mut header).ok()?;
+    let seq = u64::from_le_bytes(header[..8].try_into().ok()?);
+    let at = Micros(i64::from_le_bytes(header[8..16].try_into().ok()?));
+    let phase = match header[16] {
+        1 => Some(Phase::Setup),
+        2 => Some(Phase::Execute),
+        3 => Some(Phase::Complete),
+        4 => Some(Phase::Cleanup),
+        _ => None,
+    };
+    let stream = match header[17] {
+        0 => Stream::Stdout,
+        1 => Stream::Stderr,
+        2 => Stream::Log,
+        _ => Stream::System,
+    };
+    let length = u32::from_le_bytes(header[18..22].try_into().ok()?);
+    let mut bytes = vec![0; length as usize];
+    reader.read_exact(&mut bytes).ok()?;
+    Some(Frame { seq, at, phase, stream, bytes })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("pinrail-logs-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    fn frames_are_read_back_as_they_came() {
+        let (folder, id) = (folder("back"), AttemptId::from_parts(1, 1));
+        let log = LogWriter::new(&folder, id);
+        assert!(!folder.exists(), "a silent job has no log file");
+        log.append(Micros(5), Some(Phase::Execute), Stream::Stdout, b"a\xff\n");
+        log.append(Micros(6), None, Stream::System, b"b");
+        let again = LogWriter::new(&folder, id);
+        again.append(Micros(7), None, Stream::Stderr, b"c");
+        let frames = read(&folder, id, 0);
+        assert_eq!(
+            frames.iter().map(|f| (f.seq, f.bytes.clone())).collect::<Vec<_>>(),
+            [(1, b"a\xff\n".to_vec()), (2, b"b".to_vec()), (3, b"c".to_vec())]
+        );
+        assert_eq!(read(&folder, id, 2).len(), 1);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn of_a_flood_the_beginning_and_the_end_are_kept() {
+        let (folder, id) = (folder("flood"), AttemptId::from_parts(1, 2));
+        let log = LogWriter::new(&folder, id);
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..128 {
+            log.append(Micros(0), None, Stream::Stdout, &chunk);
+        }
+        let kept: Vec<u64> = read(&folder, id, 0).iter().map(|frame| frame.seq).collect();
+        let gap = kept.windows(2).find(|pair| pair[1] != pair[0] + 1).unwrap();
+        assert_eq!(gap[0], 15);
+        assert!((70..=90).contains(&gap[1]), "{gap:?}");
+        assert_eq!(*kept.last().unwrap(), 128);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

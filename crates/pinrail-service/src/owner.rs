@@ -1,0 +1,807 @@
+//! The owner of the shard: one loop that takes what has happened, lets the two pure machines decide, makes the decision
+//! durable, and only then acts on it.
+//!
+//! All that waits at one moment is decided together and committed at once, so a commit's `fdatasync` is shared; what
+//! nobody relies on (phase stamps, counters) is written behind, in order, and costs no wait.
+//!
+//! The two largest costs of a transition are the commit's `fdatasync` and the encoding of the task's rows.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pinrail_model::admit::{Admitted, Shard, admit};
+use pinrail_model::document::{Document, Job};
+use pinrail_model::explain::{Explanation, explain, most_telling};
+use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
+use pinrail_model::names::JobName;
+use pinrail_model::run::{
+    Cause, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work, apply,
+};
+use pinrail_model::seam::lake::PointerSwap;
+use pinrail_model::seam::store::{
+    Answer, AttemptRow, Code, Command, CommandKind, Durability, EventRow, Load, NewRun, Publication, Query, Reply,
+    RunRow, Store, StoreError, StoredRun, TaskRow, Transition, Who, Write,
+};
+use pinrail_model::select::select;
+use pinrail_model::step;
+use pinrail_model::time::{Clock, Now};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::attempt::{Attempts, Ticket};
+
+/// Inputs that are decided upon together at most.
+const MOST_AT_ONCE: usize = 4096;
+
+/// What reaches the owner.
+pub enum Input {
+    /// Something that happened to a task.
+    Event {
+        run: RunId,
+        event: Event,
+    },
+    /// An attempt is ready to become true.
+    Publish {
+        run: RunId,
+        task: TaskIx,
+        epoch: u64,
+        swaps: Vec<PointerSwap>,
+        answer: oneshot::Sender<Published>,
+    },
+    /// The inbox has commands.
+    Nudge,
+    /// Rows that nobody waits for.
+    Behind(Vec<Write>),
+    Explain {
+        run: RunId,
+        job: Option<JobName>,
+        answer: oneshot::Sender<Option<Vec<Explanation>>>,
+    },
+    /// How many runs are unfinished.
+    Busy(oneshot::Sender<usize>),
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    Done,
+    /// A pointer has moved; prepare again.
+    Moved(String),
+    /// The attempt is no longer ours.
+    Stale,
+}
+
+/// Sends to the owner.
+#[derive(Debug, Clone)]
+pub struct OwnerHandle {
+    inputs: mpsc::UnboundedSender<Input>,
+}
+
+impl OwnerHandle {
+    /// Tells the owner. One that has stopped hears nothing, and nothing can be done about it here.
+    pub fn tell(&self, input: Input) {
+        let _ = self.inputs.send(input);
+    }
+
+    pub fn event(&self, run: RunId, event: Event) {
+        self.tell(Input::Event { run, event });
+    }
+
+    /// Asks the owner; none when it has stopped.
+    pub async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Input) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(make(answer));
+        answered.await.ok()
+    }
+}
+
+/// What an owner is made of.
+pub struct OwnerParts {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn Ids>,
+    pub slots: u32,
+    /// Runs that are resumed at start; none: all that are unfinished.
+    pub only: Option<BTreeSet<RunId>>,
+}
+
+/// A channel to an owner that is still to be started: attempts and API need its handle first.
+#[must_use]
+pub fn channel() -> (OwnerHandle, mpsc::UnboundedReceiver<Input>) {
+    let (inputs, receiver) = mpsc::unbounded_channel();
+    (OwnerHandle { inputs }, receiver)
+}
+
+struct Owner {
+    parts: OwnerParts,
+    attempts: Arc<Attempts>,
+    handle: OwnerHandle,
+    session: SessionId,
+    epoch: u64,
+    runs: BTreeMap<RunId, Held>,
+    shard: Shard,
+    timers: BinaryHeap<Reverse<Alarm>>,
+    /// The last command that was taken.
+    taken: u64,
+}
+
+/// When, on the monotonic clock, which task, in which epoch, and what for.
+type Alarm = (Duration, RunId, TaskIx, u64, Timer);
+
+struct Held {
+    run: Run,
+    unique_key: Option<String>,
+    last_event: u64,
+}
+
+/// Takes over the shard, resumes what was unfinished, and works until every handle is gone.
+///
+/// # Errors
+/// When the state cannot be read.
+pub async fn start(
+    parts: OwnerParts,
+    attempts: Arc<Attempts>,
+    handle: OwnerHandle,
+    inputs: mpsc::UnboundedReceiver<Input>,
+) -> Result<tokio::task::JoinHandle<()>, StoreError> {
+    let session: SessionId = fresh(parts.ids.as_ref());
+    let epoch = parts.store.lease(&session.to_string()).await?;
+    let shard = Shard::new(parts.slots);
+    let mut owner = Owner {
+        parts,
+        attempts,
+        handle,
+        session,
+        epoch,
+        runs: BTreeMap::new(),
+        shard,
+        timers: BinaryHeap::new(),
+        taken: 0,
+    };
+    owner.recover().await?;
+    Ok(tokio::spawn(owner.work(inputs)))
+}
+
+/// Changes that are decided but not yet committed.
+#[derive(Default)]
+struct Batch {
+    changes: BTreeMap<RunId, Change>,
+    replies: Vec<Write>,
+    durable: bool,
+}
+
+#[derive(Default)]
+struct Change {
+    fx: Effects,
+    publications: Vec<Publication>,
+    /// The run as it was, for a publication that may be refused.
+    before: Option<Box<Run>>,
+    answer: Option<oneshot::Sender<Published>>,
+    /// The command that made the run: answered in the same transaction, or refused when the run exists already.
+    created_by: Option<CommandId>,
+    reply: Option<Write>,
+}
+
+impl Owner {
+    async fn work(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        loop {
+            let due = self.timers.peek().map(|Reverse((due, ..))| *due);
+            let wait = due.map(|due| due.saturating_sub(self.parts.clock.now().mono));
+            let first = tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => Some(input),
+                    None => return,
+                },
+                () = sleep(wait) => None,
+            };
+            let mut waiting: Vec<Input> = first.into_iter().collect();
+            while waiting.len() < MOST_AT_ONCE {
+                let Ok(next) = inputs.try_recv() else { break };
+                waiting.push(next);
+            }
+            if let Err(error) = self.turn(waiting).await {
+                // Whatever was not committed did not happen; another owner (or this one, restarted) goes on from there.
+                tracing::error!(%error, "the owner stops");
+                return;
+            }
+        }
+    }
+
+    async fn turn(&mut self, inputs: Vec<Input>) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        self.ring(&mut batch);
+        for input in inputs {
+            match input {
+                Input::Event { run, event } => {
+                    self.flush_if_publishing(run, &mut batch).await?;
+                    // A refused report is a late one; whoever sent it is being stopped.
+                    let _ = self.apply(run, &event, &mut batch);
+                }
+                Input::Publish { run, task, epoch, swaps, answer } => {
+                    self.flush(&mut batch).await?;
+                    self.publish(run, task, epoch, swaps, answer, &mut batch);
+                }
+                Input::Nudge => self.take_commands(&mut batch).await?,
+                Input::Behind(writes) => {
+                    self.parts.store.commit(vec![self.transition(writes)], Durability::Behind).await?;
+                }
+                Input::Explain { run, job, answer } => {
+                    let _ = answer.send(self.explain(run, job.as_ref()).await?);
+                }
+                Input::Busy(answer) => {
+                    let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
+                    let _ = answer.send(busy);
+                }
+            }
+        }
+        self.flush(&mut batch).await
+    }
+
+    /// Applies an event to a run in memory; what it means for the database and the world waits in the batch.
+    fn apply(&mut self, id: RunId, event: &Event, batch: &mut Batch) -> Result<(), Refused> {
+        let Some(held) = self.runs.get_mut(&id) else { return Err(Refused::Stale) };
+        let change = batch.changes.entry(id).or_default();
+        let now = self.parts.clock.now();
+        let work = change.fx.work.len();
+        apply(&mut held.run, event, now, &mut change.fx)?;
+        batch.durable |= change.fx.durable;
+        let touched: Vec<TaskIx> = change.fx.touched.iter().copied().collect();
+        self.shard.follow(&held.run, touched);
+        self.publish_nothing(id, work, batch);
+        Ok(())
+    }
+
+    /// An attempt that wrote no table is published in the same transaction in which it completed.
+    fn publish_nothing(&mut self, id: RunId, from: usize, batch: &mut Batch) {
+        let Some(change) = batch.changes.get_mut(&id) else { return };
+        let Some(held) = self.runs.get(&id) else { return };
+        let mut at_once = Vec::new();
+        let mut index = 0;
+        change.fx.work.retain(|work| {
+            index += 1;
+            let Work::Publish { task, epoch } = work else { return true };
+            if index <= from || !self.attempts.has_nothing_to_publish(&held.run, *task) {
+                return true;
+            }
+            at_once.push((*task, *epoch));
+            false
+        });
+        for (task, epoch) in at_once {
+            let publication = self.publication(id, task, Vec::new());
+            if let (Some(publication), Some(change)) = (publication, batch.changes.get_mut(&id)) {
+                change.publications.push(publication);
+            }
+            let _ = self.apply(id, &Event::Published { task, epoch }, batch);
+        }
+    }
+
+    fn publication(&self, id: RunId, task: TaskIx, swaps: Vec<PointerSwap>) -> Option<Publication> {
+        let run = &self.runs.get(&id)?.run;
+        let found = run.tasks.get(task)?;
+        Some(Publication {
+            project: run.project.clone(),
+            attempt: found.attempt()?.id,
+            run: id,
+            job: found.job.clone(),
+            instance: String::new(),
+            generation: found.generation,
+            at: self.parts.clock.now().wall,
+            swaps,
+        })
+    }
+
+    fn publish(
+        &mut self,
+        id: RunId,
+        task: TaskIx,
+        epoch: u64,
+        swaps: Vec<PointerSwap>,
+        answer: oneshot::Sender<Published>,
+        batch: &mut Batch,
+    ) {
+        let before = self.runs.get(&id).map(|held| Box::new(held.run.clone()));
+        let publication = self.publication(id, task, swaps);
+        if self.apply(id, &Event::Published { task, epoch }, batch).is_err() {
+            let _ = answer.send(Published::Stale);
+            return;
+        }
+        if let Some(change) = batch.changes.get_mut(&id) {
+            change.publications.extend(publication);
+            change.before = before;
+            change.answer = Some(answer);
+        }
+    }
+
+    /// A run whose publication is undecided takes no further events before the answer.
+    async fn flush_if_publishing(&mut self, run: RunId, batch: &mut Batch) -> Result<(), StoreError> {
+        if batch.changes.get(&run).is_some_and(|change| change.before.is_some()) {
+            self.flush(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets admission decide on what is ready, as part of the batch.
+    fn admit(&mut self, batch: &mut Batch) {
+        loop {
+            let admitted = admit(&self.shard);
+            if admitted.is_empty() {
+                return;
+            }
+            for decision in admitted {
+                let (run, event) = match decision {
+                    Admitted::Grant { run, task } => (run, Event::Granted { task }),
+                    Admitted::Claim { run, task } => {
+                        let Some(held) = self.runs.get(&run) else { continue };
+                        let executor = held.run.executor(task);
+                        let attempt = fresh(self.parts.ids.as_ref());
+                        (run, Event::Claimed { task, attempt, session: self.session, executor })
+                    }
+                };
+                if let Err(error) = self.apply(run, &event, batch) {
+                    tracing::error!(%run, %error, "admission and the run disagree");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Commits the batch and, when it is durable, does what it asks for.
+    async fn flush(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        self.admit(batch);
+        let Batch { changes, replies, durable } = std::mem::take(batch);
+        if changes.is_empty() && replies.is_empty() {
+            return Ok(());
+        }
+        let mut transitions = Vec::with_capacity(changes.len() + 1);
+        for (id, change) in &changes {
+            transitions.extend(self.change_of(*id, change));
+        }
+        let answered = !replies.is_empty();
+        if answered {
+            transitions.push(self.transition(replies));
+        }
+        let durability = if durable || answered || changes.values().any(|change| change.reply.is_some()) {
+            Durability::Waited
+        } else {
+            Durability::Behind
+        };
+        step!("owner.before-commit");
+        let answers = self.parts.store.commit(transitions, durability).await?;
+        step!("owner.after-commit");
+        for ((id, change), reply) in changes.into_iter().zip(answers) {
+            if let (Reply::Exists(other), Some(command)) = (&reply, change.created_by) {
+                self.refuse_existing(id, command, other).await?;
+            } else {
+                self.conclude(id, change, reply)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The run that a command made exists already under its key: it never was, and the command hears of the other one.
+    async fn refuse_existing(&mut self, id: RunId, command: CommandId, other: &str) -> Result<(), StoreError> {
+        if let Some(held) = self.runs.remove(&id) {
+            self.shard.forget(&held.run);
+        }
+        let message = format!("run {other} has the same key");
+        let refusal = Refusal { run: other.parse().ok(), ..Refusal::new("run-exists", message) };
+        let write = Write::CommandReply { command, reply: refusal.reply() };
+        self.parts.store.commit(vec![self.transition(vec![write])], Durability::Waited).await.map(|_| ())
+    }
+
+    fn conclude(&mut self, id: RunId, change: Change, reply: Reply) -> Result<(), StoreError> {
+        match (reply, change.before) {
+            (Reply::Committed, _) => {
+                if let Some(answer) = change.answer {
+                    let _ = answer.send(Published::Done);
+                }
+                for work in change.fx.work {
+                    self.dispatch(id, work);
+                }
+                self.forget_if_over(id);
+                Ok(())
+            }
+            (Reply::Conflict(table), Some(before)) => {
+                self.restore(*before);
+                if let Some(answer) = change.answer {
+                    let _ = answer.send(Published::Moved(table.to_string()));
+                }
+                Ok(())
+            }
+            (Reply::Fenced, Some(before)) => {
+                self.restore(*before);
+                if let Some(answer) = change.answer {
+                    let _ = answer.send(Published::Stale);
+                }
+                Ok(())
+            }
+            (reply, _) => Err(StoreError::Failed(format!("the owner's change of {id} was refused: {reply:?}"))),
+        }
+    }
+
+    fn restore(&mut self, run: Run) {
+        self.shard.follow(&run, 0..run.tasks.len());
+        if let Some(held) = self.runs.get_mut(&run.id) {
+            held.run = run;
+        }
+    }
+
+    fn forget_if_over(&mut self, id: RunId) {
+        let over = self.runs.get(&id).is_some_and(|held| held.run.state().is_final());
+        if over && let Some(held) = self.runs.remove(&id) {
+            self.shard.forget(&held.run);
+            self.attempts.forget(&held.run);
+        }
+    }
+
+    fn dispatch(&mut self, id: RunId, work: Work) {
+        if let Work::Set { task, epoch, timer, after } = work {
+            let due = self.parts.clock.now().mono + after;
+            self.timers.push(Reverse((due, id, task, epoch, timer)));
+            return;
+        }
+        let Some(held) = self.runs.get(&id) else { return };
+        let Some(ticket) = Ticket::new(&held.run, &work) else { return };
+        self.attempts.dispatch(ticket, work, self.handle.clone());
+    }
+
+    fn ring(&mut self, batch: &mut Batch) {
+        let now = self.parts.clock.now().mono;
+        while let Some(Reverse((due, run, task, epoch, timer))) = self.timers.peek().copied() {
+            if due > now {
+                return;
+            }
+            self.timers.pop();
+            // A timer of an earlier epoch has become pointless.
+            let _ = self.apply(run, &Event::Elapsed { task, epoch, timer }, batch);
+        }
+    }
+
+    fn transition(&self, writes: Vec<Write>) -> Transition {
+        let mut transition = Transition::new(fresh(self.parts.ids.as_ref()), writes);
+        transition.shard_epoch = Some(self.epoch);
+        transition
+    }
+
+    /// The rows that a change comes to.
+    fn change_of(&mut self, id: RunId, change: &Change) -> Option<Transition> {
+        let now = self.parts.clock.now();
+        let mut transition = self.transition(Vec::new());
+        let held = self.runs.get_mut(&id)?;
+        let run = &held.run;
+        if change.fx.run_touched {
+            transition.writes.push(Write::Run(Box::new(RunRow {
+                run: run.clone(),
+                state: run.state().name(),
+                unique_key: held.unique_key.clone(),
+            })));
+        }
+        for ix in &change.fx.touched {
+            transition.writes.extend(task_rows(run, *ix));
+        }
+        for happening in &change.fx.history {
+            held.last_event += 1;
+            transition.events.push(EventRow {
+                run: id,
+                seq: held.last_event,
+                at: now.wall,
+                kind: happening.kind.to_owned(),
+                job: happening.task.map(|ix| run.tasks[ix].job.clone()),
+                data: happening.data.clone(),
+            });
+        }
+        transition.writes.extend(change.reply.clone());
+        transition.publications.clone_from(&change.publications);
+        Some(transition)
+    }
+
+    // Commands.
+
+    async fn take_commands(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        for (seq, command) in self.parts.store.take(self.taken).await? {
+            self.taken = self.taken.max(seq);
+            // A command is answered with what became of it, so each is its own transaction.
+            self.flush(batch).await?;
+            let reply = match self.obey(&command, batch).await {
+                Ok(reply) => json!({"ok": reply}),
+                Err(refusal) => refusal.reply(),
+            };
+            step!("command.before-reply");
+            let reply = Write::CommandReply { command: command.id, reply };
+            // The answer and what it promises are one transaction.
+            match batch.changes.values_mut().next() {
+                Some(change) => change.reply = Some(reply),
+                None => batch.replies.push(reply),
+            }
+            self.flush(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn obey(&mut self, command: &Command, batch: &mut Batch) -> Result<Value, Refusal> {
+        match &command.kind {
+            CommandKind::CreateRun(new) => self.create(new, command.id, batch).await,
+            CommandKind::Stop { run, job, reason } => {
+                self.hold(*run, batch).await?;
+                let task = job.as_ref().map(|job| self.find(*run, job)).transpose()?;
+                let event = Event::Stop { task, by: command.by.clone(), reason: reason.clone() };
+                self.apply(*run, &event, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
+                Ok(json!({"id": run}))
+            }
+            CommandKind::Retry { run, jobs, code } => {
+                self.hold(*run, batch).await?;
+                let event = self.retry(*run, jobs.as_deref(), code.as_ref(), &command.by).await?;
+                self.apply(*run, &event, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
+                Ok(json!({"id": run}))
+            }
+        }
+    }
+
+    async fn create(&mut self, new: &NewRun, command: CommandId, batch: &mut Batch) -> Result<Value, Refusal> {
+        if self.runs.contains_key(&new.id) {
+            return Ok(json!({"id": new.id}));
+        }
+        if let Some(key) = &new.unique_key {
+            let other = self.runs.values().find(|held| held.unique_key.as_ref() == Some(key));
+            if let Some(other) = other {
+                let message = format!("run {} has the same key", other.run.id);
+                return Err(Refusal { run: Some(other.run.id), ..Refusal::new("run-exists", message) });
+            }
+        }
+        let same = self.runs.values().find(|held| {
+            let run = &held.run;
+            !new.one_off
+                && (&run.project, &run.workflow, run.interval) == (&new.project, &new.workflow, new.interval)
+                && !run.state().is_final()
+        });
+        if let Some(same) = same {
+            let message =
+                format!("run {} of workflow \"{}\" for the same interval is active", same.run.id, new.workflow);
+            return Err(Refusal { run: Some(same.run.id), ..Refusal::new("run-exists", message) });
+        }
+        let document = self.document(new).await?;
+        let selected = new.jobs.as_ref().map(|jobs| select(&document.jobs, jobs)).transpose();
+        let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
+        let graph = Graph::new(&document.jobs, selected.as_ref());
+        let by = new.by.clone();
+        let run = Run {
+            id: new.id,
+            project: new.project.clone(),
+            workflow: new.workflow.clone(),
+            class: new.class,
+            cause: if new.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
+            interval: new.interval,
+            tz: new.tz.clone(),
+            params: new.params.clone(),
+            param_types: new.param_types.clone(),
+            bundle: new.bundle,
+            version: new.version,
+            created_at: self.parts.clock.now().wall,
+            started_at: None,
+            ended_at: None,
+            stop: None,
+            outside: new.outside.clone(),
+            executors: new.executors.clone(),
+            tasks: Run::new_tasks(&graph, new.bundle, new.version),
+            graph: Arc::new(graph),
+        };
+        self.runs.insert(new.id, Held { run, unique_key: new.unique_key.clone(), last_event: 0 });
+        batch.changes.entry(new.id).or_default().created_by = Some(command);
+        self.apply(new.id, &Event::Created, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
+        Ok(json!({"id": new.id}))
+    }
+
+    async fn document(&self, new: &NewRun) -> Result<Document, Refusal> {
+        let query = Query::Version { project: new.project.clone(), version: new.version };
+        let answer = self.parts.store.read(&Who::default(), query).await;
+        match answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? {
+            Answer::Version(row) => {
+                Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", errors[0].message.clone()))
+            }
+            _ => Err(Refusal::new("version-not-found", format!("version {} is not known", new.version))),
+        }
+    }
+
+    async fn retry(&self, id: RunId, jobs: Option<&str>, code: Option<&Code>, by: &str) -> Result<Event, Refusal> {
+        let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run {id}")))?.run;
+        let tasks: Vec<TaskIx> = match jobs {
+            None => (0..run.tasks.len()).filter(|ix| wants_retry(run, *ix)).collect(),
+            Some(selector) => {
+                let all: Vec<Job> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
+                let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
+                (0..run.tasks.len()).filter(|ix| names.contains(&run.tasks[*ix].job)).collect()
+            }
+        };
+        let code = match code {
+            None => None,
+            Some(code) => Some(self.new_code(run, code).await?),
+        };
+        Ok(Event::Retry { tasks, by: by.to_owned(), code })
+    }
+
+    async fn new_code(&self, run: &Run, code: &Code) -> Result<NewCode, Refusal> {
+        let query = Query::Version { project: run.project.clone(), version: code.version };
+        let answer = self.parts.store.read(&Who::default(), query).await;
+        let Ok(Answer::Version(row)) = answer else {
+            return Err(Refusal::new("version-not-found", format!("version {} is not known", code.version)));
+        };
+        let document =
+            Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", errors[0].message.clone()))?;
+        let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job)).map_err(|job| {
+            Refusal::new("job-not-found", format!("job \"{job}\" of the run does not exist in the new code"))
+        })?;
+        Ok(NewCode { graph: Arc::new(graph), bundle: code.bundle, version: code.version })
+    }
+
+    fn find(&self, run: RunId, job: &JobName) -> Result<TaskIx, Refusal> {
+        let found = self.runs.get(&run).and_then(|held| held.run.find(job.as_str()));
+        found.ok_or_else(|| Refusal::new("job-not-found", format!("job \"{job}\" not found in run {run}")))
+    }
+
+    /// Has a run in memory, also one that is over. One that an embedded server had left alone is resumed.
+    async fn hold(&mut self, id: RunId, batch: &mut Batch) -> Result<(), Refusal> {
+        if self.runs.contains_key(&id) {
+            return Ok(());
+        }
+        let stored = self.parts.store.load(Load::One(id)).await;
+        let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
+        let Some(stored) = stored.pop() else {
+            return Err(Refusal::new("run-not-found", format!("no run {id}")));
+        };
+        let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
+        self.resume(id, held, batch);
+        Ok(())
+    }
+
+    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, StoreError> {
+        let now = self.parts.clock.now().wall;
+        if let Some(held) = self.runs.get(&id) {
+            return Ok(explanations(&held.run, &self.shard, job, now));
+        }
+        let Some(stored) = self.parts.store.load(Load::One(id)).await?.pop() else { return Ok(None) };
+        let held = rebuild(stored).map_err(StoreError::Failed)?;
+        Ok(explanations(&held.run, &self.shard, job, now))
+    }
+
+    // Recovery: the normal path, from whatever was durable.
+
+    async fn recover(&mut self) -> Result<(), StoreError> {
+        let mut stored = self.parts.store.load(Load::Unfinished).await?;
+        if let Some(only) = &self.parts.only {
+            // An embedded server resumes what it is asked for, and ends what nobody will: unfinished cleanups.
+            stored.retain(|stored| only.contains(&stored.run.id) || has_cleanup(stored));
+        }
+        let live: BTreeSet<String> = stored
+            .iter()
+            .flat_map(|stored| &stored.tasks)
+            .filter_map(|task| task.attempts.last())
+            .filter(|attempt| attempt.cleanup.is_none())
+            .map(|attempt| attempt.id.to_string())
+            .collect();
+        self.attempts.kill_leftovers(live).await;
+        let mut batch = Batch::default();
+        for stored in stored {
+            let id = stored.run.id;
+            match rebuild(stored) {
+                Ok(held) => self.resume(id, held, &mut batch),
+                Err(message) => tracing::error!(%id, message, "a run cannot be resumed"),
+            }
+        }
+        step!("owner.recovered");
+        self.flush(&mut batch).await?;
+        self.take_commands(&mut batch).await?;
+        self.flush(&mut batch).await
+    }
+
+    fn resume(&mut self, id: RunId, held: Held, batch: &mut Batch) {
+        let now: Now = self.parts.clock.now();
+        self.shard.follow(&held.run, 0..held.run.tasks.len());
+        let timers = held.run.timers(now.wall);
+        let lost: Vec<(TaskIx, u64)> = held
+            .run
+            .tasks
+            .iter()
+            .enumerate()
+            .filter(|(_, task)| task.position.is_live() || task.position == Position::Cleaning)
+            .map(|(ix, task)| (ix, task.epoch))
+            .collect();
+        self.runs.insert(id, held);
+        for work in timers {
+            self.dispatch(id, work);
+        }
+        for (task, epoch) in lost {
+            let event = Event::Lost { task, epoch, by: Loss::Owner };
+            if let Err(error) = self.apply(id, &event, batch) {
+                tracing::error!(%id, %error, "a task cannot be resumed");
+            }
+        }
+    }
+}
+
+fn has_cleanup(stored: &StoredRun) -> bool {
+    stored.tasks.iter().any(|task| task.position == Position::Cleaning)
+}
+
+fn wants_retry(run: &Run, ix: TaskIx) -> bool {
+    let task = &run.tasks[ix];
+    let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
+    task.position == Position::Held || (task.position == Position::Done && ending)
+}
+
+fn explanations(
+    run: &Run,
+    shard: &Shard,
+    job: Option<&JobName>,
+    now: pinrail_model::time::Micros,
+) -> Option<Vec<Explanation>> {
+    let first = match job {
+        Some(job) => run.find(job.as_str())?,
+        None => most_telling(run)?,
+    };
+    let mut order = vec![first];
+    if job.is_none() {
+        order.extend((0..run.tasks.len()).filter(|ix| *ix != first));
+    }
+    Some(order.into_iter().map(|ix| explain(run, shard, ix, now)).collect())
+}
+
+fn rebuild(stored: StoredRun) -> Result<Held, String> {
+    let StoredRun { mut run, tasks, documents, last_event, unique_key, .. } = stored;
+    let json = documents.get(&run.version).ok_or_else(|| format!("version {} is not known", run.version))?;
+    let document = Document::read(json).map_err(|errors| errors[0].message.clone())?;
+    let graph = Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
+        .map_err(|job| format!("job \"{job}\" is not in version {}", run.version))?;
+    run.graph = Arc::new(graph);
+    run.tasks = tasks.into_iter().map(Arc::new).collect();
+    Ok(Held { run, unique_key, last_event })
+}
+
+fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
+    let task = &run.tasks[ix];
+    let mut rows = vec![Write::Task(Box::new(TaskRow {
+        run: run.id,
+        ix: ix as u32,
+        instance: String::new(),
+        task: task.as_ref().clone(),
+    }))];
+    if let Some(attempt) = task.attempt() {
+        if matches!(attempt.outcome, Some(Outcome::Ended(_))) {
+            rows.push(Write::DiscardOverlays(attempt.id));
+        }
+        rows.push(Write::Attempt(Box::new(AttemptRow {
+            run: run.id,
+            project: run.project.clone(),
+            job: task.job.clone(),
+            instance: String::new(),
+            epoch: task.epoch,
+            attempt: attempt.clone(),
+        })));
+    }
+    rows
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Why a command was not carried out.
+struct Refusal {
+    code: &'static str,
+    message: String,
+    run: Option<RunId>,
+}
+
+impl Refusal {
+    fn reply(&self) -> Value {
+        json!({"error": {"code": self.code, "message": self.message, "run": self.run}})
+    }
+
+    fn new(code: &'static str, message: String) -> Self {
+        Self { code, message, run: None }
+    }
+}

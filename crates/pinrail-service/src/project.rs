@@ -1,0 +1,202 @@
+//! `pinrail.toml`: what a project is and needs. An empty file is enough.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use pinrail_model::names::ProjectName;
+use pinrail_model::near::nearest;
+
+/// A project as its folder declares it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Project {
+    pub name: ProjectName,
+    pub folder: PathBuf,
+    pub owner: Option<String>,
+    pub interpreter: Option<String>,
+    /// Patterns of large inputs that are read in place; none: there is no `[files]`.
+    pub files: Option<BTreeMap<String, String>>,
+    /// Template settings that every job of the project starts from.
+    pub defaults: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The name of the file that makes a folder a project.
+pub const FILE: &str = "pinrail.toml";
+
+/// What is wrong with a `pinrail.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {message}")]
+pub struct ProjectError {
+    pub file: String,
+    pub line: usize,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// The sections and their keys; an empty list means that the user names the keys.
+const SECTIONS: &[(&str, &[&str])] =
+    &[("project", &["name", "owner"]), ("python", &["interpreter"]), ("files", &[]), ("defaults", &[])];
+/// Sections that a later version will understand; using one now must not be silently ignored.
+const LATER: &[&str] = &["targets", "pools"];
+
+impl Project {
+    /// The project that a folder belongs to: the nearest one with a `pinrail.toml`, upwards.
+    #[must_use]
+    pub fn find(from: &Path) -> Option<PathBuf> {
+        from.ancestors().find(|folder| folder.join(FILE).is_file()).map(Path::to_owned)
+    }
+
+    /// Reads a project's `pinrail.toml`.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and remedy.
+    pub fn read(folder: &Path) -> Result<Self, ProjectError> {
+        let file = folder.join(FILE);
+        let text = std::fs::read_to_string(&file)
+            .map_err(|e| error("", 0, format!("{} cannot be read: {e}", file.display()), None))?;
+        let own = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self::parse(folder, &own, &text)
+    }
+
+    /// Reads the `pinrail.toml` of an unpacked bundle, whose folder is not named as the project. One that is missing is
+    /// an empty one.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and remedy.
+    pub fn read_bundle(root: &Path, name: &ProjectName) -> Result<Self, ProjectError> {
+        let text = std::fs::read_to_string(root.join(FILE)).unwrap_or_default();
+        Self::parse(root, name.as_str(), &text)
+    }
+
+    fn parse(folder: &Path, own: &str, text: &str) -> Result<Self, ProjectError> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            let at = e.span().map_or(0, |span| span.start);
+            error(text, at, e.message().to_owned(), None)
+        })?;
+        for (section, value) in &table {
+            check_section(text, section, value)?;
+        }
+        let string = |section: &str, key: &str| -> Result<Option<String>, ProjectError> {
+            match table.get(section).and_then(|s| s.get(key)) {
+                None => Ok(None),
+                Some(toml::Value::String(text)) => Ok(Some(text.clone())),
+                Some(_) => Err(misplaced(text, key, format!("\"{key}\" in [{section}] must be a text"))),
+            }
+        };
+        let given = string("project", "name")?;
+        let name = given.as_deref().unwrap_or(own).parse().map_err(|e: pinrail_model::names::BadName| {
+            let hint = "Give it a name in pinrail.toml: [project] and below it name = \"...\".".to_owned();
+            ProjectError { hint: Some(hint), ..misplaced(text, "name", e.to_string()) }
+        })?;
+        let files = match table.get("files").and_then(toml::Value::as_table) {
+            None => None,
+            Some(files) => Some(patterns(text, files)?),
+        };
+        let defaults = table.get("defaults").map(serde_json::to_value).transpose().unwrap_or_default();
+        Ok(Self {
+            name,
+            folder: folder.to_owned(),
+            owner: string("project", "owner")?,
+            interpreter: string("python", "interpreter")?,
+            files,
+            defaults: defaults.and_then(|value| value.as_object().cloned()).unwrap_or_default(),
+        })
+    }
+}
+
+fn patterns(text: &str, files: &toml::Table) -> Result<BTreeMap<String, String>, ProjectError> {
+    files
+        .iter()
+        .map(|(name, value)| match value.as_str() {
+            Some(pattern) if is_inside(pattern) => Ok((name.clone(), pattern.to_owned())),
+            Some(pattern) => {
+                Err(misplaced(text, name, format!("the pattern \"{pattern}\" in [files] leaves the project's folder")))
+            }
+            None => Err(misplaced(text, name, format!("\"{name}\" in [files] must be a pattern like \"data/*.csv\""))),
+        })
+        .collect()
+}
+
+/// Whether a relative path or pattern stays below its folder.
+#[must_use]
+pub fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && !path.starts_with('/')
+        && !path.contains('\0')
+        && !path.contains('\\')
+        && path.split('/').all(|part| part != "..")
+}
+
+fn check_section(text: &str, section: &str, value: &toml::Value) -> Result<(), ProjectError> {
+    if LATER.contains(&section) {
+        let message = format!("[{section}] is not supported by this version of pinrail");
+        return Err(misplaced(text, section, message));
+    }
+    let names = SECTIONS.iter().map(|(name, _)| *name);
+    let Some((_, keys)) = SECTIONS.iter().find(|(name, _)| *name == section) else {
+        let hint = nearest(section, names).map(|near| format!("did you mean [{near}]?"));
+        return Err(ProjectError { hint, ..misplaced(text, section, format!("unknown section [{section}]")) });
+    };
+    let Some(table) = value.as_table() else {
+        return Err(misplaced(text, section, format!("\"{section}\" must be a section: [{section}]")));
+    };
+    if let Some(key) = table.keys().find(|key| !keys.is_empty() && !keys.contains(&key.as_str())) {
+        let hint = nearest(key, keys.iter().copied()).map(|near| format!("did you mean \"{near}\"?"));
+        return Err(ProjectError { hint, ..misplaced(text, key, format!("unknown setting \"{key}\" in [{section}]")) });
+    }
+    Ok(())
+}
+
+/// An error at the first place where a word stands as key or section.
+fn misplaced(text: &str, word: &str, message: String) -> ProjectError {
+    let is_key = |line: &str| line.trim_start().trim_start_matches('[').trim_start_matches('"').starts_with(word);
+    let line = text.lines().position(is_key).map_or(1, |at| at + 1);
+    ProjectError { file: FILE.to_owned(), line, message, hint: None }
+}
+
+fn error(text: &str, at: usize, message: String, hint: Option<String>) -> ProjectError {
+    let line = text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+    ProjectError { file: FILE.to_owned(), line, message, hint }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Project, ProjectError> {
+        Project::parse(Path::new("/home/anna/flights"), "flights", text)
+    }
+
+    #[test]
+    fn an_empty_file_is_a_project_named_as_its_folder() {
+        assert_eq!(parse("").unwrap().name.as_str(), "flights");
+        assert_eq!(
+            parse("[project]\nname = \"x\"\n[files]\nraw = \"data/*.csv\"").unwrap().files.unwrap()["raw"],
+            "data/*.csv"
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_remedy() {
+        let say = |text: &str| {
+            let e = parse(text).unwrap_err();
+            format!("{e}{}", e.hint.as_ref().map_or_else(String::new, |h| format!(" ({h})")))
+        };
+        assert_eq!(say("\n[projct]\n"), "pinrail.toml:2: unknown section [projct] (did you mean [project]?)");
+        assert_eq!(
+            say("[project]\nnam = \"x\""),
+            "pinrail.toml:2: unknown setting \"nam\" in [project] (did you mean \"name\"?)"
+        );
+        assert_eq!(
+            say("[targets.dev]\ntables = \"x\""),
+            "pinrail.toml:1: [targets] is not supported by this version of pinrail"
+        );
+        assert_eq!(say("[pools]"), "pinrail.toml:1: [pools] is not supported by this version of pinrail");
+        assert_eq!(
+            say("[files]\nraw = \"../x\""),
+            "pinrail.toml:2: the pattern \"../x\" in [files] leaves the project's folder"
+        );
+        assert!(say("[project]\nname = \"a/b\"").contains("pinrail.toml:2: project name \"a/b\" is not allowed"));
+        assert!(say("x = [").starts_with("pinrail.toml:1: "), "{}", say("x = ["));
+    }
+}

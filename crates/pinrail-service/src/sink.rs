@@ -1,0 +1,346 @@
+//! What an executor reports into, and what a job may ask for while it runs: logs, counters, SQL, files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use pinrail_model::document::{ParamType, SqlSource};
+use pinrail_model::fault::{Evidence, Fault};
+use pinrail_model::run::{Phase, Report};
+use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
+use pinrail_model::seam::lake::{
+    AttemptView, FileScope, LakeError, PointerSwap, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat,
+    ResultSink, Value as SqlValue, View, Writes,
+};
+use pinrail_model::seam::store::{CounterRow, FileRow, Write};
+use serde_json::{Value, json};
+
+use crate::attempt::{OneWork, head};
+use crate::owner::Input;
+
+/// Rows that a job gets from one `ctx.sql`. More belongs into a table.
+const MOST_ROWS: u64 = 1_000_000;
+
+/// The sink of one piece of work.
+pub(crate) struct Sink {
+    work: Arc<OneWork>,
+    view: OnceLock<u64>,
+}
+
+/// A fault with its evidence.
+pub(crate) type Failure = (Fault, Evidence);
+
+impl Sink {
+    pub fn new(work: Arc<OneWork>) -> Self {
+        let view = OnceLock::new();
+        if let Some(seq) = work.ticket.attempt.view {
+            let _ = view.set(seq);
+        }
+        Self { work, view }
+    }
+
+    fn view(&self) -> View {
+        let ticket = &self.work.ticket;
+        View {
+            project: ticket.project.clone(),
+            at: self.view.get().copied(),
+            attempt: Some(AttemptView {
+                run: ticket.run,
+                attempt: ticket.attempt.id,
+                epoch: ticket.epoch,
+                generation: ticket.generation,
+                writes: self.declared(),
+            }),
+        }
+    }
+
+    /// What the workflow file declares that the job writes, its partition templates filled in.
+    fn declared(&self) -> Vec<Writes> {
+        let ticket = &self.work.ticket;
+        let declared = ticket.job.writes.iter().flatten();
+        let ds = ticket.ds();
+        declared
+            .filter_map(|writes| {
+                let fill = |(column, text): (&String, &String)| (column.clone(), fill(text, &ds));
+                let partition = writes.partition.iter().map(fill).collect();
+                Some(Writes { table: writes.table.parse().ok()?, partition, mode: writes.mode })
+            })
+            .collect()
+    }
+
+    /// Declarations that `execute` returned, with `{{ ds }}` filled in.
+    fn filled(&self, mut writes: Vec<Writes>) -> Vec<Writes> {
+        let ds = self.work.ticket.ds();
+        for value in writes.iter_mut().flat_map(|writes| writes.partition.values_mut()) {
+            if let Value::String(text) = value {
+                *value = fill(text, &ds);
+            }
+        }
+        writes
+    }
+
+    async fn query(
+        &self,
+        text: String,
+        file: Option<String>,
+        params: &BTreeMap<String, Value>,
+        writes: Option<Vec<Writes>>,
+    ) -> Result<SqlQuery, Failure> {
+        let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
+        let project = crate::project::Project::read_bundle(&code.root, &self.work.ticket.project).ok();
+        let patterns = project.and_then(|project| project.files).map(|files| files.into_values().collect());
+        let files = FileScope {
+            root: Some(code.root),
+            forbidden: vec![self.work.attempts.parts.state.clone()],
+            project: code.project,
+            patterns,
+        };
+        let declared = self.declared();
+        let writes = writes.or_else(|| (!declared.is_empty()).then_some(declared));
+        Ok(SqlQuery { text, file, values: self.values(params), files, writes })
+    }
+
+    /// Template values by dotted path.
+    fn values(&self, own: &BTreeMap<String, Value>) -> BTreeMap<String, SqlValue> {
+        let ticket = &self.work.ticket;
+        let mut values = BTreeMap::from([
+            ("ds".to_owned(), SqlValue::Date(ticket.ds())),
+            ("interval.start".to_owned(), SqlValue::Timestamp(ticket.interval.start.0)),
+            ("interval.end".to_owned(), SqlValue::Timestamp(ticket.interval.end.0)),
+        ]);
+        for (name, value) in ticket.params.iter().chain(own) {
+            values.insert(format!("params.{name}"), typed(value, ticket.param_types.get(name).copied()));
+        }
+        for (job, left) in &ticket.upstream {
+            for (name, value) in left["outputs"].as_object().into_iter().flatten() {
+                values.insert(format!("upstream.{job}.{name}"), typed(value, None));
+            }
+        }
+        values
+    }
+
+    async fn text(&self, source: &SqlSource) -> Result<(String, Option<String>), Failure> {
+        match source {
+            SqlSource::Text(text) => Ok((text.clone(), None)),
+            SqlSource::File(file) => {
+                let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
+                if !crate::project::is_inside(file) {
+                    return Err((Fault::User, Evidence::new(format!("\"{file}\" is not a path inside the project"))));
+                }
+                let text = std::fs::read_to_string(code.root.join(file)).map_err(|e| {
+                    let evidence = Evidence::new(format!("\"{file}\" cannot be read: {e}"));
+                    (
+                        Fault::User,
+                        evidence.remedy("Check the path in the workflow file; it is relative to the project."),
+                    )
+                })?;
+                Ok((text, Some(file.clone())))
+            }
+        }
+    }
+
+    /// Checks a text before it is run: templates, syntax, tables, columns.
+    pub async fn check_sql(&self, source: &SqlSource) -> Result<(), Failure> {
+        let Some(engine) = &self.work.attempts.parts.engine else { return Err(no_engine()) };
+        let (text, file) = self.text(source).await?;
+        let query = self.query(text, file.clone(), &BTreeMap::new(), None).await?;
+        engine.check(&query, &self.view()).await.map(|_| ()).map_err(|error| failure(error, file.as_deref()))
+    }
+
+    /// Runs a text for the attempt; its result is what `complete` gets.
+    pub async fn run_sql(
+        &self,
+        source: &SqlSource,
+        params: &BTreeMap<String, Value>,
+        writes: Option<Vec<Writes>>,
+    ) -> Result<(Value, BTreeMap<String, Value>), Failure> {
+        let (text, file) = self.text(source).await?;
+        let writes = writes.map(|writes| self.filled(writes));
+        let query = self.query(text, file.clone(), params, writes).await?;
+        let (done, _) = self.execute(&query, ResultFormat::Json).await.map_err(|e| failure(e, file.as_deref()))?;
+        let result = json!({
+            "state": "succeeded",
+            "rows": done.counters.get("rows_written").copied().unwrap_or(done.rows as f64),
+            "schema": done.columns,
+            "counters": done.counters,
+            "url": null,
+        });
+        Ok((result, done.outputs))
+    }
+
+    async fn execute(&self, query: &SqlQuery, format: ResultFormat) -> Result<(QueryDone, Vec<u8>), LakeError> {
+        let Some(engine) = &self.work.attempts.parts.engine else {
+            let (fault, evidence) = no_engine();
+            return Err(LakeError::new("engine-missing", fault, evidence.message));
+        };
+        // Said before the first file is staged: a crash in between must not publish without looking.
+        self.work.live.wrote.store(true, Ordering::SeqCst);
+        let mut collected = Collected(Vec::new());
+        let limits = QueryLimits { rows: Some(MOST_ROWS), memory: None };
+        let done = engine.run(query, &self.view(), &limits, format, &mut collected).await?;
+        for (name, value) in &done.counters {
+            self.counter("sql", name, *value, None);
+        }
+        Ok((done, collected.0))
+    }
+
+    /// The pointers that make the attempt's tables true.
+    pub async fn prepare(&self) -> Result<Vec<PointerSwap>, Failure> {
+        let Some(catalog) = &self.work.attempts.parts.catalog else { return Ok(Vec::new()) };
+        catalog.prepare(&self.view()).await.map_err(|error| failure(error, None))
+    }
+
+    fn save(&self, name: &str, path: &Path) -> Result<Value, RequestError> {
+        let refused = |message: String| RequestError { code: "save-refused".to_owned(), message, hint: None };
+        let scratch = self.work.attempts.parts.state.join("scratch").join(self.work.ticket.attempt.id.to_string());
+        let real = path.canonicalize().map_err(|e| refused(format!("\"{}\" cannot be read: {e}", path.display())))?;
+        let inside = scratch.canonicalize().is_ok_and(|scratch| real.starts_with(scratch));
+        if !inside {
+            return Err(refused(format!("\"{}\" is not in the attempt's scratch folder", path.display())));
+        }
+        if !crate::project::is_inside(name) || name.contains('/') {
+            return Err(refused(format!("\"{name}\" is not a file name")));
+        }
+        let bytes = std::fs::read(&real).map_err(|e| refused(e.to_string()))?;
+        let sha = self.work.attempts.parts.bundles.put(&bytes).map_err(|e| refused(e.to_string()))?;
+        let ticket = &self.work.ticket;
+        self.work.owner.tell(Input::Behind(vec![Write::File(FileRow {
+            run: ticket.run,
+            attempt: ticket.attempt.id,
+            job: ticket.job.name.clone(),
+            name: name.to_owned(),
+            sha,
+            size: bytes.len() as u64,
+        })]));
+        Ok(json!({"url": format!("/api/v1/runs/{}/files/{}/{name}", ticket.run, ticket.job.name)}))
+    }
+}
+
+struct Collected(Vec<u8>);
+
+#[async_trait]
+impl ResultSink for Collected {
+    async fn chunk(&mut self, bytes: Vec<u8>) -> Result<(), LakeError> {
+        self.0.extend(bytes);
+        Ok(())
+    }
+}
+
+fn no_engine() -> Failure {
+    (Fault::User, Evidence::new("this build of pinrail has no SQL engine"))
+}
+
+/// Says in which file it was, when it was in one.
+fn failure(error: LakeError, file: Option<&str>) -> Failure {
+    let LakeError { code, fault, mut evidence, place } = error;
+    evidence.facts.push(("code".to_owned(), code.to_owned()));
+    if let Some((line, column)) = place {
+        let file = file.unwrap_or("the statement");
+        evidence.message = format!("{file}:{line}:{column}: {}", evidence.message);
+    } else if let Some(file) = file {
+        evidence.message = format!("{file}: {}", evidence.message);
+    }
+    (fault, *evidence)
+}
+
+/// A JSON value with the type that a parameter gives it.
+fn typed(value: &Value, kind: Option<ParamType>) -> SqlValue {
+    match (value, kind) {
+        (Value::Null, _) => SqlValue::Null,
+        (Value::Bool(value), _) => SqlValue::Boolean(*value),
+        (Value::String(text), Some(ParamType::Date)) => SqlValue::Date(text.clone()),
+        (Value::String(text), Some(ParamType::Decimal)) => SqlValue::Decimal(text.clone()),
+        (Value::String(text), Some(ParamType::Datetime)) => {
+            serde_json::from_value::<pinrail_model::time::Micros>(Value::String(text.clone()))
+                .map_or_else(|_| SqlValue::String(text.clone()), |at| SqlValue::Timestamp(at.0))
+        }
+        (Value::String(text), _) => SqlValue::String(text.clone()),
+        (Value::Number(number), _) => {
+            number.as_i64().map_or_else(|| SqlValue::Double(number.as_f64().unwrap_or(f64::NAN)), SqlValue::Integer)
+        }
+        (Value::Array(items), _) => SqlValue::List(items.iter().map(|item| typed(item, None)).collect()),
+        (Value::Object(_), _) => SqlValue::String(value.to_string()),
+    }
+}
+
+/// Fills `{{ ds }}` into the partition value of a declaration.
+fn fill(text: &str, ds: &str) -> Value {
+    let inner = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).map(str::trim);
+    if inner == Some("ds") { json!(ds) } else { json!(text) }
+}
+
+#[async_trait]
+impl AttemptSink for Sink {
+    fn report(&self, report: Report) {
+        self.work.report(report);
+    }
+
+    fn log(&self, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {
+        let at = self.work.attempts.parts.clock.now().wall;
+        self.work.live.log.append(at, phase, stream, bytes);
+    }
+
+    fn counter(&self, group: &str, name: &str, value: f64, unit: Option<&str>) {
+        let ticket = &self.work.ticket;
+        self.work.owner.tell(Input::Behind(vec![Write::Counters(vec![CounterRow {
+            attempt: ticket.attempt.id,
+            run: ticket.run,
+            group: group.to_owned(),
+            name: name.to_owned(),
+            value,
+            unit: unit.map(str::to_owned),
+        }])]));
+    }
+
+    fn progress(&self, done: Option<f64>, text: Option<&str>) {
+        let done = done.map_or_else(String::new, |done| format!("{:.0} % ", done * 100.0));
+        self.log(None, Stream::System, format!("progress {done}{}", text.unwrap_or_default()).as_bytes());
+    }
+
+    fn defines(&self, phases: &[Phase]) {
+        self.work.live.cleans_up.store(phases.contains(&Phase::Cleanup), Ordering::SeqCst);
+    }
+
+    async fn fix_view(&self) -> Result<(), String> {
+        let parts = &self.work.attempts.parts;
+        if parts.catalog.is_none() {
+            return Ok(());
+        }
+        let catalog_seq = head(parts.store.as_ref(), &self.work.ticket.project).await?;
+        let _ = self.view.set(catalog_seq);
+        self.report(Report::Viewed { catalog_seq });
+        Ok(())
+    }
+
+    async fn request(&self, request: Request) -> Result<Value, RequestError> {
+        match request {
+            Request::Sql { text } => {
+                let bad = |(_, evidence): Failure| RequestError {
+                    code: "sql".to_owned(),
+                    message: evidence.message,
+                    hint: evidence.remedy,
+                };
+                let query = self.query(text, None, &BTreeMap::new(), None).await.map_err(bad)?;
+                let (_, bytes) =
+                    self.execute(&query, ResultFormat::Json).await.map_err(|error| bad(failure(error, None)))?;
+                if bytes.is_empty() {
+                    return Ok(json!({"columns": [], "rows": []}));
+                }
+                serde_json::from_slice(&bytes).map_err(|e| RequestError {
+                    code: "sql".to_owned(),
+                    message: e.to_string(),
+                    hint: None,
+                })
+            }
+            Request::Save { name, path } => self.save(&name, &path),
+            Request::Secret { name } => Err(RequestError {
+                code: "secret-not-found".to_owned(),
+                message: format!("secret \"{name}\" is not set in project \"{}\"", self.work.ticket.project),
+                hint: None,
+            }),
+            Request::Output { .. } => Ok(Value::Null),
+        }
+    }
+}

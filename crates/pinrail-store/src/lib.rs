@@ -1,0 +1,14 @@
+//! The one database: runs, commands, table pointers, publications. SQLite today; the conformance suite in the testkit
+//! is written against the trait, so that PostgreSQL follows without changing a caller.
+//!
+//! Not responsible for: deciding anything. It keeps what it is told, atomically, and refuses what comes from a former
+//! owner.
+//!
+//! Invariants:
+//! - only this crate names a database driver;
+//! - no file or network access other than the database happens inside a transaction;
+//! - migrations go forward only; the schema they give is committed in `schema.sql` and compared by a test.
+
+mod sqlite;
+
+pub use sqlite::SqliteStore;

@@ -1,0 +1,196 @@
+//! The store in SQLite: write-ahead log, `synchronous = FULL`, one writer thread with group commit, a pool of readers.
+//!
+//! The two largest costs of a transition are the `fdatasync` of the commit, shared by all that wait at that moment, and
+//! the encoding of the task's and attempt's JSON.
+
+mod migrate;
+mod pointers;
+mod read;
+mod rows;
+mod writer;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use pinrail_model::document::Sha;
+use pinrail_model::ids::TransitionId;
+use pinrail_model::seam::store::{
+    Answer, Command, Durability, Load, Query, Reply, Store, StoreError, StoredRun, Topic, Transition, Who,
+};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use tokio::sync::{broadcast, oneshot};
+
+use writer::{Order, Writer};
+
+/// How many connections read at the same time. Two cores gain nothing from more, and each keeps a page cache.
+const READERS: usize = 4;
+/// News that a slow follower has not fetched; then it looks for itself, as it does at its start.
+const NEWS_KEPT: usize = 1024;
+
+/// State in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Writer,
+    readers: Mutex<Vec<Connection>>,
+    news: broadcast::Sender<Arc<HashSet<Topic>>>,
+}
+
+impl SqliteStore {
+    /// Opens or makes the database `state.db` in a folder that the caller has locked, and brings it to the current
+    /// schema. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] for a database of a later version, which is left untouched.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join("state.db");
+        let mut connection = Connection::open(&path).map_err(failed)?;
+        migrate::migrate(&mut connection, folder)?;
+        settle(&connection)?;
+        let (news, _) = broadcast::channel(NEWS_KEPT);
+        let writer = Writer::start(connection, news.clone())?;
+        Ok(Self { path, writer, readers: Mutex::new(Vec::new()), news })
+    }
+
+    /// Writes a consistent copy of the database to a new file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
+        self.reading(move |connection| {
+            let mut copy = Connection::open(&to).map_err(failed)?;
+            let backup = rusqlite::backup::Backup::new(connection, &mut copy).map_err(failed)?;
+            backup.run_to_completion(1024, std::time::Duration::ZERO, None).map_err(failed)
+        })
+        .await
+    }
+
+    /// Runs a read on a connection of its own, off the async threads.
+    async fn reading<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let path = self.path.clone();
+        let (result, connection) = tokio::task::spawn_blocking(move || {
+            let connection = match pooled {
+                Some(connection) => connection,
+                None => match reader(&path) {
+                    Ok(connection) => connection,
+                    Err(error) => return (Err(error), None),
+                },
+            };
+            (read(&connection), Some(connection))
+        })
+        .await
+        .map_err(|e| StoreError::Failed(e.to_string()))?;
+        if let Some(connection) = connection {
+            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if readers.len() < READERS {
+                readers.push(connection);
+            }
+        }
+        result
+    }
+
+    async fn ordered<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.writer.order(make(answer))?;
+        answered.await.map_err(|_| StoreError::Unknown("the writer has stopped".to_owned()))
+    }
+}
+
+fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn settle(connection: &Connection) -> Result<(), StoreError> {
+    connection.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
+    connection.pragma_update(None, "synchronous", "full").map_err(failed)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(())
+}
+
+fn failed(error: rusqlite::Error) -> StoreError {
+    StoreError::Failed(error.to_string())
+}
+
+fn broken(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Failed(format!("{what} in the state database cannot be read: {error}"))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn send(&self, commands: Vec<Command>) -> Result<(), StoreError> {
+        self.ordered(|answer| Order::Send { commands, answer }).await?
+    }
+
+    async fn take(&self, after: u64) -> Result<Vec<(u64, Command)>, StoreError> {
+        self.reading(move |connection| read::take(connection, after)).await
+    }
+
+    async fn load(&self, what: Load) -> Result<Vec<StoredRun>, StoreError> {
+        self.reading(move |connection| read::load(connection, what)).await
+    }
+
+    async fn commit(&self, transitions: Vec<Transition>, durability: Durability) -> Result<Vec<Reply>, StoreError> {
+        match durability {
+            Durability::Waited => self.ordered(|answer| Order::Commit { transitions, answer: Some(answer) }).await?,
+            Durability::Behind => {
+                let replies = vec![Reply::Committed; transitions.len()];
+                self.writer.order(Order::Commit { transitions, answer: None })?;
+                Ok(replies)
+            }
+        }
+    }
+
+    async fn resolve(&self, id: TransitionId) -> Result<Option<Reply>, StoreError> {
+        self.reading(move |connection| {
+            let text: Option<String> = connection
+                .prepare_cached("select reply from transitions where id = ?1")
+                .and_then(|mut s| s.query_row([id.to_string()], |row| row.get(0)).optional())
+                .map_err(failed)?;
+            text.map(|text| serde_json::from_str(&text).map_err(|e| broken("a reply", e))).transpose()
+        })
+        .await
+    }
+
+    async fn read(&self, who: &Who, query: Query) -> Result<Answer, StoreError> {
+        let who = who.clone();
+        self.reading(move |connection| read::read(connection, &who, query)).await
+    }
+
+    async fn follow(&self, topic: Topic, after: u64) -> Result<(), StoreError> {
+        let mut news = self.news.subscribe();
+        // Subscribed first, then looked: news in between are not missed.
+        if self.reading(move |connection| read::is_newer(connection, topic, after)).await? {
+            return Ok(());
+        }
+        loop {
+            match news.recv().await {
+                Ok(topics) if topics.contains(&topic) => return Ok(()),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Lagged(_)) => return Ok(()),
+                Err(broadcast::error::RecvError::Closed) => {
+                    return Err(StoreError::Failed("the writer has stopped".to_owned()));
+                }
+            }
+        }
+    }
+
+    async fn lease(&self, holder: &str) -> Result<u64, StoreError> {
+        let holder = holder.to_owned();
+        self.ordered(|answer| Order::Lease { holder, answer }).await?
+    }
+}
+
+fn sha(text: &str) -> Result<Sha, StoreError> {
+    text.parse().map_err(|e: String| broken("a digest", e))
+}

@@ -1,0 +1,62 @@
+//! Forward-only migrations, counted in `user_version`.
+
+use std::path::Path;
+
+use pinrail_model::seam::store::StoreError;
+use rusqlite::Connection;
+
+use super::failed;
+
+/// In order; what has been released is never edited.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_start.sql")];
+
+/// Brings the database to the current schema; one of a later version is left untouched.
+pub(super) fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), StoreError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(StoreError::Newer { folder: folder.display().to_string(), found, known });
+    }
+    for (at, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
+        let transaction = connection.transaction().map_err(failed)?;
+        transaction.execute_batch(migration).map_err(failed)?;
+        transaction.pragma_update(None, "user_version", at as i64 + 1).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_schema_is_what_the_migrations_give() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, Path::new("x")).unwrap();
+        let mut statement = connection
+            .prepare("select sql from sqlite_schema where sql is not null and name not like 'sqlite_%' order by type desc, name")
+            .unwrap();
+        let rows: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let dump = rows.join(";\n\n") + ";\n";
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema.sql");
+        if std::env::var_os("PINRAIL_UPDATE").is_some() {
+            std::fs::write(&file, &dump).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&file).unwrap_or_default() == dump,
+            "schema.sql is not current; run PINRAIL_UPDATE=1 cargo test -p pinrail-store"
+        );
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_alone() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        let error = migrate(&mut connection, Path::new("/s")).unwrap_err();
+        assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
+        let tables: i64 = connection.query_row("select count(*) from sqlite_schema", [], |row| row.get(0)).unwrap();
+        assert_eq!(tables, 0);
+    }
+}

@@ -1,0 +1,234 @@
+//! Table pointers: the head, the history that gives attempts a consistent view, overlays, publications.
+
+use async_trait::async_trait;
+use pinrail_model::ids::AttemptId;
+use pinrail_model::names::{ProjectName, TableRef};
+use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
+use pinrail_model::seam::store::{Publication, Reply, StoreError};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::writer::{Order, holds};
+use super::{SqliteStore, broken, failed};
+
+#[async_trait]
+impl Pointers for SqliteStore {
+    async fn head(&self, project: &ProjectName) -> Result<u64, PointerError> {
+        let project = project.clone();
+        self.reading(move |connection| head(connection, &project)).await.map_err(unreadable)
+    }
+
+    async fn find(
+        &self,
+        project: &ProjectName,
+        table: &TableRef,
+        at: Option<u64>,
+    ) -> Result<Option<Pointer>, PointerError> {
+        let (project, table) = (project.clone(), table.clone());
+        self.reading(move |connection| find(connection, &project, &table, at)).await.map_err(unreadable)
+    }
+
+    async fn list(&self, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
+        let project = project.clone();
+        self.reading(move |connection| list(connection, &project, at)).await.map_err(unreadable)
+    }
+
+    async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError> {
+        self.reading(move |connection| {
+            let mut statement = connection
+                .prepare_cached("select body from overlays where attempt = ?1 order by namespace, name")
+                .map_err(failed)?;
+            let bodies: Vec<String> = statement
+                .query_map([attempt.to_string()], |row| row.get(0))
+                .and_then(Iterator::collect)
+                .map_err(failed)?;
+            bodies.iter().map(|body| serde_json::from_str(body).map_err(|e| broken("an overlay", e))).collect()
+        })
+        .await
+        .map_err(unreadable)
+    }
+
+    async fn stage(&self, epoch: u64, overlay: Overlay) -> Result<(), PointerError> {
+        let overlay = Box::new(overlay);
+        self.ordered(|answer| Order::Stage { epoch, overlay, answer }).await.map_err(unreadable)?
+    }
+
+    async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
+        let project = project.clone();
+        self.ordered(|answer| Order::Swap { project, swaps, answer }).await.map_err(unreadable)?
+    }
+}
+
+fn unreadable(error: StoreError) -> PointerError {
+    PointerError::Failed(error.to_string())
+}
+
+fn head(connection: &Connection, project: &ProjectName) -> Result<u64, StoreError> {
+    let seq: Option<i64> = connection
+        .prepare_cached("select seq from catalogs where project = ?1")
+        .and_then(|mut s| s.query_row([project.as_str()], |row| row.get(0)).optional())
+        .map_err(failed)?;
+    Ok(seq.unwrap_or(0).cast_unsigned())
+}
+
+fn find(
+    connection: &Connection,
+    project: &ProjectName,
+    table: &TableRef,
+    at: Option<u64>,
+) -> Result<Option<Pointer>, StoreError> {
+    let key = (project.as_str(), table.namespace.as_str(), table.name.as_str());
+    let found = match at {
+        None => connection
+            .prepare_cached(
+                "select namespace, name, id, location from tables where project = ?1 and namespace = ?2 and name = ?3",
+            )
+            .and_then(|mut s| s.query_row(params![key.0, key.1, key.2], pointer_row).optional()),
+        Some(at) => connection
+            .prepare_cached(
+                "select namespace, name, id, location from table_history
+                  where project = ?1 and namespace = ?2 and name = ?3 and from_seq <= ?4
+                  order by from_seq desc limit 1",
+            )
+            .and_then(|mut s| s.query_row(params![key.0, key.1, key.2, at.cast_signed()], pointer_row).optional()),
+    };
+    found.map_err(failed)?.flatten().map(pointer).transpose()
+}
+
+fn list(connection: &Connection, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, StoreError> {
+    let sql = match at {
+        None => "select namespace, name, id, location from tables where project = ?1 and ?2 >= 0 order by 1, 2",
+        Some(_) => {
+            "select namespace, name, id, location from table_history h
+              where project = ?1 and from_seq = (select max(from_seq) from table_history
+                where project = h.project and namespace = h.namespace and name = h.name and from_seq <= ?2)
+              order by 1, 2"
+        }
+    };
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let rows: Vec<_> = statement
+        .query_map(params![project.as_str(), at.unwrap_or(0).cast_signed()], pointer_row)
+        .and_then(Iterator::collect)
+        .map_err(failed)?;
+    rows.into_iter().flatten().map(pointer).collect()
+}
+
+type Raw = (String, String, String, String);
+
+fn pointer_row(row: &Row<'_>) -> rusqlite::Result<Option<Raw>> {
+    let location: Option<String> = row.get(3)?;
+    let (namespace, name, id) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(location.map(|location| (namespace, name, id, location)))
+}
+
+fn pointer((namespace, name, id, location): Raw) -> Result<Pointer, StoreError> {
+    let table = TableRef {
+        namespace: namespace.parse().map_err(|e| broken("a namespace", e))?,
+        name: name.parse().map_err(|e| broken("a table name", e))?,
+    };
+    Ok(Pointer { id: id.parse().map_err(|e| broken("a table id", e))?, table, location })
+}
+
+/// Adds or replaces an overlay if its attempt is still the owner's.
+pub(super) fn stage(connection: &Connection, epoch: u64, overlay: &Overlay) -> Result<(), PointerError> {
+    if !holds(connection, overlay.attempt, epoch).map_err(unreadable)? {
+        return Err(PointerError::Fenced);
+    }
+    let body = serde_json::to_string(overlay).map_err(|e| PointerError::Failed(e.to_string()))?;
+    connection
+        .prepare_cached(
+            "insert into overlays (attempt, namespace, name, body) values (?1, ?2, ?3, ?4)
+             on conflict (attempt, namespace, name) do update set body = excluded.body",
+        )
+        .and_then(|mut s| {
+            let table = &overlay.table;
+            s.execute(params![overlay.attempt.to_string(), table.namespace.as_str(), table.name.as_str(), body])
+        })
+        .map_err(|e| PointerError::Failed(e.to_string()))?;
+    Ok(())
+}
+
+/// Swaps all pointers under one new catalog sequence, or names the table whose pointer has moved.
+pub(super) fn swap_all(
+    connection: &Connection,
+    project: &ProjectName,
+    swaps: &[PointerSwap],
+) -> Result<Result<u64, TableRef>, StoreError> {
+    let seq: i64 = connection
+        .prepare_cached(
+            "insert into catalogs (project, seq) values (?1, 1)
+             on conflict (project) do update set seq = seq + 1 returning seq",
+        )
+        .and_then(|mut s| s.query_row([project.as_str()], |row| row.get(0)))
+        .map_err(failed)?;
+    for swap in swaps {
+        let found = find(connection, project, &swap.table, None)?;
+        let moved = found.as_ref().map(|pointer| &pointer.location) != swap.expect.as_ref();
+        if moved {
+            return Ok(Err(swap.table.clone()));
+        }
+        put(connection, project, swap, seq)?;
+    }
+    Ok(Ok(seq.cast_unsigned()))
+}
+
+fn put(connection: &Connection, project: &ProjectName, swap: &PointerSwap, seq: i64) -> Result<(), StoreError> {
+    let (namespace, name, id) = (swap.table.namespace.as_str(), swap.table.name.as_str(), swap.id.to_string());
+    let changed = match &swap.new {
+        Some(location) => connection
+            .prepare_cached(
+                "insert into tables (project, namespace, name, id, location) values (?1, ?2, ?3, ?4, ?5)
+                 on conflict (project, namespace, name) do update set id = excluded.id, location = excluded.location",
+            )
+            .and_then(|mut s| s.execute(params![project.as_str(), namespace, name, id, location])),
+        None => connection
+            .prepare_cached("delete from tables where project = ?1 and namespace = ?2 and name = ?3")
+            .and_then(|mut s| s.execute(params![project.as_str(), namespace, name])),
+    };
+    changed.map_err(failed)?;
+    connection
+        .prepare_cached(
+            "insert into table_history (project, namespace, name, from_seq, id, location) values (?1, ?2, ?3, ?4, ?5, ?6)
+             on conflict (project, namespace, name, from_seq) do update set id = excluded.id, location = excluded.location",
+        )
+        .and_then(|mut s| s.execute(params![project.as_str(), namespace, name, seq, id, swap.new]))
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// Makes an attempt's tables true, once per task and generation.
+pub(super) fn publish(connection: &Connection, publication: &Publication) -> Result<Result<(), Reply>, StoreError> {
+    let seq = if publication.swaps.is_empty() {
+        head(connection, &publication.project)?
+    } else {
+        match swap_all(connection, &publication.project, &publication.swaps)? {
+            Ok(seq) => seq,
+            Err(table) => return Ok(Err(Reply::Conflict(table))),
+        }
+    };
+    let inserted = connection
+        .prepare_cached(
+            "insert into publications (run, job, instance, generation, attempt, project, catalog_seq, at)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) on conflict do nothing",
+        )
+        .and_then(|mut s| {
+            s.execute(params![
+                publication.run.to_string(),
+                publication.job.as_str(),
+                publication.instance,
+                publication.generation,
+                publication.attempt.to_string(),
+                publication.project.as_str(),
+                seq.cast_signed(),
+                publication.at.0,
+            ])
+        })
+        .map_err(failed)?;
+    if inserted == 0 {
+        return Ok(Err(Reply::Fenced));
+    }
+    connection
+        .prepare_cached("delete from overlays where attempt = ?1")
+        .and_then(|mut s| s.execute([publication.attempt.to_string()]))
+        .map_err(failed)?;
+    Ok(Ok(()))
+}

@@ -1,0 +1,311 @@
+//! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
+
+use pinrail_model::seam::store::{
+    AttemptRow, CounterRow, EventRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Write, attempt_fault,
+    attempt_state,
+};
+use pinrail_model::time::Micros;
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use super::{broken, failed};
+
+/// The stored form of a document, with its version beside it, so that a later one can read an earlier one.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "v")]
+pub(super) enum Versioned<T> {
+    #[serde(rename = "1")]
+    V1 { data: T },
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(&Versioned::V1 { data: value }).map_err(|e| StoreError::Failed(e.to_string()))
+}
+
+pub(super) fn decode<T: for<'a> Deserialize<'a>>(what: &str, text: &str) -> Result<T, StoreError> {
+    let Versioned::V1 { data } = serde_json::from_str(text).map_err(|e| broken(what, e))?;
+    Ok(data)
+}
+
+fn micros(at: Option<Micros>) -> Option<i64> {
+    at.map(|at| at.0)
+}
+
+/// Inserts or replaces one row; a unique key that another row has is the reply.
+pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(), Reply>, StoreError> {
+    match write {
+        Write::Run(row) => return run(connection, row),
+        Write::Task(row) => task(connection, row)?,
+        Write::Attempt(row) => attempt(connection, row)?,
+        Write::Counters(rows) => counters(connection, rows)?,
+        Write::DiscardOverlays(attempt) => {
+            execute(connection, "delete from overlays where attempt = ?1", params![attempt.to_string()])?;
+        }
+        Write::CommandReply { command, reply } => execute(
+            connection,
+            "update commands set reply = ?2 where id = ?1",
+            params![command.to_string(), reply.to_string()],
+        )?,
+        Write::Project(row) => execute(
+            connection,
+            "insert into projects (name, folder, created_at) values (?1, ?2, ?3)
+             on conflict (name) do update set folder = coalesce(excluded.folder, folder)",
+            params![row.name.as_str(), row.folder, row.created_at.0],
+        )?,
+        Write::Bundle(row) => {
+            let manifest = serde_json::to_string(&row.manifest).map_err(|e| StoreError::Failed(e.to_string()))?;
+            execute(
+                connection,
+                "insert into bundles (project, sha, manifest, created_at) values (?1, ?2, ?3, ?4) on conflict do nothing",
+                params![row.project.as_str(), row.sha.to_string(), manifest, row.created_at.0],
+            )?;
+        }
+        Write::Version(row) => version(connection, row)?,
+        Write::Activate { project, bundle, versions, at } => {
+            execute(
+                connection,
+                "update versions set active = 0 where project = ?1 and active = 1",
+                params![project.as_str()],
+            )?;
+            for version in versions.values() {
+                execute(
+                    connection,
+                    "update versions set active = 1, deployed_at = ?4 where project = ?1 and version = ?2 and bundle = ?3",
+                    params![project.as_str(), version.to_string(), bundle.to_string(), at.0],
+                )?;
+            }
+        }
+        Write::Secret(row) => execute(
+            connection,
+            "insert into secrets (project, name, sealed, set_at, set_by) values (?1, ?2, ?3, ?4, ?5)
+             on conflict (project, name) do update
+             set sealed = excluded.sealed, set_at = excluded.set_at, set_by = excluded.set_by",
+            params![row.project.as_str(), row.name.as_str(), row.sealed, row.set_at.0, row.set_by],
+        )?,
+        Write::DropSecret { project, name } => execute(
+            connection,
+            "delete from secrets where project = ?1 and name = ?2",
+            params![project.as_str(), name.as_str()],
+        )?,
+        Write::Token(row) => token(connection, row)?,
+        Write::RevokeToken { id, at } => execute(
+            connection,
+            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1",
+            params![id.to_string(), at.0],
+        )?,
+        Write::Idempotency(row) => execute(
+            connection,
+            "insert into idempotency (principal, key, request, status, body, at) values (?1, ?2, ?3, ?4, ?5, ?6)
+             on conflict (principal, key) do nothing",
+            params![row.principal, row.key, row.request.to_string(), row.status, row.body, row.at.0],
+        )?,
+        Write::Query(row) => execute(
+            connection,
+            "insert into queries (id, project, state, created_at, data) values (?1, ?2, ?3, ?4, ?5)
+             on conflict (id) do update set state = excluded.state, data = excluded.data",
+            params![row.id.to_string(), row.project.as_str(), row.state, row.created_at.0, encode(&row.data)?],
+        )?,
+        Write::Log(row) => execute(
+            connection,
+            "insert into logs (attempt, first, last, bytes) values (?1, ?2, ?3, ?4)
+             on conflict (attempt, first) do update set last = excluded.last, bytes = excluded.bytes",
+            params![row.attempt.to_string(), row.first.cast_signed(), row.last.cast_signed(), row.bytes.cast_signed()],
+        )?,
+        Write::File(row) => execute(
+            connection,
+            "insert into files (run, job, name, attempt, sha, size) values (?1, ?2, ?3, ?4, ?5, ?6)
+             on conflict (run, job, name) do update
+             set attempt = excluded.attempt, sha = excluded.sha, size = excluded.size",
+            params![
+                row.run.to_string(),
+                row.job.as_str(),
+                row.name,
+                row.attempt.to_string(),
+                row.sha.to_string(),
+                row.size.cast_signed()
+            ],
+        )?,
+    }
+    Ok(Ok(()))
+}
+
+fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
+    connection.prepare_cached(sql).and_then(|mut s| s.execute(params)).map_err(failed)?;
+    Ok(())
+}
+
+fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, StoreError> {
+    let run = &row.run;
+    if let Some(key) = &row.unique_key {
+        let other: Option<String> = connection
+            .prepare_cached("select id from runs where unique_key = ?1 and id <> ?2")
+            .and_then(|mut s| {
+                rusqlite::OptionalExtension::optional(s.query_row(params![key, run.id.to_string()], |row| row.get(0)))
+            })
+            .map_err(failed)?;
+        if let Some(other) = other {
+            return Ok(Err(Reply::Exists(other)));
+        }
+    }
+    let class = serde_json::to_value(run.class).unwrap_or_default();
+    execute(
+        connection,
+        "insert into runs (id, project, workflow, class, state, finished, interval_start, interval_end, created_at,
+                           started_at, ended_at, bundle, version, unique_key, data)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         on conflict (id) do update set state = excluded.state, finished = excluded.finished,
+           started_at = excluded.started_at, ended_at = excluded.ended_at, data = excluded.data",
+        params![
+            run.id.to_string(),
+            run.project.as_str(),
+            run.workflow.as_str(),
+            class.as_str(),
+            row.state,
+            run.state().is_final(),
+            run.interval.start.0,
+            run.interval.end.0,
+            run.created_at.0,
+            micros(run.started_at),
+            micros(run.ended_at),
+            run.bundle.to_string(),
+            run.version.to_string(),
+            row.unique_key,
+            encode(run)?,
+        ],
+    )?;
+    Ok(Ok(()))
+}
+
+fn task(connection: &Connection, row: &TaskRow) -> Result<(), StoreError> {
+    let task = &row.task;
+    execute(
+        connection,
+        "insert into tasks (run, job, instance, ix, position, state, ending, generation, epoch, attempts, bundle, version, data)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         on conflict (run, job, instance) do update set ix = excluded.ix, position = excluded.position,
+           state = excluded.state, ending = excluded.ending, generation = excluded.generation, epoch = excluded.epoch,
+           attempts = excluded.attempts, bundle = excluded.bundle, version = excluded.version, data = excluded.data",
+        params![
+            row.run.to_string(),
+            task.job.as_str(),
+            row.instance,
+            row.ix,
+            task.position.name(),
+            task.state_name(),
+            task.ending.map(pinrail_model::run::Ending::name),
+            task.generation,
+            task.epoch.cast_signed(),
+            task.attempts.len() as i64,
+            task.bundle.to_string(),
+            task.version.to_string(),
+            encode(task)?,
+        ],
+    )
+}
+
+fn attempt(connection: &Connection, row: &AttemptRow) -> Result<(), StoreError> {
+    let attempt = &row.attempt;
+    execute(
+        connection,
+        "insert into attempts (id, run, project, job, instance, number, generation, epoch, executor, state, fault,
+                               started_at, ended_at, data)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         on conflict (id) do update set epoch = excluded.epoch, state = excluded.state, fault = excluded.fault,
+           ended_at = excluded.ended_at, data = excluded.data",
+        params![
+            attempt.id.to_string(),
+            row.run.to_string(),
+            row.project.as_str(),
+            row.job.as_str(),
+            row.instance,
+            attempt.number,
+            attempt.generation,
+            row.epoch.cast_signed(),
+            attempt.executor.name(),
+            attempt_state(attempt),
+            attempt_fault(attempt).map(pinrail_model::fault::Fault::name),
+            attempt.started_at.0,
+            micros(attempt.ended_at),
+            encode(attempt)?,
+        ],
+    )?;
+    for (seq, phase) in attempt.phases.iter().enumerate() {
+        let state = serde_json::to_value(phase.state).unwrap_or_default();
+        execute(
+            connection,
+            "insert into phases (attempt, seq, name, state, started_at, ended_at) values (?1, ?2, ?3, ?4, ?5, ?6)
+             on conflict (attempt, seq) do update set state = excluded.state, ended_at = excluded.ended_at",
+            params![
+                attempt.id.to_string(),
+                seq as i64,
+                phase.name.name(),
+                state.as_str(),
+                phase.started_at.0,
+                micros(phase.ended_at)
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn counters(connection: &Connection, rows: &[CounterRow]) -> Result<(), StoreError> {
+    for row in rows {
+        execute(
+            connection,
+            "insert into counters (attempt, grp, name, run, value, unit) values (?1, ?2, ?3, ?4, ?5, ?6)
+             on conflict (attempt, grp, name) do update set value = excluded.value, unit = excluded.unit",
+            params![row.attempt.to_string(), row.group, row.name, row.run.to_string(), row.value, row.unit],
+        )?;
+    }
+    Ok(())
+}
+
+fn version(connection: &Connection, row: &VersionRow) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "insert into versions (project, workflow, version, bundle, document, created_at) values (?1, ?2, ?3, ?4, ?5, ?6)
+         on conflict do nothing",
+        params![
+            row.project.as_str(),
+            row.workflow.as_str(),
+            row.version.to_string(),
+            row.bundle.to_string(),
+            row.document.to_string(),
+            row.created_at.0
+        ],
+    )
+}
+
+fn token(connection: &Connection, row: &TokenRow) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "insert into tokens (id, name, hash, project, role, created_at, expires_at, revoked_at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) on conflict (id) do nothing",
+        params![
+            row.id.to_string(),
+            row.name,
+            row.hash.to_string(),
+            row.project.as_ref().map(|project| project.as_str()),
+            row.role,
+            row.created_at.0,
+            micros(row.expires_at),
+            micros(row.revoked_at)
+        ],
+    )
+}
+
+/// Appends a line of history; a line that is there already stays.
+pub(super) fn event(connection: &Connection, row: &EventRow) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "insert into events (run, seq, at, kind, job, data) values (?1, ?2, ?3, ?4, ?5, ?6) on conflict do nothing",
+        params![
+            row.run.to_string(),
+            row.seq.cast_signed(),
+            row.at.0,
+            row.kind,
+            row.job.as_ref().map(|job| job.as_str()),
+            row.data.to_string()
+        ],
+    )
+}

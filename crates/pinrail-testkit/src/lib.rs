@@ -1,0 +1,3 @@
+//! What only tests need: throw-away databases, fault wrappers, conformance suites over the traits of the model.
+
+pub mod conformance;

@@ -1,0 +1,330 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use pinrail_model::near::nearest;
+
+use crate::client::Place;
+use crate::commands;
+use crate::failure::{Failure, USAGE};
+use crate::output::Output;
+
+/// A self-service data platform in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "pinrail", version, max_term_width = 110, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+struct Global {
+    /// Print one JSON document on standard output; progress goes to standard error
+    #[arg(long, global = true)]
+    json: bool,
+    /// The state folder [default: .pinrail in the project]
+    #[arg(long, global = true, value_name = "DIR", env = "PINRAIL_STATE")]
+    state: Option<PathBuf>,
+    /// The project's folder [default: the current one or the nearest above it with a pinrail.toml]
+    #[arg(long, global = true, value_name = "DIR")]
+    project: Option<PathBuf>,
+    /// A server to use instead of the state folder's own
+    #[arg(long, global = true, value_name = "URL", env = "PINRAIL_URL")]
+    url: Option<String>,
+    /// The bearer token for that server
+    #[arg(long, global = true, value_name = "TOKEN", env = "PINRAIL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the state folder: API, scheduler and jobs in one process
+    Up {
+        /// Address and port of the API
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
+        listen: SocketAddr,
+        /// Return when the server is ready
+        #[arg(long)]
+        detach: bool,
+        /// Local processes at the same time [default: twice the cores and one]
+        #[arg(long, value_name = "N")]
+        slots: Option<u32>,
+    },
+    /// Stop the server of the state folder
+    Down,
+    /// Check the project's workflow files
+    Check,
+    /// Make this folder's workflows the active ones
+    Deploy {
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the deployed workflows
+    Workflows,
+    /// Run a workflow as it is in this folder
+    Run(RunArgs),
+    /// Run one job: a Python class, an SQL file, or a command after --
+    Submit(SubmitArgs),
+    /// List runs, newest first
+    Runs {
+        #[arg(long)]
+        workflow: Option<String>,
+        /// queued, running, succeeded, failed or cancelled
+        #[arg(long = "in")]
+        in_state: Option<String>,
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Show a run: an id, its last characters, `last`, or workflow@date
+    Show {
+        #[arg(default_value = "last")]
+        run: String,
+    },
+    /// Print the logs of a run
+    Logs {
+        #[arg(default_value = "last")]
+        run: String,
+        #[arg(long)]
+        job: Option<String>,
+        /// The attempt's number [default: the last]
+        #[arg(long)]
+        attempt: Option<u64>,
+        /// Go on until the attempt ends
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// List the files that a run left for people, or print one
+    Files {
+        #[arg(default_value = "last")]
+        run: String,
+        /// Print this file
+        name: Option<String>,
+    },
+    /// Say why a run waits, works or failed
+    Explain {
+        #[arg(default_value = "last")]
+        run: String,
+        #[arg(long)]
+        job: Option<String>,
+    },
+    /// End a run, or one job of it
+    Cancel {
+        #[arg(default_value = "last")]
+        run: String,
+        #[arg(long)]
+        job: Option<String>,
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Run again what failed, or what is selected
+    Retry {
+        #[arg(default_value = "last")]
+        run: String,
+        /// Jobs: a, a+ (and below), +a (and above)
+        #[arg(long, value_name = "SELECT")]
+        job: Option<String>,
+        /// Whose code: that of the run, or of this folder
+        #[arg(long, value_parser = ["run", "folder"], default_value = "run")]
+        code: String,
+        /// Print the id and return
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Run SQL against the project's tables
+    Sql {
+        /// The statements
+        text: String,
+        #[arg(long, value_parser = ["table", "csv"], default_value = "table")]
+        format: String,
+    },
+    /// List the project's tables
+    Tables,
+    /// Print the counters of a run
+    Counters {
+        #[arg(default_value = "last")]
+        run: String,
+    },
+    /// Make, list and revoke bearer tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+/// The arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The workflow
+    pub workflow: String,
+    /// A date or time of the interval [default: the last complete one]
+    #[arg(long)]
+    pub at: Option<String>,
+    /// Jobs: a, a+ (and below), +a (and above)
+    #[arg(long, value_name = "SELECT")]
+    pub job: Option<String>,
+    /// A parameter
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
+    /// The executor of all jobs, or of one
+    #[arg(long = "executor", value_name = "EXECUTOR | JOB=EXECUTOR")]
+    pub executors: Vec<String>,
+    /// Run the deployed version instead of this folder
+    #[arg(long)]
+    pub deployed: bool,
+    /// Print the id and return
+    #[arg(long, conflicts_with = "wait")]
+    pub detach: bool,
+    /// Wait for the end, which is what happens anyway
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// The arguments of `submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// A dotted class or function name, or the path of an SQL file
+    #[arg(required_unless_present = "command")]
+    pub target: Option<String>,
+    /// A command
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// The executor
+    #[arg(long)]
+    pub executor: Option<String>,
+    /// A date or time of the interval [default: yesterday]
+    #[arg(long)]
+    pub at: Option<String>,
+    /// Print the id and return
+    #[arg(long, conflicts_with = "wait")]
+    pub detach: bool,
+    /// Wait for the end, which is what happens anyway
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token; it is shown this once
+    Create {
+        /// What it is for
+        #[arg(long, default_value = "cli")]
+        name: String,
+        /// viewer, operator, developer or admin
+        #[arg(long, default_value = "admin")]
+        role: String,
+        /// The only project it is good for [default: all]
+        #[arg(long = "for", value_name = "PROJECT")]
+        project: Option<String>,
+        /// Seconds until it expires [default: never]
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u64>,
+    },
+    /// List tokens
+    List,
+    /// End a token
+    Revoke { id: String },
+}
+
+/// Names that people know from elsewhere, and what they are called here.
+const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
+    ("trigger", "run"),
+    ("execute", "run"),
+    ("start", "up"),
+    ("serve", "up"),
+    ("server", "up"),
+    ("stop", "down"),
+    ("kill", "cancel"),
+    ("abort", "cancel"),
+    ("clear", "retry"),
+    ("rerun", "retry"),
+    ("restart", "retry"),
+    ("list", "runs"),
+    ("ls", "runs"),
+    ("status", "show"),
+    ("validate", "check"),
+    ("parse", "check"),
+    ("compile", "check"),
+    ("test", "check"),
+    ("query", "sql"),
+    ("why", "explain"),
+    ("dags", "workflows"),
+    ("flows", "workflows"),
+    ("push", "deploy"),
+    ("apply", "deploy"),
+    ("log", "logs"),
+    ("tail", "logs"),
+];
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PINRAIL_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let Global { json, state, project, url, token } = cli.global;
+    let place = Place { url, token, state, project };
+    match obey(cli.command, &place, Output::new(json)) {
+        Ok(code) => code,
+        Err(failure) => failure.tell(json),
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let word = error.get(clap::error::ContextKind::InvalidSubcommand).map(ToString::to_string).unwrap_or_default();
+        let failure = Failure::new(USAGE, format!("there is no command \"{word}\""));
+        let command = Cli::command();
+        let names: Vec<_> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let meant = KNOWN_ELSEWHERE.iter().find(|(known, _)| *known == word).map(|(_, name)| *name);
+        let meant = meant.or_else(|| nearest(&word, names.iter().map(String::as_str)));
+        let hint =
+            meant.map_or_else(|| "See `pinrail --help`.".to_owned(), |name| format!("Did you mean `pinrail {name}`?"));
+        return failure.hint(hint).tell(false);
+    }
+    // Help and version are no errors; clap knows where each goes.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { USAGE } else { 0 })
+}
+
+fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up { listen, detach, slots } => commands::server::up(place, output, listen, detach, slots),
+        Command::Down => commands::server::down(place, output),
+        Command::Check => commands::project::check(place, output),
+        Command::Deploy { dry_run } => commands::project::deploy(place, output, dry_run),
+        Command::Workflows => commands::project::workflows(place, output),
+        Command::Run(args) => commands::run::run(place, output, &args),
+        Command::Submit(args) => commands::run::submit(place, output, &args),
+        Command::Runs { workflow, in_state, limit } => {
+            commands::show::runs(place, output, workflow.as_deref(), in_state.as_deref(), limit)
+        }
+        Command::Show { run } => commands::show::show(place, output, &run),
+        Command::Logs { run, job, attempt, follow } => {
+            commands::show::logs(place, output, &run, job.as_deref(), attempt, follow)
+        }
+        Command::Files { run, name } => commands::show::files(place, output, &run, name.as_deref()),
+        Command::Explain { run, job } => commands::show::explain(place, output, &run, job.as_deref()),
+        Command::Cancel { run, job, reason } => {
+            commands::run::cancel(place, output, &run, job.as_deref(), reason.as_deref())
+        }
+        Command::Retry { run, job, code, detach } => {
+            commands::run::retry(place, output, &run, job.as_deref(), &code, detach)
+        }
+        Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
+        Command::Tables => commands::sql::tables(place, output),
+        Command::Counters { run } => commands::show::counters(place, output, &run),
+        Command::Token(TokenCommand::Create { name, role, project, expires_in }) => {
+            commands::server::token_create(place, output, &name, &role, project.as_deref(), expires_in)
+        }
+        Command::Token(TokenCommand::List) => commands::server::token_list(place, output),
+        Command::Token(TokenCommand::Revoke { id }) => commands::server::token_revoke(place, output, &id),
+    }
+}

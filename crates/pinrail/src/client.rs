@@ -1,0 +1,235 @@
+//! The HTTP client of the command line, and the choice of the server that a command uses.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pinrail_service::bundles::{Manifest, scan};
+use pinrail_service::project::{FILE, Project};
+use serde_json::{Value, json};
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
+use crate::server::{Server, Wanted};
+use crate::state::{Locked, in_use, live};
+
+/// Where a command finds what it works on.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    pub url: Option<String>,
+    pub token: Option<String>,
+    pub state: Option<PathBuf>,
+    pub project: Option<PathBuf>,
+}
+
+impl Place {
+    /// The project of the current folder, or of the folder that was named.
+    pub fn project(&self) -> Result<Project, Failure> {
+        let start = match &self.project {
+            Some(folder) => folder
+                .canonicalize()
+                .map_err(|e| Failure::new(USAGE, format!("the folder \"{}\" cannot be used: {e}", folder.display())))?,
+            None => std::env::current_dir()?,
+        };
+        let folder = Project::find(&start).ok_or_else(|| {
+            Failure::new(DEFINITION, format!("no {FILE} in \"{}\" or above it", start.display()))
+                .hint("Make a project with `pinrail init NAME`, or an empty pinrail.toml in your folder.")
+        })?;
+        Ok(Project::read(&folder)?)
+    }
+
+    /// The state folder: named, or `.pinrail` in the project, or in the current folder.
+    pub fn state(&self) -> Result<PathBuf, Failure> {
+        if let Some(state) = &self.state {
+            return Ok(state.clone());
+        }
+        let here = match &self.project {
+            Some(folder) => folder.clone(),
+            None => std::env::current_dir()?,
+        };
+        Ok(Project::find(&here).unwrap_or(here).join(".pinrail"))
+    }
+
+    /// The server that a command uses: the one that is named, else the live one of the state folder, else one in this
+    /// process for the time of the call.
+    pub fn connect(&self) -> Result<Client, Failure> {
+        if let Some(url) = &self.url {
+            let token = self
+                .token
+                .clone()
+                .ok_or_else(|| Failure::new(USAGE, format!("no token for {url}")).hint("Set PINRAIL_TOKEN."))?;
+            return Ok(Client::new(url.trim_end_matches('/').to_owned(), token, None));
+        }
+        let folder = self.state()?;
+        // A server that is just starting has the lock but has not said where it listens.
+        for _ in 0..100 {
+            if let Some(live) = live(&folder) {
+                return Ok(Client::new(live.url, self.token_of(&folder)?, None));
+            }
+            if let Some(locked) = Locked::take(&folder)? {
+                let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None })?;
+                return Ok(Client::new(server.url.clone(), server.token.clone(), Some(server)));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(in_use(&folder))
+    }
+
+    fn token_of(&self, folder: &Path) -> Result<String, Failure> {
+        if let Some(token) = &self.token {
+            return Ok(token.clone());
+        }
+        let file = folder.join("admin.token");
+        let token = std::fs::read_to_string(&file)
+            .map_err(|e| Failure::new(REFUSED, format!("\"{}\" cannot be read: {e}", file.display())))?;
+        Ok(token.trim().to_owned())
+    }
+}
+
+/// A connection to one server.
+pub struct Client {
+    pub url: String,
+    token: String,
+    agent: Agent,
+    /// The server in this process, if that is the one.
+    pub embedded: Option<Server>,
+}
+
+impl Client {
+    fn new(url: String, token: String, embedded: Option<Server>) -> Self {
+        let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(CONNECT)).build();
+        Self { url, token, agent: Agent::new_with_config(config), embedded }
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.agent.get(format!("{}/api/v1{path}", self.url));
+        self.answer(request.header("authorization", format!("Bearer {}", self.token)).call())
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.answer(self.send(path, body))
+    }
+
+    fn send(&self, path: &str, body: &Value) -> Result<Response<Body>, ureq::Error> {
+        let request = self.agent.post(format!("{}/api/v1{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        request.content_type("application/json").send(body.to_string().as_bytes())
+    }
+
+    /// The bytes of an answer as they are.
+    pub fn bytes(&self, path: &str, body: Option<&Value>) -> Result<Vec<u8>, Failure> {
+        let response = match body {
+            Some(body) => self.send(path, body),
+            None => {
+                let request = self.agent.get(format!("{}/api/v1{path}", self.url));
+                request.header("authorization", format!("Bearer {}", self.token)).call()
+            }
+        };
+        let mut response = response.map_err(|e| self.unreachable(&e))?;
+        if response.status().is_success() {
+            let config = response.body_mut().with_config().limit(u64::MAX);
+            return config.read_to_vec().map_err(|e| self.unreachable(&e));
+        }
+        Err(problem(&mut response))
+    }
+
+    /// Follows server-sent events; the visitor says when it has had enough.
+    pub fn follow(&self, path: &str, mut visit: impl FnMut(u64, &str, &Value) -> bool) -> Result<(), Failure> {
+        let request = self.agent.get(format!("{}/api/v1{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        let mut response = request.call().map_err(|e| self.unreachable(&e))?;
+        if !response.status().is_success() {
+            return Err(problem(&mut response));
+        }
+        let reader = BufReader::new(response.into_body().into_reader());
+        let (mut id, mut kind) = (0, String::new());
+        for line in reader.lines() {
+            let line = line?;
+            if let Some(text) = line.strip_prefix("id: ") {
+                id = text.parse().unwrap_or(id);
+            } else if let Some(text) = line.strip_prefix("event: ") {
+                text.clone_into(&mut kind);
+            } else if let Some(text) = line.strip_prefix("data: ") {
+                let data = serde_json::from_str(text).unwrap_or_default();
+                if !visit(id, &kind, &data) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Value, Failure> {
+        let mut response = response.map_err(|e| self.unreachable(&e))?;
+        if !response.status().is_success() {
+            return Err(problem(&mut response));
+        }
+        let config = response.body_mut().with_config().limit(u64::MAX);
+        let bytes = config.read_to_vec().map_err(|e| self.unreachable(&e))?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes)
+            .map_err(|_| Failure::new(UNREACHABLE, format!("{} did not answer as a pinrail server does", self.url)))
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        Failure::new(UNREACHABLE, format!("the server at {} cannot be reached: {error}", self.url))
+            .hint("Is it running? `pinrail up` starts one.")
+    }
+
+    /// Sends a project's files as they are, changed ones only; gives the digest of the bundle.
+    pub fn send_bundle(&self, project: &Project, state: &Path) -> Result<String, Failure> {
+        let manifest: Manifest = scan(&project.folder, Some(state))?;
+        let path = format!("/projects/{}/bundles", project.name);
+        let body = json!({"files": manifest, "folder": project.folder});
+        let answer = self.post(&path, &body)?;
+        let missing: Vec<&str> = answer["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if missing.is_empty() {
+            return Ok(answer["sha"].as_str().unwrap_or_default().to_owned());
+        }
+        for (name, file) in &manifest {
+            let sha = file.sha.to_string();
+            if missing.contains(&sha.as_str()) {
+                let bytes = std::fs::read(project.folder.join(name))?;
+                self.put(&format!("/projects/{}/blobs/{sha}", project.name), &bytes)?;
+            }
+        }
+        let answer = self.post(&path, &body)?;
+        match answer["missing"].as_array() {
+            Some(missing) if missing.is_empty() => Ok(answer["sha"].as_str().unwrap_or_default().to_owned()),
+            _ => Err(Failure::new(FAILED, "the project's files changed while they were sent").hint("Try again.")),
+        }
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let request = self.agent.put(format!("{}/api/v1{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        self.answer(request.send(bytes)).map(|_| ())
+    }
+}
+
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A problem document as a failure of the command.
+fn problem(response: &mut Response<Body>) -> Failure {
+    let status = response.status().as_u16();
+    let text = response.body_mut().read_to_string().unwrap_or_default();
+    let document: Value = serde_json::from_str(&text).unwrap_or_default();
+    let code = match (document["code"].as_str(), status) {
+        (Some("definition-errors"), _) => DEFINITION,
+        (_, 400..500) => REFUSED,
+        _ => FAILED,
+    };
+    let message = document["detail"].as_str().map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    Failure {
+        code,
+        message,
+        hint: document["hint"].as_str().map(str::to_owned),
+        problem: Some(Box::new(document)).filter(|document| !document.is_null()),
+    }
+}

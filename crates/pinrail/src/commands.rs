@@ -1,0 +1,7 @@
+//! The commands, by what they are about.
+
+pub mod project;
+pub mod run;
+pub mod server;
+pub mod show;
+pub mod sql;

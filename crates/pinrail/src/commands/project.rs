@@ -1,0 +1,121 @@
+//! The project's own files: check, deploy, list.
+
+use std::process::ExitCode;
+
+use pinrail_service::compile::Diagnostic;
+use serde_json::{Value, json};
+
+use crate::client::Place;
+use crate::failure::{DEFINITION, Failure};
+use crate::output::{Output, cell, table};
+
+pub fn check(place: &Place, output: Output) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let client = place.connect()?;
+    let bundle = client.send_bundle(&project, &place.state()?)?;
+    let answer = client.post(&format!("/projects/{}/compilations", project.name), &json!({"bundle": bundle}))?;
+    let diagnostics: Vec<Diagnostic> = serde_json::from_value(answer["diagnostics"].clone()).unwrap_or_default();
+    let errors = diagnostics.iter().filter(|d| d.level == "error").count();
+    if !output.json {
+        for diagnostic in &diagnostics {
+            output.say(&render(diagnostic, output));
+        }
+        let workflows = answer["documents"].as_object().map_or(0, serde_json::Map::len);
+        output.say(&summary(errors, diagnostics.len() - errors, workflows));
+    }
+    output.document(&answer);
+    Ok(ExitCode::from(if errors > 0 { DEFINITION } else { 0 }))
+}
+
+fn summary(errors: usize, warnings: usize, workflows: usize) -> String {
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    if errors + warnings == 0 {
+        return format!("{} checked, nothing to complain about", plural(workflows, "workflow"));
+    }
+    format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"))
+}
+
+/// A diagnostic with its line and a caret below the place.
+pub fn render(diagnostic: &Diagnostic, output: Output) -> String {
+    let level = if diagnostic.level == "error" { output.bad("error") } else { output.good("warning") };
+    let mut text = format!("{level}: {}", diagnostic.message);
+    let (Some(file), Some(line)) = (&diagnostic.file, diagnostic.line) else {
+        if let Some(hint) = &diagnostic.hint {
+            text.push_str(&format!("\n   hint: {hint}"));
+        }
+        return text;
+    };
+    let number = line.to_string();
+    let margin = " ".repeat(number.len() + 2);
+    text.push_str(&format!("\n{margin}╭─ {file}:{line}"));
+    let mut hint = diagnostic.hint.clone();
+    if let Some(source) = &diagnostic.source {
+        text.push_str(&format!("\n {number} │ {source}"));
+        let column = diagnostic.column.unwrap_or(1).max(1) as usize;
+        let before: String = source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let carets = "^".repeat(diagnostic.width.unwrap_or(1).max(1) as usize);
+        let said = hint.take().map_or_else(String::new, |hint| format!(" {hint}"));
+        text.push_str(&format!("\n{margin}│ {before}{}{said}", output.bad(&carets)));
+    }
+    for related in &diagnostic.related {
+        let place = format!("{}:{}", cell(&related["file"]), cell(&related["line"]));
+        text.push_str(&format!("\n{margin}  {place}: {}", cell(&related["message"])));
+    }
+    if let Some(hint) = hint {
+        text.push_str(&format!("\n{margin}  hint: {hint}"));
+    }
+    text
+}
+
+/// Shows the definition errors that a problem carries.
+pub fn tell_definition_errors(failure: &Failure, output: Output) {
+    let diagnostics = failure.problem.as_ref().map(|problem| problem["diagnostics"].clone()).unwrap_or_default();
+    for diagnostic in serde_json::from_value::<Vec<Diagnostic>>(diagnostics).unwrap_or_default() {
+        eprintln!("{}", render(&diagnostic, output));
+    }
+}
+
+pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let client = place.connect()?;
+    let bundle = client.send_bundle(&project, &place.state()?)?;
+    let body = json!({"bundle": bundle, "dry_run": dry_run});
+    let deployed = client.post(&format!("/projects/{}/deploys", project.name), &body).inspect_err(|failure| {
+        if !output.json {
+            tell_definition_errors(failure, output);
+        }
+    })?;
+    if !output.json {
+        let verb = if dry_run { "would deploy" } else { "deployed" };
+        output.say(&format!("{verb} project {} (bundle {})", project.name, short(&deployed["bundle"])));
+        for workflow in deployed["workflows"].as_array().into_iter().flatten() {
+            let (name, version) = (cell(&workflow["name"]), short(&workflow["version"]));
+            output.say(&format!("  {name}  version {version}, {} jobs", workflow["jobs"]));
+        }
+        for note in deployed["notes"].as_array().into_iter().flatten() {
+            output.say(&format!("  note: {}", cell(note)));
+        }
+    }
+    output.document(&deployed);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first characters of a digest.
+pub fn short(digest: &Value) -> String {
+    digest.as_str().unwrap_or_default().chars().take(8).collect()
+}
+
+pub fn workflows(place: &Place, output: Output) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let found = place.connect()?.get(&format!("/projects/{}/workflows", project.name))?;
+    if !output.json {
+        let mut rows = vec![["workflow", "version", "jobs", "deployed at"].map(str::to_owned).to_vec()];
+        for item in found["items"].as_array().into_iter().flatten() {
+            let jobs = item["document"]["jobs"].as_array().map_or(0, Vec::len);
+            rows.push(vec![cell(&item["name"]), short(&item["version"]), jobs.to_string(), cell(&item["deployed_at"])]);
+        }
+        output.say(&table(&rows));
+    }
+    output.document(&found);
+    Ok(ExitCode::SUCCESS)
+}

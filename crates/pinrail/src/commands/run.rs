@@ -1,0 +1,285 @@
+//! Running, following, cancelling, retrying.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use super::project::{short, tell_definition_errors};
+use super::show::{explain_text, find};
+use crate::cli::{RunArgs, SubmitArgs};
+use crate::client::{Client, Place};
+use crate::failure::{CANCELLED, DETACHED, FAILED, Failure, USAGE};
+use crate::output::{Output, cell, human, seconds};
+
+/// Seconds that one request waits for news.
+const POLL: &str = "10";
+
+pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let client = place.connect()?;
+    let mut body = json!({"workflow": args.workflow, "params": parameters(&args.params)?});
+    let mut code = "deployed version".to_owned();
+    if !args.deployed {
+        let bundle = client.send_bundle(&project, &place.state()?)?;
+        code = format!("this folder ({})", bundle.chars().take(4).collect::<String>());
+        body["bundle"] = bundle.into();
+    }
+    if let Some(at) = &args.at {
+        body["at"] = json!(at);
+    }
+    if let Some(jobs) = &args.job {
+        body["jobs"] = json!(jobs);
+    }
+    choose_executors(&mut body, &args.executors);
+    let path = format!("/projects/{}/runs", project.name);
+    let run = client.post(&path, &body).inspect_err(|failure| {
+        if !output.json {
+            tell_definition_errors(failure, output);
+        }
+    })?;
+    output.say(&format!("{} · {} · {code} · run {}", args.workflow, cell(&run["ds"]), last(&run)));
+    end(client, output, run, args.detach)
+}
+
+pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let job = match (&args.target, args.command.as_slice()) {
+        (Some(_), [_, ..]) => {
+            return Err(Failure::new(USAGE, "give a class, an SQL file or a command, not two of them"));
+        }
+        (None, command) => json!({"shell": command}),
+        (Some(target), []) if target.ends_with(".sql") => json!({"sql-file": target}),
+        (Some(target), []) => json!({"class": target}),
+    };
+    let mut body = json!({"job": job});
+    let project = match place.project() {
+        Ok(project) => {
+            body["bundle"] = client.send_bundle(&project, &place.state()?)?.into();
+            project.name.to_string()
+        }
+        // A command needs no project.
+        Err(_) if args.target.is_none() => "scratch".to_owned(),
+        Err(failure) => return Err(failure),
+    };
+    if let Some(executor) = &args.executor {
+        body["executor"] = json!(executor);
+    }
+    if let Some(at) = &args.at {
+        body["at"] = json!(at);
+    }
+    let run = client.post(&format!("/projects/{project}/runs"), &body)?;
+    output.say(&format!("{} · run {}", cell(&run["workflow"]), last(&run)));
+    end(client, output, run, args.detach)
+}
+
+fn parameters(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |text: &String| {
+        let (name, value) = text.split_once('=').ok_or_else(|| {
+            Failure::new(USAGE, format!("\"{text}\" is not a parameter")).hint("Write --param NAME=VALUE.")
+        })?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    given.iter().map(pair).collect()
+}
+
+fn choose_executors(body: &mut Value, given: &[String]) {
+    for choice in given {
+        match choice.split_once('=') {
+            Some((job, executor)) => body["executors"][job] = json!(executor),
+            None => body["executor"] = json!(choice),
+        }
+    }
+}
+
+fn last(run: &Value) -> String {
+    let id = run["id"].as_str().unwrap_or_default();
+    id[id.len().saturating_sub(pinrail_model::ids::SHORT)..].to_owned()
+}
+
+/// Waits for a run's end and tells how it went, or says how to follow it.
+fn end(client: Client, output: Output, run: Value, detach: bool) -> Result<ExitCode, Failure> {
+    let id = run["id"].as_str().unwrap_or_default().to_owned();
+    if detach && client.embedded.is_none() {
+        output.say(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`"));
+        output.document(&run);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if detach {
+        return Err(
+            Failure::new(USAGE, "--detach needs a server that stays").hint("Start one with `pinrail up --detach`.")
+        );
+    }
+    let run = follow(&client, output, &id)?;
+    let state = cell(&run["state"]);
+    tell(&client, output, &run);
+    output.document(&run);
+    leave(client, output);
+    Ok(ExitCode::from(match state.as_str() {
+        "succeeded" => 0,
+        "cancelled" => CANCELLED,
+        _ => FAILED,
+    }))
+}
+
+/// Whoever else uses the server of this process may finish first.
+fn leave(client: Client, output: Output) {
+    let Some(server) = &client.embedded else { return };
+    let mut told = false;
+    while server.busy() > 0 {
+        if !std::mem::replace(&mut told, true) {
+            output.say(&output.dim("  waiting for another run that uses this server"));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// Interrupts so far.
+static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+
+#[allow(unsafe_code, reason = "a signal handler can be installed in no other way without a second thread")]
+fn count_interrupts() {
+    extern "C" fn interrupted(_: i32) {
+        INTERRUPTS.fetch_add(1, Ordering::SeqCst);
+    }
+    let action = nix::sys::signal::SigAction::new(
+        nix::sys::signal::SigHandler::Handler(interrupted),
+        nix::sys::signal::SaFlags::SA_RESTART,
+        nix::sys::signal::SigSet::empty(),
+    );
+    // SAFETY: the handler only adds to an atomic.
+    let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGINT, &action) };
+}
+
+/// Shows tasks as they end, until the run has.
+fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
+    count_interrupts();
+    let mut shown: BTreeMap<String, String> = BTreeMap::new();
+    let mut cancelled = false;
+    loop {
+        let wait = if INTERRUPTS.load(Ordering::SeqCst) > 0 || client.embedded.is_some() { "1" } else { POLL };
+        let run = wait_for_change(client, id, wait, &shown)?;
+        for task in run["tasks"].as_array().into_iter().flatten() {
+            show_ended(output, task, &mut shown);
+        }
+        if matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+            return Ok(run);
+        }
+        match (INTERRUPTS.load(Ordering::SeqCst), &client.embedded) {
+            (0, _) => {}
+            (1, Some(_)) if !cancelled => {
+                cancelled = true;
+                output.say("  cancelling; Ctrl-C again leaves at once");
+                client.post(&format!("/runs/{id}/cancel"), &json!({"reason": "Ctrl-C"}))?;
+            }
+            (1, Some(_)) => {}
+            (_, None) => {
+                output.say(&format!(
+                    "  detached; it goes on. Follow with `pinrail show {id}`, end with `pinrail cancel {id}`"
+                ));
+                return Err(Failure::new(DETACHED, ""));
+            }
+            (_, Some(_)) => return Err(Failure::new(DETACHED, "left before the run had ended")),
+        }
+    }
+}
+
+/// The run as soon as a task has ended that was not shown yet, or after a while.
+fn wait_for_change(client: &Client, id: &str, wait: &str, shown: &BTreeMap<String, String>) -> Result<Value, Failure> {
+    let run = client.get(&format!("/runs/{id}"))?;
+    let news = run["tasks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|task| is_over(task) && shown.get(&cell(&task["name"])) != Some(&cell(&task["state"])));
+    let over = matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled"));
+    if news || over || INTERRUPTS.load(Ordering::SeqCst) > 0 {
+        return Ok(run);
+    }
+    client.get(&format!("/runs/{id}?wait={wait}"))
+}
+
+fn is_over(task: &Value) -> bool {
+    matches!(
+        task["state"].as_str(),
+        Some("succeeded" | "failed" | "skipped" | "cancelled" | "upstream-failed" | "held")
+    )
+}
+
+fn show_ended(output: Output, task: &Value, shown: &mut BTreeMap<String, String>) {
+    let (name, state) = (cell(&task["name"]), cell(&task["state"]));
+    if !is_over(task) || shown.get(&name) == Some(&state) {
+        return;
+    }
+    shown.insert(name.clone(), state.clone());
+    output.say(&task_line(output, task));
+}
+
+/// One line about a task.
+pub fn task_line(output: Output, task: &Value) -> String {
+    let (name, state) = (cell(&task["name"]), cell(&task["state"]));
+    let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last()).cloned().unwrap_or_default();
+    let took = seconds(&attempt["started_at"], &attempt["ended_at"]).map(human).unwrap_or_default();
+    let (mark, note) = match state.as_str() {
+        "succeeded" => (output.good("✔"), String::new()),
+        "failed" => (output.bad("✘"), format!("fault {}", cell(&attempt["fault"]))),
+        "upstream-failed" => (output.dim("–"), "a job above it failed".to_owned()),
+        "waiting" | "ready" | "backoff" => (output.dim("·"), state.clone()),
+        _ => (output.dim("–"), state.clone()),
+    };
+    let number = task["attempts"].as_array().map_or(0, Vec::len);
+    let tries = if number > 1 { format!("{number} attempts  ") } else { String::new() };
+    format!("  {mark} {name:<16} {:<8} {took:>8}   {tries}{note}", cell(&attempt["executor"])).trim_end().to_owned()
+}
+
+fn tell(client: &Client, output: Output, run: &Value) {
+    let state = cell(&run["state"]);
+    let took = seconds(&run["created_at"], &run["ended_at"]).map(human).unwrap_or_default();
+    let shown = if state == "succeeded" { output.good(&state) } else { output.bad(&state) };
+    output.say(&format!("  {shown} in {took}"));
+    if state == "failed" {
+        let path = format!("/runs/{}/explain", cell(&run["id"]));
+        if let Ok(answer) = client.get(&path)
+            && let Some(first) = answer["items"].as_array().and_then(|items| items.first())
+        {
+            output.say(&explain_text(first));
+        }
+    }
+}
+
+pub fn cancel(
+    place: &Place,
+    output: Output,
+    reference: &str,
+    job: Option<&str>,
+    reason: Option<&str>,
+) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let id = cell(&find(place, &client, reference)?["id"]);
+    let run = client.post(&format!("/runs/{id}/cancel"), &json!({"job": job, "reason": reason}))?;
+    output.say(&format!("run {} is being cancelled", last(&run)));
+    output.document(&run);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn retry(
+    place: &Place,
+    output: Output,
+    reference: &str,
+    jobs: Option<&str>,
+    code: &str,
+    detach: bool,
+) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let id = cell(&find(place, &client, reference)?["id"]);
+    let bundle = match code {
+        "folder" => Some(client.send_bundle(&place.project()?, &place.state()?)?),
+        _ => None,
+    };
+    let run = client.post(&format!("/runs/{id}/retry"), &json!({"jobs": jobs, "bundle": bundle}))?;
+    let code =
+        bundle.map_or_else(|| "the run's own code".to_owned(), |b| format!("this folder ({})", short(&json!(b))));
+    output.say(&format!("{} · {} · {code} · run {}", cell(&run["workflow"]), cell(&run["ds"]), last(&run)));
+    end(client, output, run, detach)
+}

@@ -1,0 +1,295 @@
+//! Looking at runs: lists, details, logs, files, counters, reasons.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::run::task_line;
+use crate::client::{Client, Place};
+use crate::failure::{FAILED, Failure, REFUSED};
+use crate::output::{Output, cell, human, seconds, table};
+
+/// The run that a reference means.
+pub fn find(place: &Place, client: &Client, reference: &str) -> Result<Value, Failure> {
+    let project = place.project().ok().map(|project| format!("&project={}", project.name)).unwrap_or_default();
+    let encoded: String = reference
+        .bytes()
+        .map(|b| {
+            if b.is_ascii_alphanumeric() || b"-_.".contains(&b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect();
+    // A one-off command outside of a project is found as well: first in the project, then everywhere.
+    let found = client.get(&format!("/runs?find={encoded}{project}"));
+    let found = match found {
+        Err(failure) if failure.code == REFUSED && !project.is_empty() => client.get(&format!("/runs?find={encoded}")),
+        other => other,
+    }?;
+    Ok(found["items"][0].clone())
+}
+
+pub fn runs(
+    place: &Place,
+    output: Output,
+    workflow: Option<&str>,
+    state: Option<&str>,
+    limit: u32,
+) -> Result<ExitCode, Failure> {
+    let mut path = format!("/runs?limit={limit}");
+    if let Ok(project) = place.project() {
+        path.push_str(&format!("&project={}", project.name));
+    }
+    for (name, value) in [("workflow", workflow), ("state", state)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={value}"));
+        }
+    }
+    let found = place.connect()?.get(&path)?;
+    if !output.json {
+        let heads = ["run", "workflow", "ds", "state", "created at", "took"];
+        let mut rows = vec![heads.map(str::to_owned).to_vec()];
+        for run in found["items"].as_array().into_iter().flatten() {
+            let id = cell(&run["id"]);
+            let short = id[id.len().saturating_sub(pinrail_model::ids::SHORT)..].to_owned();
+            let took = seconds(&run["created_at"], &run["ended_at"]).map(human).unwrap_or_default();
+            rows.push(vec![
+                short,
+                cell(&run["workflow"]),
+                cell(&run["ds"]),
+                cell(&run["state"]),
+                cell(&run["created_at"]),
+                took,
+            ]);
+        }
+        output.say(&table(&rows));
+    }
+    output.document(&found);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, Failure> {
+    let run = find(place, &place.connect()?, reference)?;
+    if !output.json {
+        let line = format!(
+            "{} · {} · {} · run {}",
+            cell(&run["workflow"]),
+            cell(&run["ds"]),
+            cell(&run["state"]),
+            cell(&run["id"])
+        );
+        output.say(&line);
+        for task in run["tasks"].as_array().into_iter().flatten() {
+            output.say(&task_line(output, task));
+        }
+    }
+    output.document(&run);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn logs(
+    place: &Place,
+    output: Output,
+    reference: &str,
+    job: Option<&str>,
+    number: Option<u64>,
+    follow: bool,
+) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let run = find(place, &client, reference)?;
+    let tasks: Vec<&Value> = run["tasks"].as_array().into_iter().flatten().collect();
+    let wanted: Vec<&&Value> = tasks.iter().filter(|task| job.is_none_or(|job| task["name"] == job)).collect();
+    if let (Some(job), true) = (job, wanted.is_empty()) {
+        return Err(Failure::new(REFUSED, format!("job \"{job}\" not found in run {}", cell(&run["id"]))));
+    }
+    let several = wanted.len() > 1;
+    let mut all = Vec::new();
+    for task in wanted {
+        let attempts: Vec<&Value> = task["attempts"].as_array().into_iter().flatten().collect();
+        let attempt = match number {
+            Some(number) => attempts.iter().find(|attempt| attempt["number"] == number),
+            None => attempts.last(),
+        };
+        let Some(attempt) = attempt else { continue };
+        if several && !output.json {
+            output.say(&output.dim(&format!("── {} attempt {}", cell(&task["name"]), attempt["number"])));
+        }
+        let path = format!("/attempts/{}/log", cell(&attempt["id"]));
+        if follow {
+            client.follow(&format!("{path}?follow=true"), |_, _, frame| {
+                print_frame(output, frame);
+                true
+            })?;
+        } else {
+            let found = client.get(&path)?;
+            let frames = found["items"].as_array().cloned().unwrap_or_default();
+            frames.iter().for_each(|frame| print_frame(output, frame));
+            all.extend(frames.into_iter().map(|mut frame| {
+                frame["job"] = task["name"].clone();
+                frame
+            }));
+        }
+    }
+    output.document(&serde_json::json!({"items": all, "next": null}));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_frame(output: Output, frame: &Value) {
+    if output.json {
+        return;
+    }
+    let text = cell(&frame["text"]);
+    let raw = matches!(frame["stream"].as_str(), Some("stdout" | "stderr"));
+    let mut out = std::io::stdout();
+    // A reader that has gone wants no more.
+    let _ = if raw { write!(out, "{text}") } else { writeln!(out, "{text}") };
+}
+
+pub fn files(place: &Place, output: Output, reference: &str, name: Option<&str>) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let run = find(place, &client, reference)?;
+    let found = client.get(&format!("/runs/{}/files", cell(&run["id"])))?;
+    let items: Vec<&Value> = found["items"].as_array().into_iter().flatten().collect();
+    if let Some(name) = name {
+        let Some(file) = items.iter().find(|file| file["name"] == name) else {
+            return Err(Failure::new(REFUSED, format!("run {} left no file \"{name}\"", cell(&run["id"]))));
+        };
+        let path = format!("/runs/{}/files/{}/{name}", cell(&run["id"]), cell(&file["job"]));
+        std::io::stdout().write_all(&client.bytes(&path, None)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !output.json {
+        let mut rows = vec![["job", "file", "bytes"].map(str::to_owned).to_vec()];
+        rows.extend(items.iter().map(|file| vec![cell(&file["job"]), cell(&file["name"]), cell(&file["size"])]));
+        output.say(&table(&rows));
+    }
+    output.document(&found);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let run = find(place, &client, reference)?;
+    let found = client.get(&format!("/runs/{}/counters", cell(&run["id"])))?;
+    if !output.json {
+        let mut rows = vec![["job", "group", "name", "value", "unit"].map(str::to_owned).to_vec()];
+        for counter in found["items"].as_array().into_iter().flatten() {
+            let job = job_of(&run, &counter["attempt"]);
+            rows.push(vec![
+                job,
+                cell(&counter["group"]),
+                cell(&counter["name"]),
+                cell(&counter["value"]),
+                cell(&counter["unit"]),
+            ]);
+        }
+        output.say(&table(&rows));
+    }
+    output.document(&found);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn job_of(run: &Value, attempt: &Value) -> String {
+    let tasks = run["tasks"].as_array().into_iter().flatten();
+    let mut owners =
+        tasks.filter(|task| task["attempts"].as_array().into_iter().flatten().any(|a| a["id"] == *attempt));
+    owners.next().map(|task| cell(&task["name"])).unwrap_or_default()
+}
+
+pub fn explain(place: &Place, output: Output, reference: &str, job: Option<&str>) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
+    let run = find(place, &client, reference)?;
+    let job = job.map(|job| format!("?job={job}")).unwrap_or_default();
+    let found = client.get(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
+    let Some(first) = found["items"].as_array().and_then(|items| items.first()) else {
+        return Err(Failure::new(FAILED, "the run has no jobs"));
+    };
+    if !output.json {
+        output.say(&explain_text(first));
+    }
+    output.document(&found);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An explanation as people read it.
+pub fn explain_text(explanation: &Value) -> String {
+    let job = cell(&explanation["job"]);
+    let code = cell(&explanation["code"]);
+    let names = |list: &Value| {
+        let items = list.as_array().into_iter().flatten();
+        items
+            .map(|item| item["job"].as_str().unwrap_or_else(|| item.as_str().unwrap_or_default()).to_owned())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let states = |list: &Value| {
+        let items = list.as_array().into_iter().flatten();
+        items.map(|item| format!("{} ({})", cell(&item["job"]), cell(&item["state"]))).collect::<Vec<_>>().join(", ")
+    };
+    let mut lines = match code.as_str() {
+        "waiting-for-jobs" => vec![format!("  {job} waits for {}", states(&explanation["jobs"]))],
+        "waiting-for-slot" => vec![
+            format!("  {job} waits for a worker slot: {} of {} are held", explanation["held"], explanation["slots"]),
+            format!("    queue       {} of {}", explanation["place"], explanation["of"]),
+        ],
+        "waiting-to-finish" => vec![format!("  {job} waits for a worker slot for {}", cell(&explanation["step"]))],
+        "backing-off" => {
+            let mut lines = vec![format!("  {job} failed and is tried again at {}", cell(&explanation["until"]))];
+            lines.extend(failure_lines(&explanation["failure"]));
+            lines
+        }
+        "held" => vec![format!("  {job} is held: {}", cell(&explanation["reason"]))],
+        "working" => vec![format!(
+            "  {job} is at work: {} since {} (attempt {})",
+            cell(&explanation["position"]),
+            cell(&explanation["since"]),
+            explanation["number"]
+        )],
+        "failed" | "ending-badly" => {
+            let failure = &explanation["failure"];
+            let phase = failure["phase"].as_str().map(|phase| format!(" in {phase}")).unwrap_or_default();
+            let helps = if failure["retry_helps"] == true { "" } else { ": a retry will not help" };
+            let tries = format!("attempt {} of {}", explanation["tries"]["number"], explanation["tries"]["allowed"]);
+            let mut lines = vec![format!("  {job} failed{phase} · {tries} · fault {}{helps}", cell(&failure["fault"]))];
+            lines.extend(failure_lines(failure));
+            lines
+        }
+        "cancelled" => {
+            let mut lines = vec![format!("  {job} was cancelled")];
+            lines.extend(failure_lines(&explanation["failure"]));
+            lines
+        }
+        "upstream-failed" => vec![format!("  {job} did not start: {}", states(&explanation["jobs"]))],
+        "skipped" => vec![format!("  {job} was skipped: {}", states(&explanation["jobs"]))],
+        _ => vec![format!("  {job} {}", cell(&explanation["state"]))],
+    };
+    let downstream = names(&explanation["downstream"]);
+    if !downstream.is_empty() {
+        lines.push(format!("    downstream  {downstream} did not start"));
+    }
+    if let Some(next) = explanation["next"].as_str() {
+        lines.push(format!("    next        {next}"));
+    }
+    lines.join("\n")
+}
+
+fn failure_lines(failure: &Value) -> Vec<String> {
+    if failure.is_null() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("    {}", cell(&failure["message"]))];
+    for place in failure["code"].as_array().into_iter().flatten() {
+        let code = place["code"].as_str().map(|code| format!("  {}", code.trim())).unwrap_or_default();
+        lines.push(format!("    your code   {}:{}{code}", cell(&place["file"]), place["line"]));
+    }
+    for fact in failure["facts"].as_array().into_iter().flatten() {
+        lines.push(format!("    {:<11} {}", cell(&fact[0]), cell(&fact[1])));
+    }
+    if let Some(remedy) = failure["remedy"].as_str() {
+        lines.push(format!("    remedy      {remedy}"));
+    }
+    lines
+}

@@ -1,0 +1,60 @@
+//! SQL from the command line.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::client::Place;
+use crate::failure::Failure;
+use crate::output::{Output, cell, table};
+
+pub fn sql(place: &Place, output: Output, text: &str, format: &str) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let client = place.connect()?;
+    let bundle = client.send_bundle(&project, &place.state()?)?;
+    let path = format!("/projects/{}/queries", project.name);
+    if format == "csv" && !output.json {
+        let body = json!({"sql": text, "bundle": bundle, "format": "csv"});
+        std::io::stdout().write_all(&client.bytes(&path, Some(&body))?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let result = client.post(&path, &json!({"sql": text, "bundle": bundle}))?;
+    if !output.json {
+        output.say(&shown(&result));
+    }
+    output.document(&result);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(result: &Value) -> String {
+    let columns: Vec<&Value> = result["columns"].as_array().into_iter().flatten().collect();
+    if columns.is_empty() {
+        return "done".to_owned();
+    }
+    let mut rows = vec![columns.iter().map(|column| cell(&column["name"])).collect::<Vec<_>>()];
+    for row in result["rows"].as_array().into_iter().flatten() {
+        rows.push(row.as_array().into_iter().flatten().map(null_cell).collect());
+    }
+    format!("{}\n({} rows)", table(&rows), rows.len() - 1)
+}
+
+/// A missing value and an empty text look different.
+fn null_cell(value: &Value) -> String {
+    if value.is_null() { "NULL".to_owned() } else { cell(value) }
+}
+
+pub fn tables(place: &Place, output: Output) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let found = place.connect()?.get(&format!("/projects/{}/tables", project.name))?;
+    if !output.json {
+        let mut rows = vec![["table", "rows", "bytes", "partitioned by"].map(str::to_owned).to_vec()];
+        for item in found["items"].as_array().into_iter().flatten() {
+            let parts: Vec<String> = item["partitioned_by"].as_array().into_iter().flatten().map(cell).collect();
+            rows.push(vec![cell(&item["table"]), cell(&item["rows"]), cell(&item["bytes"]), parts.join(", ")]);
+        }
+        output.say(&table(&rows));
+    }
+    output.document(&found);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,87 @@
+//! How commands show things: lines for people, one JSON document for programs.
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::Value;
+
+/// Where progress goes and whether it may be coloured.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    pub json: bool,
+    colour: bool,
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        let colour = !json && std::env::var_os("NO_COLOR").is_none() && std::io::stdout().is_terminal();
+        Self { json, colour }
+    }
+
+    /// A line for people: on standard output, or on standard error when a program reads the output.
+    pub fn say(self, line: &str) {
+        if self.json {
+            eprintln!("{line}");
+        } else {
+            // A reader that has gone wants no more.
+            let _ = writeln!(std::io::stdout(), "{line}");
+        }
+    }
+
+    /// The one document for programs.
+    pub fn document(self, value: &Value) {
+        if self.json {
+            let _ = writeln!(std::io::stdout(), "{value}");
+        }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    pub fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+}
+
+/// Seconds between two ISO 8601 times of the API, as people read them.
+pub fn seconds(from: &Value, to: &Value) -> Option<f64> {
+    let parse = |value: &Value| serde_json::from_value::<pinrail_model::time::Micros>(value.clone()).ok();
+    Some(parse(to)?.since(parse(from)?).as_secs_f64())
+}
+
+/// A duration as people read it.
+pub fn human(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.1} s"),
+        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+/// Rows in columns, the first row being the heads.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A JSON value as a cell.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,209 @@
+//! A server in this process: everything wired together, listening.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pinrail_exec::Launcher;
+use pinrail_exec::LocalSandbox;
+use pinrail_exec::local::kill_marked;
+use pinrail_exec::python::{Python, PythonConfig};
+use pinrail_exec::shell::Shell;
+use pinrail_model::document::ExecutorKind;
+use pinrail_model::ids::Ids;
+use pinrail_model::seam::exec::Executor;
+use pinrail_model::seam::lake::{Catalog, QueryEngine};
+use pinrail_model::seam::store::Store;
+use pinrail_model::time::Clock;
+use pinrail_service::app::App;
+use pinrail_service::attempt::{AttemptParts, Attempts};
+use pinrail_service::bundles::Bundles;
+use pinrail_service::compile::Compiler;
+use pinrail_service::http::serve;
+use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
+use pinrail_service::system::{SystemClock, SystemIds};
+use pinrail_store::SqliteStore;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use crate::failure::{FAILED, Failure};
+use crate::sdk;
+use crate::state::{Live, Locked};
+
+/// Async threads for control: what they do is short, the machine's cores are for jobs and queries.
+const CONTROL_THREADS: usize = 2;
+/// Warm Python processes at the same time, and how long an unused one stays.
+const MOST_WARM: usize = 4;
+const WARM_IDLE: Duration = Duration::from_secs(60);
+
+/// How a server is wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub listen: SocketAddr,
+    /// Serves one command; resumes nothing but unfinished cleanups.
+    pub embedded: bool,
+    pub slots: Option<u32>,
+}
+
+/// A running server. Dropping it stops it.
+pub struct Server {
+    pub url: String,
+    pub token: String,
+    owner: OwnerHandle,
+    state: Locked,
+    runtime: Option<Runtime>,
+    // After the runtime: attempts may still speak to it while the runtime ends.
+    _launcher: Arc<Launcher>,
+}
+
+impl Server {
+    /// Starts a server over a locked state folder.
+    pub fn start(state: Locked, wanted: &Wanted) -> Result<Self, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::new(FAILED, format!("the server cannot start: {e}"));
+        let binary = std::env::current_exe()?;
+        // Before any thread: the launcher must not inherit half a runtime.
+        let launcher = Arc::new(Launcher::start(&binary)?);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()?;
+        let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
+        let (url, token, owner) = runtime.block_on(async {
+            let (handle, inputs) = owner::channel();
+            let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.folder).map_err(|e| failed(&e))?);
+            let (engine, catalog) = lake(&state.folder, &store, &parts)?;
+            let attempts = parts.attempts(&state.folder, &store, &engine, &catalog);
+            let owner_parts = OwnerParts {
+                store: Arc::clone(&store),
+                clock: Arc::clone(&parts.clock),
+                ids: Arc::clone(&parts.ids),
+                slots: wanted.slots.unwrap_or_else(default_slots),
+                only: wanted.embedded.then(Default::default),
+            };
+            let app = Arc::new(App {
+                store,
+                clock: Arc::clone(&parts.clock),
+                ids: Arc::clone(&parts.ids),
+                owner: handle.clone(),
+                attempts: Arc::clone(&attempts),
+                bundles: Bundles::new(&state.folder),
+                compiler: parts.compiler.clone(),
+                sandbox: Arc::new(LocalSandbox::new(launcher.clone())),
+                engine,
+                catalog,
+                state: state.folder.clone(),
+            });
+            let token = app.ensure_admin().await.map_err(|e| failed(&e))?;
+            let listener = TcpListener::bind(wanted.listen).await.map_err(|e| {
+                Failure::new(FAILED, format!("cannot listen on {}: {e}", wanted.listen))
+                    .hint("Choose another port with --listen 127.0.0.1:PORT.")
+            })?;
+            let url = format!("http://{}", listener.local_addr()?);
+            // The API opens only when everything unfinished has been taken over.
+            owner::start(owner_parts, attempts, handle.clone(), inputs).await.map_err(|e| failed(&e))?;
+            tokio::spawn(async move {
+                if let Err(error) = serve(listener, app).await {
+                    tracing::error!(%error, "the API stops");
+                }
+            });
+            Ok::<_, Failure>((url, token, handle))
+        })?;
+        let live = Live { pid: std::process::id(), url: url.clone(), embedded: wanted.embedded };
+        state.announce(&live)?;
+        Ok(Self { url, token, owner, state, runtime: Some(runtime), _launcher: launcher })
+    }
+
+    /// Waits until SIGINT or SIGTERM.
+    pub fn wait_for_signal(&self) -> Result<(), Failure> {
+        let Some(runtime) = &self.runtime else { return Ok(()) };
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            Ok(())
+        })
+    }
+
+    /// How many runs are unfinished here.
+    pub fn busy(&self) -> usize {
+        let Some(runtime) = &self.runtime else { return 0 };
+        runtime.block_on(self.owner.ask(Input::Busy)).unwrap_or(0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.state.withdraw();
+        if let Some(runtime) = self.runtime.take() {
+            // What is not durable did not happen; nothing is worth waiting for.
+            runtime.shutdown_timeout(Duration::from_millis(200));
+        }
+    }
+}
+
+/// What the parts of a server have in common.
+struct Parts {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+    python: Arc<Python>,
+    shell: Arc<Shell>,
+    compiler: Compiler,
+}
+
+impl Parts {
+    fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
+        let sdk = sdk::unpack(state)?;
+        let cache = state.join("pycache");
+        let config = PythonConfig { sdk: sdk.clone(), cache: cache.clone(), most_warm: MOST_WARM, idle: WARM_IDLE };
+        let python = Arc::new(Python::new(Arc::clone(&launcher), config));
+        let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
+        let compiler = Compiler { sdk, cache, interpreter: interpreter() };
+        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler })
+    }
+
+    fn attempts(
+        &self,
+        state: &Path,
+        store: &Arc<dyn Store>,
+        engine: &Option<Arc<dyn QueryEngine>>,
+        catalog: &Option<Arc<dyn Catalog>>,
+    ) -> Arc<Attempts> {
+        let python: Arc<dyn Executor> = self.python.clone();
+        let shell: Arc<dyn Executor> = self.shell.clone();
+        Attempts::new(AttemptParts {
+            state: state.to_owned(),
+            store: Arc::clone(store),
+            clock: Arc::clone(&self.clock),
+            bundles: Bundles::new(state),
+            executors: HashMap::from([(ExecutorKind::Python, python), (ExecutorKind::Shell, shell)]),
+            engine: engine.clone(),
+            catalog: catalog.clone(),
+            interpreter: interpreter(),
+            kill_marked,
+        })
+    }
+}
+
+fn interpreter() -> PathBuf {
+    std::env::var_os("PINRAIL_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
+}
+
+/// Local processes at the same time: enough to keep the cores busy while some wait, and one for finishing.
+fn default_slots() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cores * 2 + 1).unwrap_or(u32::MAX)
+}
+
+type LakeParts = (Option<Arc<dyn QueryEngine>>, Option<Arc<dyn Catalog>>);
+
+#[allow(clippy::unnecessary_wraps, reason = "a build with the lake can fail here")]
+fn lake(_state: &Path, _store: &Arc<dyn Store>, _parts: &Parts) -> Result<LakeParts, Failure> {
+    Ok((None, None))
+}

@@ -1,0 +1,98 @@
+//! The state folder: who serves it, and what stands in it.
+//!
+//! The lock is an OS file lock, which dies with its holder; `server.json` tells where the holder listens.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{FAILED, Failure, REFUSED};
+
+/// What `server.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Live {
+    pub pid: u32,
+    pub url: String,
+    /// Serves one command only and leaves when it is idle.
+    pub embedded: bool,
+}
+
+/// A state folder that this process alone may write to.
+#[derive(Debug)]
+pub struct Locked {
+    pub folder: PathBuf,
+    _lock: Flock<File>,
+}
+
+fn lock_file(folder: &Path) -> PathBuf {
+    folder.join("lock")
+}
+
+fn server_file(folder: &Path) -> PathBuf {
+    folder.join("server.json")
+}
+
+impl Locked {
+    /// Makes the folder if need be and locks it; none when somebody else has the lock.
+    pub fn take(folder: &Path) -> Result<Option<Self>, Failure> {
+        let cannot = |e: std::io::Error| {
+            Failure::new(FAILED, format!("the state folder \"{}\" cannot be used: {e}", folder.display()))
+        };
+        std::fs::create_dir_all(folder).map_err(cannot)?;
+        let folder = folder.canonicalize().map_err(cannot)?;
+        private(&folder).map_err(cannot)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(lock_file(&folder)).map_err(cannot)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self { folder, _lock: lock })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(cannot(error.into())),
+        }
+    }
+
+    /// Says where this process listens.
+    pub fn announce(&self, live: &Live) -> Result<(), Failure> {
+        let temporary = self.folder.join("server.json.new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(serde_json::to_string(live).unwrap_or_default().as_bytes())?;
+        std::fs::rename(&temporary, server_file(&self.folder))?;
+        Ok(())
+    }
+
+    /// Takes the announcement back, before the lock goes.
+    pub fn withdraw(&self) {
+        let _ = std::fs::remove_file(server_file(&self.folder));
+    }
+}
+
+/// Only its owner may look into a state folder, and version control ignores it.
+fn private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    let ignore = folder.join(".gitignore");
+    if ignore.exists() { Ok(()) } else { std::fs::write(ignore, "*\n") }
+}
+
+/// Who serves a state folder now.
+pub fn live(folder: &Path) -> Option<Live> {
+    let file = File::open(lock_file(folder)).ok()?;
+    // Whoever can lock it shared proves that nobody has it.
+    if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
+        return None;
+    }
+    let text = std::fs::read_to_string(server_file(folder)).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The refusal for a second server.
+pub fn in_use(folder: &Path) -> Failure {
+    let holder = match live(folder) {
+        Some(live) => format!("process {} at {}", live.pid, live.url),
+        None => "another process that is just starting or stopping".to_owned(),
+    };
+    Failure::new(REFUSED, format!("the state folder \"{}\" is served by {holder}", folder.display()))
+        .hint("Use that server, stop it with `pinrail down`, or name another folder with --state.")
+}

@@ -1,0 +1,69 @@
+"""Pinrail: workflows and jobs in Python.
+
+This module names what an author uses and nothing else. It imports almost nothing: job processes start through it,
+so whatever only workflow files need (``template``, ``Workflow``, ``cron``, ...) is loaded when first asked for.
+
+Invariant: every name in ``__all__`` is also in scope, without an import, in a workflow file that Pinrail compiles.
+"""
+
+from __future__ import annotations
+
+from ._errors import DefinitionError, SqlError, UserError
+from ._job import Job
+from ._specs import Shell, Spec, Sql, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._context import Context
+    from ._values import Row
+    from ._workflow import Cron, Every, Param, Template, Workflow, cron, every, template
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'Context',
+    'Cron',
+    'DefinitionError',
+    'Every',
+    'Job',
+    'Param',
+    'Row',
+    'Shell',
+    'Spec',
+    'Sql',
+    'SqlError',
+    'Table',
+    'Template',
+    'UserError',
+    'Workflow',
+    'cron',
+    'every',
+    'template',
+]
+
+_LAZY = {
+    'Context': '_context',
+    'Row': '_values',
+    'Cron': '_workflow',
+    'Every': '_workflow',
+    'Param': '_workflow',
+    'Template': '_workflow',
+    'Workflow': '_workflow',
+    'cron': '_workflow',
+    'every': '_workflow',
+    'template': '_workflow',
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    loaded = __import__(f'{__name__}.{module}', fromlist=[name])
+    value = getattr(loaded, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,291 @@
+"""What workflow files compile to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import JOBS, Files, environment
+
+SEED = (
+    "workflow = {template(name='jobA',class='jobs.example.examplejobA'):[],\n"
+    "\t\t\t\ttemplate(name='jobB',class='jobs.example.examplejobB'):[\"jobA\"],\n"
+    '\t\t\t    template(name=\'jobC\',class=\'jobs.example.examplejobC\'):["jobA","jobB"]}\n'
+)
+SEED_TYPED = """
+from pinrail import template
+
+workflow = {
+    template(name='jobA', class_='jobs.example.examplejobA'): [],
+    template(name='jobB', class_='jobs.example.examplejobB'): ['jobA'],
+    template(name='jobC', class_='jobs.example.examplejobC'): ['jobA', 'jobB'],
+}
+"""
+SEED_JOBS = """
+class examplejobA:
+    def execute(self, ctx): ...
+
+class examplejobB:
+    def execute(self, ctx): ...
+
+class examplejobC:
+    def execute(self, ctx): ...
+"""
+
+
+def without_sources(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_sources(one) for key, one in value.items() if key != 'source'}  # pyright: ignore
+    if isinstance(value, list):
+        return [without_sources(one) for one in value]  # pyright: ignore
+    return value
+
+
+def one(compiled: dict[str, Any]) -> dict[str, Any]:
+    assert compiled['diagnostics'] == []
+    (workflow,) = compiled['workflows']
+    return workflow
+
+
+def test_the_seed_loads_byte_for_byte_and_means_the_same_as_its_typed_copy(files: Files) -> None:
+    files.write({'workflows/seed.py': SEED, 'jobs/example.py': SEED_JOBS})
+    seed = one(files.compile())
+    assert [(job['name'], job['class'], job['after']) for job in seed['jobs']] == [
+        ('jobA', 'jobs.example.examplejobA', []),
+        ('jobB', 'jobs.example.examplejobB', ['jobA']),
+        ('jobC', 'jobs.example.examplejobC', ['jobA', 'jobB']),
+    ]
+    assert [job['source'] for job in seed['jobs']] == [{'file': 'workflows/seed.py', 'line': n} for n in (1, 2, 3)]
+    files.write({'workflows/seed.py': SEED_TYPED})
+    typed = one(files.compile())
+    assert without_sources(typed) == without_sources(seed)
+    subprocess.run([sys.executable, '-m', 'py_compile', str(files.root / 'workflows/seed.py')], check=True)
+
+
+def test_columns_of_the_seed_spelling_are_those_of_the_file(files: Files) -> None:
+    files.write({'workflows/seed.py': SEED.replace('examplejobC', 'examplejobX'), 'jobs/example.py': SEED_JOBS})
+    (found,) = files.compile()['diagnostics']
+    assert found['line'] == 3
+    assert found['source'] == SEED.split('\n')[2].replace('examplejobC', 'examplejobX')
+    assert found['source'][found['column'] - 1 :][: found['width']] == "'jobs.example.examplejobX'"
+
+
+def test_a_whole_document(files: Files) -> None:
+    files.write(
+        {
+            'workflows/flights.py': """
+                from datetime import date
+                from decimal import Decimal
+
+                from pinrail import Param, Shell, Sql, Table, Workflow, cron, template
+
+                load = template(name='load', class_='jobs.load.One', memory='512MB', retries=2, secrets=['ftp'])
+                workflow = Workflow({
+                    load: [],
+                    template(name='day', sql=Sql(text='select 1'), timeout='1h30m', warn_after=90, priority=5,
+                             writes=Table('marts.day', partition={'day': '{{ ds }}'})): load,
+                    template(name='clean', shell='rm -f x', run_if='all_done', may_fail=True,
+                             retry_on='timeout', retry_delay='1.5s', env={'A': 'b'}, secret_env={'PW': 'pw'}): {'day', 'load'},
+                    template(name='words', shell=['ls', '-l'], params={'until': date(2013, 1, 2)}): (load, 'day'),
+                }, schedule=cron('0 6 * * mon-fri', tz='America/New_York', covers='day', start=date(2013, 1, 1)),
+                   owner='anna', description='flights of New York',
+                   params={'least': Param(int, default=500, help='fewer is odd'), 'day': Param(date),
+                           'rate': Param(Decimal, default=Decimal('0.10'), choices=['0.10', Decimal('0.2')])},
+                   defaults={'retries': 1, 'executor': 'sql', 'env': {'A': 'a', 'Z': 'z'}},
+                   limits={'timeout': '2h', 'max_active': 3})
+                """,
+            'jobs/load.py': JOBS,
+        }
+    )
+    plain: dict[str, Any] = {
+        'executor': None,
+        'run_if': 'all_succeeded',
+        'retries': 1,
+        'retry_delay_seconds': None,
+        'retry_on': None,
+        'memory_bytes': None,
+        'warn_after_seconds': None,
+        'timeout_seconds': 7,
+        'cleanup_timeout_seconds': None,
+        'may_fail': False,
+        'secrets': [],
+        'secret_env': {},
+        'env': {'A': 'a', 'Z': 'z'},
+        'writes': None,
+        'params': {},
+        'priority': 0,
+        'description': None,
+        'owner': None,
+    }
+
+    def job(name: str, kind: str, line: int, **more: Any) -> dict[str, Any]:
+        targets: dict[str, Any] = {'class': None, 'sql': None, 'shell': None}
+        return {
+            'name': name,
+            'kind': kind,
+            **targets,
+            'after': [],
+            **plain,
+            'source': {'file': 'workflows/flights.py', 'line': line},
+            **more,
+        }
+
+    assert one(files.compile({'retries': 4, 'timeout': 7})) == {
+        'format': 1,
+        'workflow': 'flights',
+        'description': 'flights of New York',
+        'owner': 'anna',
+        'params': {
+            'least': {'type': 'int', 'required': False, 'default': 500, 'help': 'fewer is odd', 'choices': None},
+            'day': {'type': 'date', 'required': True, 'help': '', 'choices': None},
+            'rate': {'type': 'decimal', 'required': False, 'default': '0.10', 'help': '', 'choices': ['0.10', '0.2']},
+        },
+        'schedule': {
+            'kind': 'cron',
+            'cron': '0 6 * * mon-fri',
+            'tz': 'America/New_York',
+            'covers': 'day',
+            'start': '2013-01-01',
+            'end': None,
+        },
+        'limits': {'timeout_seconds': 7200, 'max_active': 3},
+        'source': {'file': 'workflows/flights.py', 'line': 7},
+        'jobs': [
+            job(
+                'load',
+                'class',
+                6,
+                **{'class': 'jobs.load.One'},
+                memory_bytes=512_000_000,
+                retries=2,
+                secrets=['ftp'],
+            ),
+            job(
+                'day',
+                'sql',
+                9,
+                sql={'text': 'select 1'},
+                after=['load'],
+                executor='sql',
+                timeout_seconds=5400,
+                warn_after_seconds=90,
+                priority=5,
+                writes=[{'table': 'marts.day', 'partition': {'day': '{{ ds }}'}, 'mode': 'replace'}],
+            ),
+            job(
+                'clean',
+                'shell',
+                11,
+                shell=['sh', '-c', 'rm -f x'],
+                after=['load', 'day'],
+                run_if='all_done',
+                may_fail=True,
+                retry_on=['timeout'],
+                retry_delay_seconds=1.5,
+                env={'A': 'b', 'Z': 'z'},
+                secret_env={'PW': 'pw'},
+                secrets=['pw'],
+            ),
+            job('words', 'shell', 13, shell=['ls', '-l'], after=['load', 'day'], params={'until': '2013-01-02'}),
+        ],
+    }
+
+
+def test_every_and_no_schedule(files: Files) -> None:
+    files.write(
+        {
+            'workflows/a.py': "workflow = Workflow({template(name='x', shell='true'): []}, schedule=every('1h'))\n",
+            'workflows/b.py': "workflow = {template(name='x', shell='true'): []}\n",
+        }
+    )
+    a, b = files.compile()['workflows']
+    assert a['schedule'] == {
+        'kind': 'interval',
+        'every_seconds': 3600,
+        'tz': 'UTC',
+        'covers': 'between-fires',
+        'start': None,
+        'end': None,
+    }
+    assert b['schedule'] is None
+
+
+def test_several_and_generated_workflows(files: Files) -> None:
+    files.write(
+        {
+            'workflows/_common.py': """
+                def chain(count):
+                    jobs = [template(name=f'j{n}', shell=['echo', str(n)]) for n in range(count)]
+                    return Workflow({job: jobs[:n][-1:] for n, job in enumerate(jobs)})
+                """,
+            'workflows/team/many.py': """
+                from workflows._common import chain
+
+                workflows = {f'chain_{n}': chain(n) for n in (1, 2, 3)}
+                workflows['plain'] = {template(name='x', shell='true'): []}
+                """,
+        }
+    )
+    compiled = files.compile()
+    assert compiled['diagnostics'] == []
+    assert [workflow['workflow'] for workflow in compiled['workflows']] == ['chain_1', 'chain_2', 'chain_3', 'plain']
+    assert [job['after'] for job in compiled['workflows'][2]['jobs']] == [[], ['j0'], ['j1']]
+    assert compiled['workflows'][0]['source'] == {'file': 'workflows/_common.py', 'line': 3}
+
+
+def test_a_class_and_a_function_themselves_as_class_(files: Files) -> None:
+    files.write(
+        {
+            'workflows/a.py': """
+                from jobs.load import One, hello
+                workflow = {template(name='one', class_=One): [], template(name='hello', class_=hello): 'one'}
+                """,
+            'jobs/load.py': JOBS + '\ndef hello(ctx): ...\n',
+        }
+    )
+    assert [job['class'] for job in one(files.compile())['jobs']] == ['jobs.load.One', 'jobs.load.hello']
+
+
+def compile_process(root: Path, *more: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, '-m', 'pinrail.compile', '--root', str(root), *more]
+    return subprocess.run(command, env=environment(**env), capture_output=True, text=True)
+
+
+def test_the_output_is_one_document_whatever_the_hash_seed_and_what_files_print(files: Files) -> None:
+    names = [f'job_{n}' for n in range(12)]
+    lines = ''.join(f"    template(name='{name}', shell='true', secrets={{'a', 'b', 'c'}}): [],\n" for name in names)
+    files.write(
+        {
+            'workflows/sets.py': 'import os\nprint("hello")\nos.system("echo from a child")\nworkflow = {\n'
+            + lines
+            + f"    template(name='last', shell='true'): {{{', '.join(map(repr, names))}}},\n"
+            + "    template(name='wrong', shell='true'): {'x1', 'x2', 'x3', 'x4'},\n}\n"
+            + "workflows = {'ok': {template(name='a', shell='true'): [], template(name='b', shell='true'): {'a'}}}\n"
+        }
+    )
+    first, second = (compile_process(files.root, PYTHONHASHSEED=seed) for seed in ('1', '2'))
+    assert (first.returncode, first.stdout) == (0, second.stdout)
+    assert first.stdout.count('\n') == 1
+    assert sorted(first.stderr.split('\n')) == ['', 'from a child', 'hello']
+    document = json.loads(first.stdout)
+    assert [found['message'][-4:] for found in document['diagnostics']] == ['"x1"', '"x2"', '"x3"', '"x4"']
+    assert [workflow['workflow'] for workflow in document['workflows']] == ['ok']
+    assert list((files.root / 'workflows').iterdir()) == [files.root / 'workflows/sets.py']
+
+
+def test_defaults_come_as_json(files: Files) -> None:
+    files.write({'workflows/a.py': "workflow = {template(name='a', shell='true'): []}\n"})
+    done = compile_process(files.root, '--project', 'p', '--defaults', '{"memory": "1GiB"}')
+    assert json.loads(done.stdout)['workflows'][0]['jobs'][0]['memory_bytes'] == 1 << 30
+
+
+@pytest.mark.parametrize(
+    'words', [['--rot', '.'], ['--root'], ['--root', '/nowhere/at/all'], ['--root', '.', '--defaults', '[']]
+)
+def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, '-m', 'pinrail.compile', *words], env=environment(), capture_output=True)
+    assert (done.returncode, done.stdout) == (2, b'')

@@ -1,0 +1,71 @@
+//! The project's own tasks: `cargo xtask test`, and its parts.
+
+mod checks;
+mod python;
+mod run;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::run::{Step, cargo, root};
+
+const HELP: &str = "\
+cargo xtask test      everything that is checked before a change lands
+cargo xtask lint      formatting, lints, layers, licences
+cargo xtask python    the SDK's tests and its strict type check
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match obey(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(words: &[&str]) -> Result<()> {
+    match words {
+        ["test"] => test(),
+        ["lint"] => lint(),
+        ["python"] => {
+            let venv = python::venv()?;
+            python::test(&venv)
+        }
+        [] | ["--help" | "help"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("unknown task {other:?}\n{HELP}"),
+    }
+}
+
+/// Formatting, layers and licences cost seconds; clippy shares nothing with a build, so it comes once.
+fn lint() -> Result<()> {
+    Step::new("formatting").run(cargo(&["fmt", "--all", "--check"]))?;
+    checks::all()?;
+    Step::new("clippy").run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long the checks take is told, not decided upon")]
+fn test() -> Result<()> {
+    let start = Instant::now();
+    let venv = python::venv()?;
+    Step::new("formatting").run(cargo(&["fmt", "--all", "--check"]))?;
+    checks::all()?;
+    // The binary first: tests from outside run it.
+    Step::new("build").run(cargo(&["build", "--workspace"]))?;
+    let mut tests = cargo(&["test", "--workspace"]);
+    tests.env("PINRAIL_TEST_PYTHON", venv.join("bin/python"));
+    tests.env("PINRAIL_BIN", root().join("target/debug/pinrail"));
+    Step::new("tests").run(tests)?;
+    python::test(&venv)?;
+    Step::new("clippy").run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    println!("xtask: all passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! The Python side: a virtual environment for tests, the SDK's tests, the strict type check.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::run::{Step, root};
+
+/// What the tests need of the package index, pinned. `basedpyright` carries its own runtime.
+const PACKAGES: &[&str] = &["pytest==9.2.0", "basedpyright==1.40.2", "pyiceberg[pyarrow]==0.12.0"];
+
+/// The virtual environment of the tests, made when it is missing or made for other packages.
+pub fn venv() -> Result<PathBuf> {
+    let venv = root().join("target/test-venv");
+    let stamp = venv.join("packages");
+    let wanted = PACKAGES.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(venv);
+    }
+    println!("xtask: installing for the tests, into target/test-venv: {}", PACKAGES.join(", "));
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&venv);
+    Step::new("virtual environment").run(make)?;
+    let mut install = Command::new(venv.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES);
+    Step::new("packages").run(install)?;
+    std::fs::write(stamp, wanted)?;
+    Ok(venv)
+}
+
+/// The SDK's tests, with the real binary, and its type check.
+pub fn test(venv: &Path) -> Result<()> {
+    let folder = root().join("python");
+    let mut pytest = Command::new(venv.join("bin/python"));
+    pytest.args(["-m", "pytest", "-q", "tests"]).current_dir(&folder);
+    pytest.env("PINRAIL_BIN", root().join("target/debug/pinrail"));
+    Step::new("Python tests").run(pytest)?;
+    let mut types = Command::new(venv.join("bin/basedpyright"));
+    types.current_dir(&folder);
+    Step::new("Python types").run(types)
+}
