@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::run::{Step, cargo, root};
+use crate::run::{Step, cargo};
 
 const HELP: &str = "\
 cargo xtask test      everything that is checked before a change lands
@@ -62,7 +62,6 @@ fn test() -> Result<()> {
     Step::new("build").run(cargo(&["build", "--workspace"]))?;
     let mut tests = cargo(&["test", "--workspace"]);
     tests.env("PINRAIL_TEST_PYTHON", venv.join("bin/python"));
-    tests.env("PINRAIL_BIN", root().join("target/debug/pinrail"));
     Step::new("tests").run(tests)?;
     python::test(&venv)?;
     Step::new("clippy").run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;

@@ -39,9 +39,10 @@ pub fn run(control: UnixStream) -> std::io::Result<()> {
     // The terminal's Ctrl-C is for the server, which decides what becomes of jobs.
     let _ = nix::unistd::setsid();
     let mut launcher = Running { control, roots: BTreeMap::new(), ending: BTreeMap::new(), sweeps: Vec::new() };
-    launcher.serve(&signals)?;
+    let served = launcher.serve(&signals);
+    // Also when the socket ended in an error: a server killed with unread news resets the connection.
     launcher.kill_everything();
-    Ok(())
+    served
 }
 
 struct Running {

@@ -121,10 +121,12 @@ pub(crate) async fn run_process(
     let (mut out, mut err) = streams.ends();
     let drained = Streams::drain(&mut out, &mut err, sink);
     tokio::pin!(drained);
+    let ending = next_end(&mut news);
+    tokio::pin!(ending);
     let mut open = true;
     let ended = loop {
         tokio::select! {
-            event = next_end(&mut news) => break event,
+            event = &mut ending => break event,
             () = &mut drained, if open => open = false,
         }
     };

@@ -188,7 +188,8 @@ fn swap(name: &str, expect: Option<&str>, new: Option<&str>) -> PointerSwap {
 
 async fn pointers_swap_all_or_none(store: &dyn Store) {
     store.swap(&project(), vec![swap("a.x", None, Some("1")), swap("a.y", None, Some("1"))]).await.expect("made");
-    let moved = store.swap(&project(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", Some("0"), Some("2"))]).await;
+    let moved =
+        store.swap(&project(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", Some("0"), Some("2"))]).await;
     assert_eq!(moved, Err(PointerError::Conflict(table("a.y"))));
     let found = store.find(&project(), &table("a.x"), None).await.expect("a pointer").expect("there");
     assert_eq!(found.location, "1", "the first swap was taken back");
@@ -199,7 +200,10 @@ async fn pointers_swap_all_or_none(store: &dyn Store) {
 async fn a_view_stays_as_it_was(store: &dyn Store) {
     store.swap(&project(), vec![swap("a.x", None, Some("1"))]).await.expect("made");
     let seen = store.head(&project()).await.expect("a head");
-    store.swap(&project(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", None, Some("1"))]).await.expect("changed");
+    store
+        .swap(&project(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", None, Some("1"))])
+        .await
+        .expect("changed");
     store.swap(&project(), vec![swap("a.x", Some("2"), None)]).await.expect("dropped");
     let (project_name, name) = (project(), table("a.x"));
     let at = |at| store.find(&project_name, &name, at);

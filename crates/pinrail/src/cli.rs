@@ -219,7 +219,7 @@ enum TokenCommand {
         role: String,
         /// The only project it is good for [default: all]
         #[arg(long = "for", value_name = "PROJECT")]
-        project: Option<String>,
+        only: Option<String>,
         /// Seconds until it expires [default: never]
         #[arg(long, value_name = "SECONDS")]
         expires_in: Option<u64>,
@@ -321,8 +321,8 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
-        Command::Token(TokenCommand::Create { name, role, project, expires_in }) => {
-            commands::server::token_create(place, output, &name, &role, project.as_deref(), expires_in)
+        Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
+            commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
         }
         Command::Token(TokenCommand::List) => commands::server::token_list(place, output),
         Command::Token(TokenCommand::Revoke { id }) => commands::server::token_revoke(place, output, &id),

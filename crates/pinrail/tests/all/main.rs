@@ -1,0 +1,9 @@
+//! The real binary, from outside: command line, API, processes, crashes.
+#![allow(clippy::unwrap_used)]
+
+mod crash;
+mod phases;
+mod processes;
+mod seed;
+mod service;
+mod support;

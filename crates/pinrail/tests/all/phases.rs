@@ -1,0 +1,151 @@
+//! The four phases: in order, on success, on a failure in each, after a kill and in a retry.
+
+use crate::support::{Project, phases, task, wait_until};
+
+/// A job that logs its phases and fails in the one that its parameter names, on its first attempt only.
+const JOB: &str = "
+class Phased:
+    def setup(self, ctx):
+        self.enter(ctx, 'setup')
+        ctx.state['from setup'] = True
+
+    def execute(self, ctx):
+        self.enter(ctx, 'execute')
+        assert ctx.state['from setup'] and not hasattr(self, 'entered_setup')
+        return {'answer': 42}
+
+    def complete(self, ctx, result):
+        self.enter(ctx, 'complete')
+        assert result == {'answer': 42}
+        ctx.output('answer', result['answer'])
+
+    def cleanup(self, ctx):
+        self.enter(ctx, 'cleanup')
+
+    def enter(self, ctx, phase):
+        setattr(self, 'entered_' + phase, True)
+        ctx.log(phase)
+        if ctx.params.fails == phase and ctx.attempt.number == 1:
+            raise ValueError('told to fail in ' + phase)
+
+def after(ctx):
+    ctx.log('answer ' + str(ctx.upstream['phased'].outputs['answer']))
+";
+
+const WORKFLOW: &str = "
+from pinrail import Param, Workflow, template
+workflow = Workflow({
+    template(name='phased', class_='jobs.a.Phased', executor=EXECUTOR, retries=1, retry_delay=0): [],
+    template(name='after', class_='jobs.a.after'): ['phased'],
+}, params={'fails': Param(str, default='')})
+";
+
+fn project(executor: &str) -> Project {
+    let workflow = WORKFLOW.replace("EXECUTOR", executor);
+    Project::new(&[("workflows/w.py", &workflow), ("jobs/a.py", JOB)])
+}
+
+#[test]
+fn a_success_goes_through_all_phases_and_hands_its_output_on() {
+    for executor in ["'python'", "'shell'"] {
+        let project = project(executor);
+        let ran = project.run(&["run", "w", "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let run = ran.json();
+        let attempts = task(&run, "phased")["attempts"].as_array().unwrap().clone();
+        assert_eq!(attempts.len(), 1);
+        let all = ["setup succeeded", "execute succeeded", "complete succeeded", "cleanup succeeded"];
+        assert_eq!(phases(&attempts[0]), all, "{executor}");
+        assert_eq!(project.log("phased"), "setup\nexecute\ncomplete\ncleanup\n");
+        assert_eq!(project.log("after"), "answer 42\n");
+    }
+}
+
+#[test]
+fn a_failure_in_any_phase_ends_in_cleanup_and_a_retry_starts_clean() {
+    for (fails, expected) in [
+        ("setup", vec!["setup failed", "cleanup succeeded"]),
+        ("execute", vec!["setup succeeded", "execute failed", "cleanup succeeded"]),
+        ("complete", vec!["setup succeeded", "execute succeeded", "complete failed", "cleanup succeeded"]),
+    ] {
+        let project = project("'python'");
+        let ran = project.run(&["run", "w", "--param", &format!("fails={fails}"), "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let run = ran.json();
+        let attempts = task(&run, "phased")["attempts"].as_array().unwrap();
+        assert_eq!(attempts.len(), 2, "{fails}");
+        assert_eq!((&attempts[0]["state"], &attempts[0]["fault"]), (&"failed".into(), &"user".into()));
+        assert_eq!(phases(&attempts[0]), expected, "{fails}");
+        assert_eq!(attempts[1]["state"], "succeeded");
+        assert_eq!((&attempts[0]["number"], &attempts[1]["number"]), (&1.into(), &2.into()));
+    }
+}
+
+#[test]
+fn a_failed_cleanup_is_a_warning() {
+    let project = project("'python'");
+    let run = project.run(&["run", "w", "--param", "fails=cleanup", "--json"]).json();
+    assert_eq!(run["state"], "succeeded");
+    let attempt = &task(&run, "phased")["attempts"][0];
+    assert_eq!(phases(attempt)[3], "cleanup failed");
+    assert_eq!(attempt["cleanup"]["detail"], "ValueError: told to fail in cleanup");
+}
+
+#[test]
+fn a_failure_is_explained_with_the_users_own_line() {
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflow = {template(name='a', class_='jobs.a.a'): [], template(name='b', class_='jobs.a.a'): 'a'}",
+        ),
+        ("jobs/a.py", "def helper(x):\n    return x['missing']\n\ndef a(ctx):\n    return helper({})\n"),
+    ]);
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let said = project.run(&["explain"]).out;
+    assert!(said.contains("a failed in execute · attempt 1 of 1 · fault user"), "{said}");
+    assert!(said.contains("KeyError: 'missing'"), "{said}");
+    assert!(said.contains("jobs/a.py:2  return x['missing']"), "{said}");
+    assert!(said.contains("downstream  b did not start"), "{said}");
+    assert!(said.contains("next        pinrail retry "), "{said}");
+}
+
+#[test]
+fn a_failed_check_is_a_data_fault_that_is_not_retried() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a', retries=3): []}"),
+        ("jobs/a.py", "def a(ctx):\n    ctx.check('enough rows', False, detail='3 rows')\n    ctx.log('goes on')\n"),
+    ]);
+    let run = project.run(&["run", "w", "--json"]).json();
+    let attempts = task(&run, "a")["attempts"].as_array().unwrap();
+    assert_eq!((attempts.len(), &attempts[0]["fault"]), (1, &"data".into()));
+    assert!(project.log("a").contains("goes on"), "the phase runs to its end, so that all checks are reported");
+}
+
+#[test]
+fn a_cancelled_run_cleans_up_and_a_retry_goes_on() {
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflow = {template(name='a', class_='jobs.a.A'): [], template(name='b', class_='jobs.a.b'): 'a'}",
+        ),
+        (
+            "jobs/a.py",
+            "import time\nclass A:\n    def execute(self, ctx):\n        ctx.log('works')\n        time.sleep(60 if ctx.attempt.number == 1 else 0)\n    def cleanup(self, ctx):\n        ctx.log('cleaned')\ndef b(ctx): pass\n",
+        ),
+    ]);
+    let _server = project.up();
+    assert_eq!(project.run(&["run", "w", "--detach"]).code, Some(0));
+    wait_until("the job works", || project.log("a").contains("works"));
+    assert_eq!(project.run(&["cancel", "--reason", "enough"]).code, Some(0));
+    let run = project.wait_for_end();
+    assert_eq!(run["state"], "cancelled");
+    assert_eq!(task(&run, "a")["attempts"][0]["state"], "cancelled");
+    assert_eq!(task(&run, "a")["attempts"][0]["fault"], "cancelled");
+    assert!(project.log("a").contains("cleaned"));
+    let again = project.run(&["retry", "--json"]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let run = again.json();
+    assert_eq!(run["state"], "succeeded");
+    assert_eq!(task(&run, "a")["attempts"][1]["number"], 2);
+}

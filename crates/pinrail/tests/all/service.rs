@@ -1,0 +1,276 @@
+//! The service and its command line: which server, which code, what is refused.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::{Project, task, wait_until};
+
+const TWO: &str = "
+from pinrail import Param, Workflow, cron, template
+workflow = Workflow({
+    template(name='a', shell='echo $PINRAIL_DS $PINRAIL_PARAM_N'): [],
+    template(name='b', shell='true'): ['a'],
+}, schedule=cron('0 6 * * *', tz='America/New_York', covers='day'), params={'n': Param(int, default=3)})
+";
+
+fn two() -> Project {
+    Project::new(&[("workflows/w.py", TWO)])
+}
+
+#[test]
+fn a_folder_runs_on_an_embedded_server_and_on_a_live_one() {
+    let project = two();
+    let ran = project.run(&["run", "w", "--at", "2013-01-02", "--param", "n=5"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.starts_with("w · 2013-01-02 · this folder ("), "{}", ran.out);
+    assert_eq!(project.log("a"), "2013-01-02 5\n");
+    let _server = project.up();
+    assert_eq!(project.run(&["run", "w", "--at", "2013-01-03"]).code, Some(0));
+    assert_eq!(project.log("a"), "2013-01-03 3\n");
+    let runs = project.run(&["runs", "--json"]).json();
+    assert_eq!(runs["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_deployed_version_does_not_change_with_the_folder() {
+    let project = two();
+    let _server = project.up();
+    let refused = project.run(&["run", "w", "--deployed"]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert!(refused.err.contains("no deployed workflow \"w\""), "{}", refused.err);
+    let deployed = project.run(&["deploy"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    assert!(deployed.out.contains("this version fires none"), "{}", deployed.out);
+    project.write("workflows/w.py", "workflow = {template(name='new', shell='echo new'): []}");
+    let run = project.run(&["run", "w", "--deployed", "--json"]).json();
+    assert_eq!(task(&run, "a")["state"], "succeeded");
+    let run = project.run(&["run", "w", "--json"]).json();
+    assert_eq!(task(&run, "new")["state"], "succeeded");
+}
+
+#[test]
+fn two_runs_at_once_share_the_first_ones_server() {
+    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', shell='sleep 1'): []}")]);
+    let spawn = |at: &str| {
+        let mut command = project.command(&["run", "w", "--at", at, "--json"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let children = [spawn("2013-01-01"), spawn("2013-01-02")];
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_second_server_is_refused_and_told_of_the_first() {
+    let project = two();
+    let server = project.up();
+    let refused = project.run(&["up", "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.code, Some(4));
+    assert!(refused.err.contains(&format!("is served by process {}", server.child.id())), "{}", refused.err);
+}
+
+#[test]
+fn a_killed_run_is_resumed_by_the_next_server() {
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflow = {template(name='a', class_='jobs.a.a'): [], template(name='b', class_='jobs.a.b'): 'a'}",
+        ),
+        (
+            "jobs/a.py",
+            "import time\ndef a(ctx):\n    ctx.log('works')\n    time.sleep(60 if ctx.attempt.number == 1 else 0)\ndef b(ctx): pass\n",
+        ),
+    ]);
+    let mut first = project.command(&["run", "w"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the job works", || project.log("a").contains("works"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let _server = project.up();
+    let run = project.wait_for_end();
+    assert_eq!(run["state"], "succeeded");
+    let attempts = task(&run, "a")["attempts"].as_array().unwrap();
+    assert_eq!((&attempts[0]["state"], &attempts[0]["fault"]), (&"lost".into(), &"platform".into()));
+    assert_eq!(attempts[1]["state"], "succeeded");
+}
+
+#[test]
+fn jobs_are_selected_and_parents_must_have_succeeded() {
+    let project = two();
+    let refused = project.run(&["run", "w", "--job", "b", "--at", "2013-01-01"]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert!(refused.err.contains("a did not succeed for this interval"), "{}", refused.err);
+    assert_eq!(project.run(&["run", "w", "--job", "a", "--at", "2013-01-01"]).code, Some(0));
+    let run = project.run(&["run", "w", "--job", "b", "--at", "2013-01-01", "--json"]).json();
+    assert_eq!(run["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(run["state"], "succeeded");
+}
+
+#[test]
+fn one_off_jobs_choose_their_executor() {
+    let project = Project::new(&[("jobs/a.py", "def hello(ctx):\n    ctx.log('hello')\n")]);
+    for executor in ["python", "shell"] {
+        let ran = project.run(&["submit", "jobs.a.hello", "--executor", executor, "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert_eq!(task(&ran.json(), "hello")["attempts"][0]["executor"], executor);
+    }
+    let refused = project.run(&["submit", "jobs.a.hello", "--executor", "sql"]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert!(refused.err.contains("cannot run on executor \"sql\"; possible: python, shell"), "{}", refused.err);
+    let outside = tempfile::tempdir().unwrap();
+    let mut command = project.command(&["submit", "--json", "--", "sh", "-c", "echo $((6*7)); exit 3"]);
+    let ran: crate::support::Ran = command.current_dir(outside.path()).output().unwrap().into();
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(task(&ran.json(), "sh")["attempts"][0]["fault"], "user");
+}
+
+#[test]
+fn mistakes_in_a_command_name_the_remedy() {
+    let project = two();
+    for (arguments, code, said) in [
+        (vec!["trigger", "w"], 2, "Did you mean `pinrail run`?"),
+        (vec!["explian"], 2, "Did you mean `pinrail explain`?"),
+        (vec!["run", "x"], 4, "no such workflow \"x\""),
+        (vec!["run", "w", "--param", "m=1"], 4, "has no parameter \"m\""),
+        (vec!["run", "w", "--param", "n=many"], 4, "parameter \"n\" must be of type int, not \"many\""),
+        (vec!["run", "w", "--at", "someday"], 4, "\"someday\" is not a date"),
+        (vec!["run", "w", "--job", "c"], 4, "job \"c\" not found"),
+        (vec!["run", "w", "--executor", "spark"], 4, "spark"),
+        (vec!["run", "w", "--executor", "a=python"], 4, "possible: shell"),
+        (vec!["show", "nope"], 4, "no run \"nope\""),
+        (vec!["show", "../../etc"], 4, "no run"),
+        (vec!["down"], 4, "no server is running"),
+    ] {
+        let ran = project.run(&arguments);
+        assert_eq!(ran.code, Some(code), "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains(said), "{arguments:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn definition_errors_are_shown_at_their_place() {
+    let project = Project::new(&[(
+        "workflows/flights.py",
+        "workflow = {\n    template(name='daily_delays', shell='true'): [],\n    template(name='report', shell='true'): ['daily_delay'],\n}\n",
+    )]);
+    let ran = project.run(&["check"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(
+        ran.out.contains("error: workflow \"flights\" names a job that does not exist: \"daily_delay\""),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("╭─ workflows/flights.py:3"), "{}", ran.out);
+    assert!(ran.out.contains("^^^^^^^^^^^^^ did you mean \"daily_delays\"?"), "{}", ran.out);
+    assert!(ran.out.ends_with("1 error, 0 warnings\n"), "{}", ran.out);
+    assert_eq!(project.run(&["run", "flights"]).code, Some(3));
+    assert_eq!(project.run(&["deploy"]).code, Some(3));
+}
+
+/// A request as a script makes it.
+fn request(project: &Project, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> (u16, Value) {
+    let live: Value =
+        serde_json::from_str(&std::fs::read_to_string(project.state().join("server.json")).unwrap()).unwrap();
+    let mut command = std::process::Command::new("curl");
+    command.args(["-s", "-X", method, "-w", "\n%{http_code}", &format!("{}{path}", live["url"].as_str().unwrap())]);
+    if let Some(token) = token {
+        command.args(["-H", &format!("Authorization: Bearer {token}")]);
+    }
+    if let Some(body) = body {
+        command.args(["-d", body]);
+    }
+    let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn every_error_is_a_problem_document() {
+    let project = two();
+    let _server = project.up();
+    let admin = std::fs::read_to_string(project.state().join("admin.token")).unwrap();
+    let admin = Some(admin.as_str());
+    let runs = "/api/v1/projects/demo/runs";
+    let large = format!("{{\"workflow\": \"{}\"}}", "x".repeat(5 << 20));
+    let body_file = project.path().join("large.json");
+    std::fs::write(&body_file, large).unwrap();
+    let large = format!("@{}", body_file.display());
+    for (method, path, token, body, status, code) in [
+        ("GET", "/nope", None, None, 404, "route-not-found"),
+        ("GET", "/api/v1/runs", None, None, 401, "token-missing"),
+        ("GET", "/api/v1/runs", Some("wrong"), None, 401, "token-invalid"),
+        ("DELETE", "/api/v1/runs", admin, None, 405, "method-not-allowed"),
+        ("GET", "/api/v1/runs?limt=1", admin, None, 400, "unknown-parameter"),
+        ("GET", "/api/v1/runs?limit=x", admin, None, 400, "bad-parameter"),
+        ("GET", "/api/v1/runs/nope", admin, None, 404, "run-not-found"),
+        ("POST", runs, admin, Some("{"), 400, "bad-json"),
+        ("POST", runs, admin, Some("{\"workflw\": \"w\"}"), 400, "unknown-field"),
+        ("POST", runs, admin, Some("{\"workflow\": 3}"), 400, "bad-request"),
+        ("POST", runs, admin, Some("{}"), 400, "bad-request"),
+        ("POST", runs, admin, Some("{\"workflow\": \"w\"}"), 404, "workflow-not-found"),
+        ("POST", runs, admin, Some(large.as_str()), 413, "too-large"),
+        ("POST", "/api/v1/projects/a..b/runs", admin, Some("{}"), 404, "project-not-found"),
+    ] {
+        let (found, problem) = request(&project, method, path, token, body);
+        assert_eq!((found, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+        for member in ["type", "title", "detail", "status", "retryable"] {
+            assert!(!problem[member].is_null(), "{path} lacks {member}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn tokens_are_scoped_expire_and_are_revoked() {
+    let project = two();
+    let _server = project.up();
+    assert_eq!(project.run(&["deploy"]).code, Some(0));
+    let make = |arguments: &[&str]| {
+        let made = project.run(&[&["token", "create", "--json"], arguments].concat()).json();
+        (made["token"].as_str().unwrap().to_owned(), made["id"].as_str().unwrap().to_owned())
+    };
+    let body = Some("{\"workflow\": \"w\"}");
+    let post = |token: &str| request(&project, "POST", "/api/v1/projects/demo/runs", Some(token), body);
+    let (viewer, id) = make(&["--role", "viewer"]);
+    assert_eq!(post(&viewer).1["code"], "role-too-low");
+    assert_eq!(request(&project, "GET", "/api/v1/runs", Some(&viewer), None).0, 200);
+    assert_eq!(request(&project, "GET", "/api/v1/tokens", Some(&viewer), None).0, 403);
+    assert_eq!(project.run(&["token", "revoke", &id]).code, Some(0));
+    assert_eq!(request(&project, "GET", "/api/v1/runs", Some(&viewer), None).0, 401);
+    let (expired, _) = make(&["--expires-in", "0"]);
+    assert_eq!(request(&project, "GET", "/api/v1/runs", Some(&expired), None).0, 401);
+    let (operator, _) = make(&["--role", "operator"]);
+    let (status, run) = post(&operator);
+    assert_eq!(status, 201);
+    let (elsewhere, _) = make(&["--role", "admin", "--for", "other"]);
+    assert_eq!(post(&elsewhere).1["code"], "project-not-found");
+    let path = format!("/api/v1/runs/{}", run["id"].as_str().unwrap());
+    let (hidden, absent) = (
+        request(&project, "GET", &path, Some(&elsewhere), None),
+        request(&project, "GET", "/api/v1/runs/run_01ARZ3NDEKTSV4RRFFQ69G5FAV", Some(&elsewhere), None),
+    );
+    let anonymous = |answer: &(u16, Value)| {
+        let mut problem = answer.1.clone();
+        problem["detail"] = Value::Null;
+        (answer.0, problem)
+    };
+    assert_eq!(anonymous(&hidden), anonymous(&absent), "what may not be seen looks like what is not there");
+    assert_eq!(request(&project, "GET", "/api/v1/runs", Some(&elsewhere), None).1["items"], json!([]));
+    assert_eq!(request(&project, "GET", "/api/v1/projects", Some(&elsewhere), None).1["items"], json!([]));
+    let admin = project.state().join("admin.token");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(admin).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn an_active_run_for_the_same_interval_refuses_another() {
+    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', shell='sleep 30'): []}")]);
+    let _server = project.up();
+    let first = project.run(&["run", "w", "--at", "2013-01-01", "--detach", "--json"]).json();
+    let second = project.run(&["run", "w", "--at", "2013-01-01", "--detach", "--json"]);
+    assert_eq!(second.code, Some(4));
+    let problem = second.json();
+    assert_eq!((&problem["code"], &problem["run"]), (&json!("run-exists"), &first["id"]));
+    assert_eq!(project.run(&["cancel"]).code, Some(0));
+}

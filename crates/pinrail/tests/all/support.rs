@@ -1,0 +1,205 @@
+//! Throw-away projects and the real binary over them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A project in a folder of its own, with its state.
+pub struct Project {
+    folder: PathBuf,
+    /// Removed with the project.
+    _holder: tempfile::TempDir,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    /// The one JSON document that `--json` prints.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Project {
+    /// A project named `demo` with these files.
+    pub fn new(files: &[(&str, &str)]) -> Self {
+        let holder = tempfile::tempdir().unwrap();
+        let project = Self { folder: holder.path().to_owned(), _holder: holder };
+        project.write("pinrail.toml", "[project]\nname = \"demo\"\n");
+        for (path, text) in files {
+            project.write(path, text);
+        }
+        project
+    }
+
+    /// A copy of a folder of `examples/`.
+    pub fn example(name: &str) -> Self {
+        let holder = tempfile::tempdir().unwrap();
+        // A project without a name is called as its folder.
+        let folder = holder.path().join(name);
+        copy(&repository().join("examples").join(name), &folder);
+        Self { folder, _holder: holder }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path().join(".pinrail")
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pinrail"));
+        command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
+        for name in ["PINRAIL_STATE", "PINRAIL_URL", "PINRAIL_TOKEN", "PINRAIL_DIE_AT", "PINRAIL_STEPS"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// A server in the background, on a free port; killed when it is dropped.
+    pub fn up(&self) -> Server {
+        self.up_with(&[])
+    }
+
+    /// A server that may die before it is ready.
+    pub fn up_or_dead(&self, environment: &[(&str, &str)]) -> Option<Server> {
+        let mut server = self.spawn(environment);
+        let mut dead = false;
+        wait_until("the server is ready or dead", || {
+            dead = server.child.try_wait().unwrap().is_some();
+            dead || self.is_ready(&server)
+        });
+        (!dead).then_some(server)
+    }
+
+    pub fn up_with(&self, environment: &[(&str, &str)]) -> Server {
+        let server = self.spawn(environment);
+        wait_until("the server is ready", || self.is_ready(&server));
+        server
+    }
+
+    fn spawn(&self, environment: &[(&str, &str)]) -> Server {
+        let log = std::fs::File::create(self.path().join("server.log")).unwrap();
+        let mut command = self.command(&["up", "--listen", "127.0.0.1:0"]);
+        command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(log);
+        Server { child: command.spawn().unwrap() }
+    }
+
+    fn is_ready(&self, server: &Server) -> bool {
+        let text = std::fs::read_to_string(self.state().join("server.json")).unwrap_or_default();
+        serde_json::from_str::<Value>(&text).is_ok_and(|live| live["pid"] == u64::from(server.child.id()))
+    }
+
+    /// The run that was made last, as the API gives it.
+    pub fn last_run(&self) -> Value {
+        self.run(&["show", "--json"]).json()
+    }
+
+    /// Waits until the last run has ended.
+    pub fn wait_for_end(&self) -> Value {
+        let mut run = Value::Null;
+        wait_until("the run ends", || {
+            run = self.last_run();
+            matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled"))
+        });
+        run
+    }
+
+    /// What the last attempt of a job logged.
+    pub fn log(&self, job: &str) -> String {
+        self.run(&["logs", "--job", job]).out
+    }
+}
+
+/// A server that dies with the test.
+pub struct Server {
+    pub child: Child,
+}
+
+impl Server {
+    /// SIGKILL, and waits for the death.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let name = entry.file_name();
+        if name == "__pycache__" || name == ".pinrail" {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(name));
+        } else {
+            std::fs::copy(entry.path(), to.join(name)).unwrap();
+        }
+    }
+}
+
+/// Waits for a condition; a test that waits a minute has found something.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// A task of a run.
+pub fn task<'a>(run: &'a Value, name: &str) -> &'a Value {
+    run["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|task| task["name"] == name)
+        .unwrap_or_else(|| panic!("no {name}: {run}"))
+}
+
+/// The names and states of the phases of an attempt.
+pub fn phases(attempt: &Value) -> Vec<String> {
+    let phases = attempt["phases"].as_array().unwrap();
+    phases.iter().map(|p| format!("{} {}", p["name"].as_str().unwrap(), p["state"].as_str().unwrap())).collect()
+}
