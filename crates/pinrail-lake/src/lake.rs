@@ -1,8 +1,10 @@
 //! The lake itself: what the process builds once and hands around behind the seam's two traits.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
@@ -123,7 +125,7 @@ impl Catalog for Lake {
 #[async_trait]
 impl QueryEngine for Lake {
     async fn check(&self, query: &Query, view: &View) -> std::result::Result<Checked, LakeError> {
-        Run::new(self, query, view, None, true)?.check().await
+        Roomy(Box::pin(async { Run::new(self, query, view, None, true)?.check().await })).await
     }
 
     async fn run(
@@ -134,7 +136,25 @@ impl QueryEngine for Lake {
         format: ResultFormat,
         sink: &mut dyn ResultSink,
     ) -> std::result::Result<QueryDone, LakeError> {
-        Run::new(self, query, view, limits.memory, false)?.run(limits, format, sink).await
+        let run = async { Run::new(self, query, view, limits.memory, false)?.run(limits, format, sink).await };
+        Roomy(Box::pin(run)).await
+    }
+}
+
+/// Stack that is left at least while a text is parsed and planned, whatever thread polls it.
+const STACK_LEFT: usize = 6 << 20;
+/// Stack that is taken when less is left; memory is only used as far as it is touched.
+const STACK_TAKEN: usize = 16 << 20;
+
+/// A future that has room on its stack: libraries walk the trees of a statement recursively, in debug builds with
+/// kilobytes for each level, and a text must not be able to end the process.
+struct Roomy<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for Roomy<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        stacker::maybe_grow(STACK_LEFT, STACK_TAKEN, || self.0.as_mut().poll(context))
     }
 }
 

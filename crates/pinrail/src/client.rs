@@ -13,7 +13,7 @@ use ureq::{Agent, Body};
 
 use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
 use crate::server::{Server, Wanted};
-use crate::state::{Locked, in_use, live};
+use crate::state::{Locked, Using, in_use, join};
 
 /// Where a command finds what it works on.
 #[derive(Debug, Clone, Default)]
@@ -60,18 +60,18 @@ impl Place {
                 .token
                 .clone()
                 .ok_or_else(|| Failure::new(USAGE, format!("no token for {url}")).hint("Set PINRAIL_TOKEN."))?;
-            return Ok(Client::new(url.trim_end_matches('/').to_owned(), token, None));
+            return Ok(Client::new(url.trim_end_matches('/').to_owned(), token, Serving::Elsewhere(None)));
         }
         let folder = self.state()?;
         // A server that is just starting has the lock but has not said where it listens.
         for _ in 0..100 {
-            if let Some(live) = live(&folder) {
-                return Ok(Client::new(live.url, self.token_of(&folder)?, None));
+            if let Some((live, using)) = join(&folder) {
+                return Ok(Client::new(live.url, self.token_of(&folder)?, Serving::Elsewhere(using)));
             }
             if let Some(locked) = Locked::take(&folder)? {
                 let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None })?;
-                return Ok(Client::new(server.url.clone(), server.token.clone(), Some(server)));
+                return Ok(Client::new(server.url.clone(), server.token.clone(), Serving::Here(Box::new(server))));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -94,14 +94,28 @@ pub struct Client {
     pub url: String,
     token: String,
     agent: Agent,
-    /// The server in this process, if that is the one.
-    pub embedded: Option<Server>,
+    serving: Serving,
+}
+
+/// Where the server of a connection is.
+enum Serving {
+    Here(Box<Server>),
+    /// What keeps it from leaving, if it would.
+    Elsewhere(#[expect(dead_code, reason = "it is held")] Option<Using>),
 }
 
 impl Client {
-    fn new(url: String, token: String, embedded: Option<Server>) -> Self {
+    fn new(url: String, token: String, serving: Serving) -> Self {
         let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(CONNECT)).build();
-        Self { url, token, agent: Agent::new_with_config(config), embedded }
+        Self { url, token, agent: Agent::new_with_config(config), serving }
+    }
+
+    /// The server in this process, if that is the one.
+    pub fn embedded(&self) -> Option<&Server> {
+        match &self.serving {
+            Serving::Here(server) => Some(server),
+            Serving::Elsewhere(_) => None,
+        }
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {

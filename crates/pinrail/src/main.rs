@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod commands;
 mod failure;
+mod interrupts;
 mod output;
 mod sdk;
 mod server;

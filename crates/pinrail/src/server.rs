@@ -29,14 +29,19 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use crate::failure::{FAILED, Failure};
+use crate::interrupts;
 use crate::sdk;
-use crate::state::{Live, Locked};
+use crate::state::{Live, Locked, Unused};
 
 /// Async threads for control: what they do is short, the machine's cores are for jobs and queries.
 const CONTROL_THREADS: usize = 2;
 /// Warm Python processes at the same time, and how long an unused one stays.
 const MOST_WARM: usize = 4;
 const WARM_IDLE: Duration = Duration::from_secs(60);
+
+/// How often a server that would leave looks whether it is still used, and when it says so.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const PATIENT_LOOKS: u32 = 50;
 
 /// How a server is wanted.
 #[derive(Debug, Clone)]
@@ -51,6 +56,7 @@ pub struct Wanted {
 pub struct Server {
     pub url: String,
     pub token: String,
+    embedded: bool,
     owner: OwnerHandle,
     state: Locked,
     runtime: Option<Runtime>,
@@ -113,7 +119,7 @@ impl Server {
         })?;
         let live = Live { pid: std::process::id(), url: url.clone(), embedded: wanted.embedded };
         state.announce(&live)?;
-        Ok(Self { url, token, owner, state, runtime: Some(runtime), _launcher: launcher })
+        Ok(Self { url, token, embedded: wanted.embedded, owner, state, runtime: Some(runtime), _launcher: launcher })
     }
 
     /// Waits until SIGINT or SIGTERM.
@@ -131,8 +137,28 @@ impl Server {
         })
     }
 
+    /// Stays until nobody uses this server any more, or the user wants it to end.
+    fn leave(&self) -> Option<Unused> {
+        let before = interrupts::seen();
+        for look in 0_u32.. {
+            if before > 1 || interrupts::seen() > before {
+                return None;
+            }
+            if self.busy() == 0
+                && let Some(unused) = self.state.unused()
+            {
+                return Some(unused);
+            }
+            if look == PATIENT_LOOKS {
+                eprintln!("  waiting for another command that uses this server; Ctrl-C leaves at once");
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        None
+    }
+
     /// How many runs are unfinished here.
-    pub fn busy(&self) -> usize {
+    fn busy(&self) -> usize {
         let Some(runtime) = &self.runtime else { return 0 };
         runtime.block_on(self.owner.ask(Input::Busy)).unwrap_or(0)
     }
@@ -140,11 +166,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Held until this process has ended: whoever comes meanwhile finds no server and starts one.
+        let unused = if self.embedded { self.leave() } else { None };
         self.state.withdraw();
         if let Some(runtime) = self.runtime.take() {
             // What is not durable did not happen; nothing is worth waiting for.
             runtime.shutdown_timeout(Duration::from_millis(200));
         }
+        drop(unused);
     }
 }
 

@@ -31,6 +31,10 @@ fn lock_file(folder: &Path) -> PathBuf {
     folder.join("lock")
 }
 
+fn users_file(folder: &Path) -> PathBuf {
+    folder.join("users")
+}
+
 fn server_file(folder: &Path) -> PathBuf {
     folder.join("server.json")
 }
@@ -62,10 +66,40 @@ impl Locked {
         Ok(())
     }
 
+    /// Whether no other command uses this server; from then on until its end none can begin to.
+    pub fn unused(&self) -> Option<Unused> {
+        let file = open_users(&self.folder).ok()?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(Unused)
+    }
+
     /// Takes the announcement back, before the lock goes.
     pub fn withdraw(&self) {
         let _ = std::fs::remove_file(server_file(&self.folder));
     }
+}
+
+/// Held by a command while it uses the server of another process, so that this one stays as long.
+#[derive(Debug)]
+pub struct Using(#[expect(dead_code, reason = "it is held")] Flock<File>);
+
+/// Held by a server of one command while it leaves.
+#[derive(Debug)]
+pub struct Unused(#[expect(dead_code, reason = "it is held")] Flock<File>);
+
+fn open_users(folder: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).write(true).open(users_file(folder))
+}
+
+/// The live server of a folder, kept alive for the caller if it is one that leaves when it is idle.
+pub fn join(folder: &Path) -> Option<(Live, Option<Using>)> {
+    let found = live(folder)?;
+    if !found.embedded {
+        return Some((found, None));
+    }
+    // This waits while that server leaves; then another one, or none, is live.
+    let using = Flock::lock(open_users(folder).ok()?, FlockArg::LockShared).ok()?;
+    let still = live(folder).filter(|now| now.url == found.url && now.pid == found.pid)?;
+    Some((still, Some(Using(using))))
 }
 
 /// Only its owner may look into a state folder, and version control ignores it.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
@@ -11,6 +10,7 @@ use super::show::{explain_text, find};
 use crate::cli::{RunArgs, SubmitArgs};
 use crate::client::{Client, Place};
 use crate::failure::{CANCELLED, DETACHED, FAILED, Failure, USAGE};
+use crate::interrupts;
 use crate::output::{Output, cell, human, seconds};
 
 /// Seconds that one request waits for news.
@@ -40,7 +40,7 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
         }
     })?;
     output.say(&format!("{} · {} · {code} · run {}", args.workflow, cell(&run["ds"]), last(&run)));
-    end(client, output, run, args.detach)
+    end(&client, output, &run, args.detach)
 }
 
 pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCode, Failure> {
@@ -71,7 +71,7 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
     }
     let run = client.post(&format!("/projects/{project}/runs"), &body)?;
     output.say(&format!("{} · run {}", cell(&run["workflow"]), last(&run)));
-    end(client, output, run, args.detach)
+    end(&client, output, &run, args.detach)
 }
 
 fn parameters(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
@@ -99,11 +99,11 @@ fn last(run: &Value) -> String {
 }
 
 /// Waits for a run's end and tells how it went, or says how to follow it.
-fn end(client: Client, output: Output, run: Value, detach: bool) -> Result<ExitCode, Failure> {
+fn end(client: &Client, output: Output, run: &Value, detach: bool) -> Result<ExitCode, Failure> {
     let id = run["id"].as_str().unwrap_or_default().to_owned();
-    if detach && client.embedded.is_none() {
+    if detach && client.embedded().is_none() {
         output.say(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`"));
-        output.document(&run);
+        output.document(run);
         return Ok(ExitCode::SUCCESS);
     }
     if detach {
@@ -111,11 +111,10 @@ fn end(client: Client, output: Output, run: Value, detach: bool) -> Result<ExitC
             Failure::new(USAGE, "--detach needs a server that stays").hint("Start one with `pinrail up --detach`.")
         );
     }
-    let run = follow(&client, output, &id)?;
+    let run = follow(client, output, &id)?;
     let state = cell(&run["state"]);
-    tell(&client, output, &run);
+    tell(client, output, &run);
     output.document(&run);
-    leave(client, output);
     Ok(ExitCode::from(match state.as_str() {
         "succeeded" => 0,
         "cancelled" => CANCELLED,
@@ -123,42 +122,13 @@ fn end(client: Client, output: Output, run: Value, detach: bool) -> Result<ExitC
     }))
 }
 
-/// Whoever else uses the server of this process may finish first.
-fn leave(client: Client, output: Output) {
-    let Some(server) = &client.embedded else { return };
-    let mut told = false;
-    while server.busy() > 0 {
-        if !std::mem::replace(&mut told, true) {
-            output.say(&output.dim("  waiting for another run that uses this server"));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-}
-
-/// Interrupts so far.
-static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
-
-#[allow(unsafe_code, reason = "a signal handler can be installed in no other way without a second thread")]
-fn count_interrupts() {
-    extern "C" fn interrupted(_: i32) {
-        INTERRUPTS.fetch_add(1, Ordering::SeqCst);
-    }
-    let action = nix::sys::signal::SigAction::new(
-        nix::sys::signal::SigHandler::Handler(interrupted),
-        nix::sys::signal::SaFlags::SA_RESTART,
-        nix::sys::signal::SigSet::empty(),
-    );
-    // SAFETY: the handler only adds to an atomic.
-    let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGINT, &action) };
-}
-
 /// Shows tasks as they end, until the run has.
 fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
-    count_interrupts();
+    interrupts::count();
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     let mut cancelled = false;
     loop {
-        let wait = if INTERRUPTS.load(Ordering::SeqCst) > 0 || client.embedded.is_some() { "1" } else { POLL };
+        let wait = if interrupts::seen() > 0 || client.embedded().is_some() { "1" } else { POLL };
         let run = wait_for_change(client, id, wait, &shown)?;
         for task in run["tasks"].as_array().into_iter().flatten() {
             show_ended(output, task, &mut shown);
@@ -166,7 +136,7 @@ fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
         if matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
             return Ok(run);
         }
-        match (INTERRUPTS.load(Ordering::SeqCst), &client.embedded) {
+        match (interrupts::seen(), client.embedded()) {
             (0, _) => {}
             (1, Some(_)) if !cancelled => {
                 cancelled = true;
@@ -194,7 +164,7 @@ fn wait_for_change(client: &Client, id: &str, wait: &str, shown: &BTreeMap<Strin
         .flatten()
         .any(|task| is_over(task) && shown.get(&cell(&task["name"])) != Some(&cell(&task["state"])));
     let over = matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled"));
-    if news || over || INTERRUPTS.load(Ordering::SeqCst) > 0 {
+    if news || over || interrupts::seen() > 0 {
         return Ok(run);
     }
     client.get(&format!("/runs/{id}?wait={wait}"))
@@ -281,5 +251,5 @@ pub fn retry(
     let code =
         bundle.map_or_else(|| "the run's own code".to_owned(), |b| format!("this folder ({})", short(&json!(b))));
     output.say(&format!("{} · {} · {code} · run {}", cell(&run["workflow"]), cell(&run["ds"]), last(&run)));
-    end(client, output, run, detach)
+    end(&client, output, &run, detach)
 }

@@ -50,13 +50,14 @@ fn a_deployed_version_does_not_change_with_the_folder() {
 }
 
 #[test]
-fn two_runs_at_once_share_the_first_ones_server() {
-    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', shell='sleep 1'): []}")]);
+fn runs_at_once_share_the_first_ones_server() {
+    let slow = "workflow = {template(name='a', shell='sleep 0.$(echo $PINRAIL_DS | cut -c 10)'): []}";
+    let project = Project::new(&[("workflows/w.py", slow)]);
     let spawn = |at: &str| {
         let mut command = project.command(&["run", "w", "--at", at, "--json"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let children = [spawn("2013-01-01"), spawn("2013-01-02")];
+    let children = ["2013-01-01", "2013-01-02", "2013-01-03", "2013-01-09"].map(spawn);
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
