@@ -8,6 +8,8 @@ mod client;
 mod commands;
 mod failure;
 mod interrupts;
+#[cfg(feature = "lake")]
+mod lake;
 mod output;
 mod sdk;
 mod server;

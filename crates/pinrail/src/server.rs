@@ -60,6 +60,7 @@ pub struct Server {
     owner: OwnerHandle,
     state: Locked,
     runtime: Option<Runtime>,
+    _lake: Option<Box<dyn Send>>,
     // After the runtime: attempts may still speak to it while the runtime ends.
     _launcher: Arc<Launcher>,
 }
@@ -77,10 +78,10 @@ impl Server {
             .enable_all()
             .build()?;
         let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
-        let (url, token, owner) = runtime.block_on(async {
+        let (url, token, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
             let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.folder).map_err(|e| failed(&e))?);
-            let (engine, catalog) = lake(&state.folder, &store, &parts)?;
+            let LakeParts { engine, catalog, running } = lake(&state.folder, &store, &parts)?;
             let attempts = parts.attempts(&state.folder, &store, &engine, &catalog);
             let owner_parts = OwnerParts {
                 store: Arc::clone(&store),
@@ -115,11 +116,20 @@ impl Server {
                     tracing::error!(%error, "the API stops");
                 }
             });
-            Ok::<_, Failure>((url, token, handle))
+            Ok::<_, Failure>((url, token, handle, running))
         })?;
         let live = Live { pid: std::process::id(), url: url.clone(), embedded: wanted.embedded };
         state.announce(&live)?;
-        Ok(Self { url, token, embedded: wanted.embedded, owner, state, runtime: Some(runtime), _launcher: launcher })
+        Ok(Self {
+            url,
+            token,
+            embedded: wanted.embedded,
+            owner,
+            state,
+            runtime: Some(runtime),
+            _lake: lake,
+            _launcher: launcher,
+        })
     }
 
     /// Waits until SIGINT or SIGTERM.
@@ -230,9 +240,22 @@ fn default_slots() -> u32 {
     u32::try_from(cores * 2 + 1).unwrap_or(u32::MAX)
 }
 
-type LakeParts = (Option<Arc<dyn QueryEngine>>, Option<Arc<dyn Catalog>>);
+/// The embedded engine with its tables, and what keeps it running.
+struct LakeParts {
+    engine: Option<Arc<dyn QueryEngine>>,
+    catalog: Option<Arc<dyn Catalog>>,
+    running: Option<Box<dyn Send>>,
+}
 
+#[cfg(feature = "lake")]
+fn lake(state: &Path, store: &Arc<dyn Store>, parts: &Parts) -> Result<LakeParts, Failure> {
+    let pointers: Arc<dyn pinrail_model::seam::lake::Pointers> = store.clone();
+    let (running, lake) = crate::lake::open(state, Arc::clone(&parts.ids), Arc::clone(&parts.clock), pointers)?;
+    Ok(LakeParts { engine: Some(lake.clone()), catalog: Some(lake), running: Some(Box::new(running)) })
+}
+
+#[cfg(not(feature = "lake"))]
 #[allow(clippy::unnecessary_wraps, reason = "a build with the lake can fail here")]
 fn lake(_state: &Path, _store: &Arc<dyn Store>, _parts: &Parts) -> Result<LakeParts, Failure> {
-    Ok((None, None))
+    Ok(LakeParts { engine: None, catalog: None, running: None })
 }

@@ -1,0 +1,147 @@
+//! The lake on a runtime of its own: a query may keep every one of its threads busy, and control still answers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pinrail_lake::{Lake, LakeConfig};
+use pinrail_model::ids::Ids;
+use pinrail_model::seam::lake::{
+    Catalog, Checked, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits, ResultFormat,
+    ResultSink, TableInfo, View,
+};
+use pinrail_model::time::Clock;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::failure::{FAILED, Failure};
+
+/// Libraries walk statements recursively; memory is used only as far as it is touched.
+const STACK: usize = 16 << 20;
+/// Chunks of a result that wait for a slow reader before the query waits too.
+const CHUNKS: usize = 4;
+/// How long queries that were told to end may take to notice when the server ends.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The lake, reached from other runtimes.
+pub struct OnItsOwn {
+    lake: Arc<Lake>,
+    handle: Handle,
+}
+
+/// Ends the runtime of the lake when it is dropped.
+pub struct LakeRuntime(Option<Runtime>);
+
+impl Drop for LakeRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(PATIENCE);
+        }
+    }
+}
+
+/// Opens the warehouse of a state folder.
+pub fn open(
+    state: &Path,
+    ids: Arc<dyn Ids>,
+    clock: Arc<dyn Clock>,
+    pointers: Arc<dyn Pointers>,
+) -> Result<(LakeRuntime, Arc<OnItsOwn>), Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .thread_name("sql")
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build()?;
+    let config = LakeConfig { partitions: cores, ..LakeConfig::new(state.join("warehouse")) };
+    let lake = Lake::new(config, ids, clock, pointers)
+        .map_err(|e| Failure::new(FAILED, format!("the server cannot start: {e}")))?;
+    let handle = runtime.handle().clone();
+    Ok((LakeRuntime(Some(runtime)), Arc::new(OnItsOwn { lake: Arc::new(lake), handle })))
+}
+
+/// Work that ends when nobody waits for it any more.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Owned<Result<T, LakeError>> {
+    async fn end(mut self) -> Result<T, LakeError> {
+        match (&mut self.0).await {
+            Ok(result) => result,
+            Err(error) => {
+                let message = if error.is_panic() { "the engine failed on this statement" } else { "the engine stops" };
+                Err(LakeError::new("engine-failed", pinrail_model::fault::Fault::Platform, message))
+            }
+        }
+    }
+}
+
+impl OnItsOwn {
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, LakeError>> + Send + 'static,
+    ) -> Owned<Result<T, LakeError>> {
+        Owned(self.handle.spawn(work))
+    }
+}
+
+#[async_trait]
+impl Catalog for OnItsOwn {
+    async fn list(&self, view: &View) -> Result<Vec<TableInfo>, LakeError> {
+        let (lake, view) = (Arc::clone(&self.lake), view.clone());
+        self.spawn(async move { lake.list(&view).await }).end().await
+    }
+
+    async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError> {
+        let (lake, view) = (Arc::clone(&self.lake), view.clone());
+        self.spawn(async move { lake.prepare(&view).await }).end().await
+    }
+}
+
+/// Hands chunks over to the runtime of whoever wants the result.
+struct Passed(mpsc::Sender<Vec<u8>>);
+
+#[async_trait]
+impl ResultSink for Passed {
+    async fn chunk(&mut self, bytes: Vec<u8>) -> Result<(), LakeError> {
+        // Whoever no longer takes the result has dropped the query with it.
+        let _ = self.0.send(bytes).await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl QueryEngine for OnItsOwn {
+    async fn check(&self, query: &Query, view: &View) -> Result<Checked, LakeError> {
+        let (lake, query, view) = (Arc::clone(&self.lake), query.clone(), view.clone());
+        self.spawn(async move { lake.check(&query, &view).await }).end().await
+    }
+
+    async fn run(
+        &self,
+        query: &Query,
+        view: &View,
+        limits: &QueryLimits,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> Result<QueryDone, LakeError> {
+        let (lake, query, view, limits) = (Arc::clone(&self.lake), query.clone(), view.clone(), limits.clone());
+        let (chunks, mut passed) = mpsc::channel(CHUNKS);
+        let running = self.spawn(async move {
+            let mut sink = Passed(chunks);
+            lake.run(&query, &view, &limits, format, &mut sink).await
+        });
+        while let Some(bytes) = passed.recv().await {
+            sink.chunk(bytes).await?;
+        }
+        running.end().await
+    }
+}
