@@ -74,6 +74,22 @@ def test_a_phase_in_another_process_finds_state_and_result(runner: Runner) -> No
     assert done.attempt.ended[0]['state'] == {'seen': [['setup', 1], ['complete', 1]]}
 
 
+def test_complete_gets_what_a_spec_came_to(runner: Runner) -> None:
+    runner.files.write(
+        {
+            'jobs/a.py': """
+                class A:
+                    def execute(self, ctx): ...
+                    def complete(self, ctx, result):
+                        ctx.output('seen', [result.state, result.rows, result.counters, result.schema, result.url])
+                """
+        }
+    )
+    came = {'state': 'succeeded', 'rows': 3, 'counters': {'rows_written': 3.0}, 'schema': None, 'of': 'a newer server'}
+    done = runner('jobs.a.A', ['complete'], specified=True, result=came)
+    assert done.attempt.of('output')[0]['value'] == ['succeeded', 3, {'rows_written': 3.0}, [], None], done.err
+
+
 @pytest.mark.parametrize('phase', PHASES)
 def test_a_failure_ends_the_process_after_its_phase(runner: Runner, phase: str) -> None:
     runner.files.write(

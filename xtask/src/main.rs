@@ -15,6 +15,8 @@ const HELP: &str = "\
 cargo xtask test      everything that is checked before a change lands
 cargo xtask lint      formatting, lints, layers, licences
 cargo xtask python    the SDK's tests and its strict type check
+cargo xtask crash [--kills N] [--seed S]
+                      kills the server at random times (200 unless told otherwise) and looks at what is left
 ";
 
 fn main() -> ExitCode {
@@ -35,14 +37,31 @@ fn obey(words: &[&str]) -> Result<()> {
         ["lint"] => lint(),
         ["python"] => {
             let venv = python::venv()?;
+            Step::new("build").run(cargo(&["build", "--workspace"]))?;
             python::test(&venv)
         }
+        ["crash", options @ ..] => crash(options),
         [] | ["--help" | "help"] => {
             print!("{HELP}");
             Ok(())
         }
         other => bail!("unknown task {other:?}\n{HELP}"),
     }
+}
+
+/// The test of random deaths with more of them, its output shown.
+fn crash(options: &[&str]) -> Result<()> {
+    let venv = python::venv()?;
+    let mut test = cargo(&["test", "--workspace", "--test", "all", "deaths_at_random_times", "--", "--nocapture"]);
+    test.env("PINRAIL_TEST_PYTHON", venv.join("bin/python")).env("PINRAIL_KILLS", "200");
+    for option in options.chunks(2) {
+        match option {
+            ["--kills", number] => test.env("PINRAIL_KILLS", number),
+            ["--seed", number] => test.env("PINRAIL_SEED", number),
+            other => bail!("unknown option {other:?}\n{HELP}"),
+        };
+    }
+    Step::new("deaths at random times").run(test)
 }
 
 /// Formatting, layers and licences cost seconds; clippy shares nothing with a build, so it comes once.

@@ -29,11 +29,17 @@ pub fn venv() -> Result<PathBuf> {
     Ok(venv)
 }
 
-/// The SDK's tests and its type check. The one test that needs an SQL engine waits for the binary to have one.
+/// The binary of a build in this repository.
+fn binary() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join("debug/pinrail")
+}
+
+/// The SDK's tests, on the binary of the last build, and its type check.
 pub fn test(venv: &Path) -> Result<()> {
     let folder = root().join("python");
     let mut pytest = Command::new(venv.join("bin/python"));
-    pytest.args(["-m", "pytest", "-q", "tests"]).current_dir(&folder);
+    pytest.args(["-m", "pytest", "-q", "tests"]).current_dir(&folder).env("PINRAIL_BIN", binary());
     Step::new("Python tests").run(pytest)?;
     let mut types = Command::new(venv.join("bin/basedpyright"));
     types.current_dir(&folder);

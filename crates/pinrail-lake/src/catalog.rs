@@ -17,6 +17,7 @@ use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{
     AttemptView, Intent, LakeError, Overlay, PointerError, PointerSwap, Pointers, TableInfo, View, Writes,
 };
+use pinrail_model::step;
 use pinrail_model::time::Clock;
 
 use crate::commit::{self, Base, Change, Committer, Proposal, Shape};
@@ -168,7 +169,14 @@ impl Book {
             staged: Some(staged.location),
             intent: merged(earlier.map(|overlay| overlay.intent.clone()), proposal.intent),
         };
-        Ok(self.pointers.stage(attempt.epoch, overlay).await?)
+        self.stage_pointer(attempt, overlay).await
+    }
+
+    async fn stage_pointer(&self, attempt: &AttemptView, overlay: Overlay) -> Result<()> {
+        step!("lake.before-stage");
+        self.pointers.stage(attempt.epoch, overlay).await?;
+        step!("lake.after-stage");
+        Ok(())
     }
 
     async fn publish(&self, scope: &Scope, id: TableId, proposal: Proposal, batch: &Arc<Batch>) -> Result<()> {
@@ -176,7 +184,10 @@ impl Book {
             let head = self.head(&scope.project, &proposal.table).await?;
             let swap = self.on_head(&scope.project, id, &proposal, head.as_ref(), batch, None).await?;
             batch.settle().await?;
-            match self.pointers.swap(&scope.project, vec![swap]).await {
+            step!("lake.before-swap");
+            let swapped = self.pointers.swap(&scope.project, vec![swap]).await;
+            step!("lake.after-swap");
+            match swapped {
                 Err(PointerError::Conflict(_)) => {}
                 other => return Ok(other?),
             }
@@ -241,7 +252,7 @@ impl Book {
             staged: None,
             intent: Intent::Overwrite { partitions: Vec::new() },
         };
-        Ok(self.pointers.stage(attempt.epoch, overlay).await?)
+        self.stage_pointer(attempt, overlay).await
     }
 
     /// The seam's `prepare`.

@@ -26,6 +26,7 @@ use iceberg::io::{
     StorageFactory,
 };
 use iceberg::{Error, ErrorKind};
+use pinrail_model::step;
 use serde::{Deserialize, Serialize};
 
 use crate::error;
@@ -158,6 +159,7 @@ impl Batch {
     }
 
     fn settle_now(&self) -> io::Result<()> {
+        step!("lake.before-settle");
         let dirty = std::mem::take(&mut *lock(&self.dirty));
         let fresh = std::mem::take(&mut *lock(&self.fresh));
         // Deepest first: a name is durable only if every folder above it is, and the last sync finishes the chain.
@@ -171,6 +173,7 @@ impl Batch {
     fn create(&self, path: &Path) -> io::Result<Box<dyn FileSink>> {
         let folder = path.parent().unwrap_or(&self.store.root);
         self.make_way(folder)?;
+        step!("lake.before-create");
         let sink = self.store.files.create(path)?;
         lock(&self.dirty).insert(folder.to_owned());
         Ok(sink)

@@ -59,6 +59,8 @@ pub(crate) struct Live {
     pub wrote: std::sync::atomic::AtomicBool,
     /// Its class defines `cleanup`, or nobody knows that it does not.
     pub cleans_up: std::sync::atomic::AtomicBool,
+    /// What its statements counted so far.
+    pub counted: Mutex<BTreeMap<String, f64>>,
     /// Ends a query of its.
     pub query: Mutex<Option<tokio::task::AbortHandle>>,
 }
@@ -164,6 +166,7 @@ impl Attempts {
                 log: LogWriter::new(&self.logs(), id),
                 wrote: (!fresh).into(),
                 cleans_up: (ticket.job.kind == JobKind::Class).into(),
+                counted: Mutex::default(),
                 query: Mutex::default(),
             })
         };
@@ -527,6 +530,7 @@ impl OneWork {
             "secrets": ticket.job.secrets,
             "state": executed.map(|executed| &executed.state),
             "result": executed.map(|executed| &executed.result),
+            "specified": executed.is_some_and(|executed| executed.spec.is_some()),
         });
         context.as_object().cloned().unwrap_or_default()
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use pinrail_model::document::{ParamType, SqlSource};
@@ -70,6 +70,11 @@ impl Sink {
             .collect()
     }
 
+    /// Where the rows of a job's one SELECT go, unless the job says something of its own.
+    fn declared_for_select(&self) -> Option<Vec<Writes>> {
+        Some(self.declared()).filter(|declared| !declared.is_empty())
+    }
+
     /// Declarations that `execute` returned, with `{{ ds }}` filled in.
     fn filled(&self, mut writes: Vec<Writes>) -> Vec<Writes> {
         let ds = self.work.ticket.ds();
@@ -97,8 +102,6 @@ impl Sink {
             project: code.project,
             patterns,
         };
-        let declared = self.declared();
-        let writes = writes.or_else(|| (!declared.is_empty()).then_some(declared));
         Ok(SqlQuery { text, file, values: self.values(params), files, writes })
     }
 
@@ -145,7 +148,7 @@ impl Sink {
     pub async fn check_sql(&self, source: &SqlSource) -> Result<(), Failure> {
         let Some(engine) = &self.work.attempts.parts.engine else { return Err(no_engine()) };
         let (text, file) = self.text(source).await?;
-        let query = self.query(text, file.clone(), &BTreeMap::new(), None).await?;
+        let query = self.query(text, file.clone(), &BTreeMap::new(), self.declared_for_select()).await?;
         engine.check(&query, &self.view()).await.map(|_| ()).map_err(|error| failure(error, file.as_deref()))
     }
 
@@ -157,12 +160,12 @@ impl Sink {
         writes: Option<Vec<Writes>>,
     ) -> Result<(Value, BTreeMap<String, Value>), Failure> {
         let (text, file) = self.text(source).await?;
-        let writes = writes.map(|writes| self.filled(writes));
+        let writes = writes.map(|writes| self.filled(writes)).or_else(|| self.declared_for_select());
         let query = self.query(text, file.clone(), params, writes).await?;
         let (done, _) = self.execute(&query, ResultFormat::Json).await.map_err(|e| failure(e, file.as_deref()))?;
         let result = json!({
             "state": "succeeded",
-            "rows": done.counters.get("rows_written").copied().unwrap_or(done.rows as f64),
+            "rows": done.counters.get("rows_written").map_or(done.rows, |rows| *rows as u64),
             "schema": done.columns,
             "counters": done.counters,
             "url": null,
@@ -180,10 +183,18 @@ impl Sink {
         let mut collected = Collected(Vec::new());
         let limits = QueryLimits { rows: Some(MOST_ROWS), memory: None };
         let done = engine.run(query, &self.view(), &limits, format, &mut collected).await?;
-        for (name, value) in &done.counters {
-            self.counter("sql", name, *value, None);
-        }
+        self.count_sql(&done);
         Ok((done, collected.0))
+    }
+
+    /// An attempt may run many statements; its counters are their sums.
+    fn count_sql(&self, done: &QueryDone) {
+        let mut sums = self.work.live.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in &done.counters {
+            let sum = sums.entry(name.clone()).or_default();
+            *sum += value;
+            self.counter("sql", name, *sum, None);
+        }
     }
 
     /// The pointers that make the attempt's tables true.
@@ -322,6 +333,7 @@ impl AttemptSink for Sink {
                     message: evidence.message,
                     hint: evidence.remedy,
                 };
+                // Its rows come back, whatever the job declares that it writes.
                 let query = self.query(text, None, &BTreeMap::new(), None).await.map_err(bad)?;
                 let (_, bytes) =
                     self.execute(&query, ResultFormat::Json).await.map_err(|error| bad(failure(error, None)))?;

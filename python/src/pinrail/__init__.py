@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ._errors import DefinitionError, SqlError, UserError
 from ._job import Job
-from ._specs import Shell, Spec, Sql, Table
+from ._specs import Result, Shell, Spec, Sql, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     'Every',
     'Job',
     'Param',
+    'Result',
     'Row',
     'Shell',
     'Spec',

@@ -31,6 +31,41 @@ class Spec:
         return f'{type(self).__name__}({shown})'
 
 
+class Result:
+    """What a returned spec came to, for ``complete``.
+
+    ``state`` is ``'succeeded'``; ``rows`` counts rows written or, for a query, returned (None where an engine does not
+    count); ``schema`` lists ``{'name', 'type'}`` of the last result; ``counters`` are the engine's, by name; ``url``
+    leads to the engine's own page, if it has one.
+    """
+
+    __slots__ = ('counters', 'rows', 'schema', 'state', 'url')
+
+    def __init__(
+        self,
+        state: str,
+        *,
+        rows: int | None = None,
+        schema: Sequence[Mapping[str, str]] = (),
+        counters: Mapping[str, float] | None = None,
+        url: str | None = None,
+    ) -> None:
+        self.state = state
+        self.rows = rows
+        self.schema = list(schema)
+        self.counters = dict(counters or {})
+        self.url = url
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Result:
+        """From the server's JSON object; fields of a newer server are left out."""
+        known = {name: value[name] for name in ('rows', 'schema', 'counters', 'url') if value.get(name) is not None}
+        return cls(value['state'], **known)
+
+    def __repr__(self) -> str:
+        return f'Result(state={self.state!r}, rows={self.rows!r})'
+
+
 class Sql(Spec):
     """One or more SQL statements: the text itself, or a file of the project.
 

@@ -19,7 +19,7 @@ from ._context import Context, encoded_state, failed_checks
 from ._errors import UserError, did_you_mean
 from ._frames import relative, user_frames
 from ._job import PHASES, Job
-from ._specs import Spec
+from ._specs import Result, Spec
 from ._values import encode
 
 TYPE_CHECKING = False
@@ -53,6 +53,8 @@ def _serve(channel: Channel) -> int:
     phases: list[str] = start['phases']
     state: dict[str, Any] = start.get('state') or {}
     result: Any = start.get('result')
+    if start.get('specified'):
+        result = Result.from_json(result)
     target: Any = None
     for index, phase in enumerate(phases):
         if index:
