@@ -315,6 +315,8 @@ fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> std::io::Result<i32> {
 /// What every user process begins with. Runs in the child, between fork and exec.
 #[allow(unsafe_code, reason = "system calls that nix does not wrap")]
 fn contain(launcher: i32, offline: bool, extra: &[i32]) -> std::io::Result<()> {
+    // The launcher blocks SIGCHLD to read it as a descriptor, and a new program inherits what is blocked.
+    SigSet::empty().thread_set_mask()?;
     nix::unistd::setsid()?;
     nix::sys::prctl::set_no_new_privs()?;
     nix::sys::prctl::set_child_subreaper(true)?;

@@ -56,6 +56,14 @@ fn a_lost_warm_process_is_the_platforms_fault_and_free() {
 }
 
 #[test]
+fn a_job_begins_without_blocked_signals() {
+    // Not by way of a shell script around an interpreter, which would put it right.
+    let project = shell_project("shell=['grep', 'SigBlk', '/proc/self/status']");
+    assert_eq!(project.run(&["run", "w"]).code, Some(0));
+    assert_eq!(project.log("a"), "SigBlk:\t0000000000000000\n");
+}
+
+#[test]
 fn what_double_forks_into_a_session_of_its_own_is_gone_with_the_server() {
     let escape = "import os, time\ndef a(ctx):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            open(PATH, 'w').write(str(os.getpid()))\n            time.sleep(600)\n        os._exit(0)\n    time.sleep(600)\n";
     let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}")]);
