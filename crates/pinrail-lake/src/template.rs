@@ -55,6 +55,8 @@ pub(crate) fn render(text: &str, values: &Values) -> Result<Rendered> {
     let lines = Lines::of(text);
     let mut output = Output::new(text.len());
     let mut index = 0;
+    // Open braces of SQL's own.
+    let mut braces = 0_usize;
     while index < tokens.len() {
         let token = &tokens[index];
         let (start, end) = (lines.offset(token.span.start), lines.offset(token.span.end));
@@ -76,11 +78,19 @@ pub(crate) fn render(text: &str, values: &Values) -> Result<Rendered> {
                 output.push_quoted(source, quote, values, &lines, start)?;
             }
             Token::Whitespace(_) => output.push(source),
+            Token::LBrace => {
+                braces += 1;
+                output.push(source);
+            }
             Token::RBrace
                 if tokens.get(index + 1).is_some_and(|next| next.token == Token::RBrace && adjacent(token, next))
-                    && !has_open_brace(&tokens[..index]) =>
+                    && braces < 2 =>
             {
                 return Err(unbalanced(token.span.start));
+            }
+            Token::RBrace => {
+                braces = braces.saturating_sub(1);
+                output.push(source);
             }
             _ if source.contains("{{") && source.len() > 2 => {
                 return Err(bad(
@@ -166,16 +176,18 @@ impl Output {
     }
 }
 
-/// From the tokenizer's places to bytes. Tokens come in order, so the search goes on from where the last one ended: a
-/// long line must not cost its length once for every token.
+/// From the tokenizer's places to bytes and back. Both are asked for in order, so each search goes on from where its
+/// last one ended: a long line must not cost its length once for every token or template.
 struct Lines<'a> {
     text: &'a str,
     last: Cell<(Location, usize)>,
+    last_placed: Cell<(Location, usize)>,
 }
 
 impl<'a> Lines<'a> {
     fn of(text: &'a str) -> Self {
-        Self { text, last: Cell::new((Location { line: 1, column: 1 }, 0)) }
+        let start = (Location { line: 1, column: 1 }, 0);
+        Self { text, last: Cell::new(start), last_placed: Cell::new(start) }
     }
 
     fn offset(&self, at: Location) -> usize {
@@ -194,13 +206,13 @@ impl<'a> Lines<'a> {
         offset
     }
 
-    /// The place of an offset not before the last one.
     fn place(&self, offset: usize) -> Location {
-        let (mut here, mut from) = self.last.get();
+        let (mut here, mut from) = self.last_placed.get();
         if offset < from {
             (here, from) = (Location { line: 1, column: 1 }, 0);
         }
         self.text[from..offset].chars().for_each(|c| advance(&mut here, c));
+        self.last_placed.set((here, offset));
         here
     }
 }
@@ -238,16 +250,6 @@ fn closing(tokens: &[TokenWithSpan], open: usize) -> Option<usize> {
         }
     }
     None
-}
-
-/// Whether a `{` is open, so that `}}` may end nested braces of SQL's own.
-fn has_open_brace(before: &[TokenWithSpan]) -> bool {
-    let depth = before.iter().fold(0_i32, |depth, token| match token.token {
-        Token::LBrace => depth + 1,
-        Token::RBrace => depth - 1,
-        _ => depth,
-    });
-    depth > 1
 }
 
 /// A value next to a letter or a quote would become part of another token: `x{{ v }}` a hexadecimal literal.

@@ -26,8 +26,13 @@ use crate::types::{self, FieldIds};
 /// Between a table's name and the point in its past, in a name that only we make.
 pub(crate) const TRAVEL: char = '@';
 
-/// How deep parentheses and subqueries may be nested.
-const DEEPEST: usize = 50;
+/// How deep brackets may be nested. The parser looks at what is within some of them again and again, each level
+/// multiplying the time, so deeper texts are refused before it sees them.
+const DEEPEST: usize = 40;
+/// The same for brackets with a WITH of their own: each of them doubles the time.
+const DEEPEST_WITH: usize = 12;
+/// How deep the parser may go; a subquery in brackets costs it several levels.
+const DEEPEST_PARSE: usize = 200;
 /// Operators in one expression, and set operations and joins in one query. Each is a level of a tree that libraries
 /// walk recursively; a text must not be able to exhaust the stack of the process.
 const LONGEST_CHAIN: usize = 250;
@@ -108,11 +113,19 @@ fn raise(open: &mut [usize]) {
 fn refuse_long_chains(tokens: &[TokenWithSpan]) -> Result<()> {
     // One count of operators for each open parenthesis; what separates expressions begins a new one.
     let (mut open, mut queries) = (vec![0_usize], 0_usize);
+    // Which of them hold a WITH.
+    let mut with = vec![false];
     for token in tokens {
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => open.push(1),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                open.push(1);
+                with.push(false);
+                if open.len() > DEEPEST {
+                    return Err(too_deep(token));
+                }
+            }
             Token::RParen | Token::RBracket | Token::RBrace => {
-                let inner = if open.len() > 1 { open.pop() } else { None };
+                let inner = if open.len() > 1 { with.pop().and(open.pop()) } else { None };
                 // Subscripts and calls may follow one another without any operator.
                 if let (Some(_), Some(outer)) = (inner, open.last_mut()) {
                     *outer += 1;
@@ -120,6 +133,14 @@ fn refuse_long_chains(tokens: &[TokenWithSpan]) -> Result<()> {
             }
             Token::Comma => reset(&mut open),
             Token::Word(word) => match word.keyword {
+                Keyword::WITH => {
+                    if let Some(here) = with.last_mut() {
+                        *here = true;
+                    }
+                    if with.iter().filter(|here| **here).count() > DEEPEST_WITH {
+                        return Err(too_deep(token));
+                    }
+                }
                 Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::JOIN => {
                     queries += 1;
                     reset(&mut open);
@@ -154,12 +175,17 @@ fn refuse_long_chains(tokens: &[TokenWithSpan]) -> Result<()> {
     Ok(())
 }
 
+fn too_deep(token: &TokenWithSpan) -> LakeError {
+    at(error::user("sql-syntax", "the statement is nested too deeply"), token.span.start)
+}
+
 fn statement(tokens: Vec<TokenWithSpan>) -> Result<Kind> {
     refuse_long_chains(&tokens)?;
     let (tokens, cuts) = take_partitioning(tokens)?;
     let tokens = mark_travels(tokens);
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |t| t.span.end);
-    let mut parser = Parser::new(&GenericDialect {}).with_recursion_limit(DEEPEST).with_tokens_with_locations(tokens);
+    let mut parser =
+        Parser::new(&GenericDialect {}).with_recursion_limit(DEEPEST_PARSE).with_tokens_with_locations(tokens);
     let ast = parser.parse_statement().map_err(|e| syntax(&e, end))?;
     let rest = parser.peek_token();
     if rest.token != Token::EOF {

@@ -209,3 +209,65 @@ async fn statements_of_a_script_see_each_other() {
     assert_eq!(rows, json("[[3]]"), "the last result counts");
     assert_eq!(b.rows("create table a as select 1 as x").await, json("[]"));
 }
+
+/// A text as deep, long or wide as this must not end the process, nor take it for long.
+const TOO_MUCH: usize = 50_000;
+
+#[tokio::test]
+async fn deep_long_and_wide_texts_are_refused_before_they_hurt() {
+    let b = Bench::default();
+    let many = |part: &str| part.repeat(TOO_MUCH);
+    let too_much = [
+        format!("select {}1", many("1 + ")),
+        format!("select {}1", many("(1) + ")),
+        format!("select {}true", many("1 = 1 or ")),
+        format!("select a{}", many("[1]")),
+        format!("select 1{}", many("::int")),
+        format!("select {}true", many("not ")),
+        format!("select {}1", many("- ")),
+        format!("select 1{}", many(" union all select 1")),
+        format!("select timestamp '2013-01-01'{}", many(" at time zone 'UTC'")),
+        format!("select {}1{}", many("case when true then "), many(" end")),
+        format!("select 1 from a{}", many(" join b using (x)")),
+        format!("select {}1{}", many("("), many(")")),
+        format!("select {}1{}", many("f("), many(")")),
+        format!("select {}1{}", many("{'a': "), many("}")),
+        format!("{}select 1{}", many("select * from ("), many(")")),
+        format!("with {}a as (select 1) select 1", many("a as (with ")),
+        format!("with {}a as (select 1) select 1{}", "a as (with ".repeat(30), ") select 1".repeat(30)),
+        format!("create table t (a {}int{})", many("array<"), many(">")),
+        format!("select {}", many("(")),
+    ];
+    for text in too_much {
+        let shown = &text[..40];
+        let error = b.error(&text).await;
+        assert!(matches!(error.code, "sql-syntax" | "statement-unsupported"), "{shown}: {error}");
+        let error = b.lake.check(&b.query(&text), &head()).await.unwrap_err();
+        assert!(matches!(error.code, "sql-syntax" | "statement-unsupported"), "{shown}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn texts_as_large_as_people_and_programs_write_them_run() {
+    let b = Bench::default();
+    let sum = format!("select {}1", "1 + ".repeat(200));
+    assert_eq!(b.rows(&sum).await, json("[[201]]"));
+    let union = format!("select count(*) from (select 1{})", " union all select 1".repeat(200));
+    assert_eq!(b.rows(&union).await, json("[[201]]"));
+    let nested = |depth: usize| format!("{}select 1{}", "select * from (".repeat(depth), ") as t".repeat(depth));
+    assert_eq!(b.rows(&nested(30)).await, json("[[1]]"));
+    assert_eq!(b.rows(&format!("select {}1{}", "(".repeat(30), ")".repeat(30))).await, json("[[1]]"));
+    let maps = format!("select {}1{}", "{'a': ".repeat(6), "}".repeat(6));
+    assert_eq!(b.rows(&maps).await, json(r#"[[{"a":{"a":{"a":{"a":{"a":{"a":1}}}}}}]]"#));
+    let wide: Vec<String> = (0..2_000).map(|i| format!("{i} as c{i}")).collect();
+    assert_eq!(b.rows(&format!("select c1999 from (select {})", wide.join(", "))).await, json("[[1999]]"));
+    let values: Vec<String> = (0..20_000).map(|i| format!("({i}, 'x')")).collect();
+    assert_eq!(
+        b.rows(&format!("select count(*) from (values {}) as v(a, b)", values.join(", "))).await,
+        json("[[20000]]")
+    );
+    let within: Vec<String> = (0..5_000).map(|i| i.to_string()).collect();
+    assert_eq!(b.rows(&format!("select 7 in ({})", within.join(", "))).await, json("[[true]]"));
+    let templates = format!("select '{}'", "{{ ds }}".repeat(20_000));
+    b.lake.check(&b.query(&templates), &head()).await.unwrap();
+}
