@@ -274,7 +274,10 @@ async fn phase_ended(
     said: &mut Said,
 ) -> Option<Value> {
     let PhaseEnded { phase, ok, state, result, spec, error } = ended;
-    sink.report(Report::PhaseEnded { phase, ok });
+    // A spec that was returned is still to be carried out: the phase ends when the engine has.
+    if !(ok && phase == Phase::Execute && spec.is_some()) {
+        sink.report(Report::PhaseEnded { phase, ok });
+    }
     if !ok {
         said.failure = Some(verdict_of(phase, error));
         return None;

@@ -42,7 +42,10 @@ pub fn run(control: UnixStream) -> std::io::Result<()> {
     let served = launcher.serve(&signals);
     // Also when the socket ended in an error: a server killed with unread news resets the connection.
     launcher.kill_everything();
-    served
+    match served {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+        other => other,
+    }
 }
 
 struct Running {

@@ -15,7 +15,7 @@ use iceberg::spec::{Schema, TableMetadata};
 use pinrail_model::ids::{Ids, TableId, fresh};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{
-    AttemptView, Intent, LakeError, Overlay, PointerError, PointerSwap, Pointers, TableInfo, View, Writes,
+    AttemptView, Intent, LakeError, Overlay, PointerError, PointerSwap, Pointers, SystemTables, TableInfo, View, Writes,
 };
 use pinrail_model::step;
 use pinrail_model::time::Clock;
@@ -36,6 +36,7 @@ pub(crate) struct Book {
     pub(crate) pointers: Arc<dyn Pointers>,
     pub(crate) ids: Arc<dyn Ids>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) system: Arc<dyn SystemTables>,
 }
 
 /// What one statement sees.

@@ -41,6 +41,7 @@ use crate::sql::header::{self, Declared, Header};
 use crate::sql::names::{self, Names, Relation};
 use crate::sql::parse::{self, Kind, Statement};
 use crate::sql::plan::{self, Providers};
+use crate::system;
 use crate::template::{self, Rendered, Values};
 use crate::types;
 
@@ -384,12 +385,21 @@ impl<'a> Run<'a> {
             let empty = made.as_ref().map(|schema| Arc::new(EmptyTable::new(schema.clone())) as Arc<dyn TableProvider>);
             return Ok(empty);
         }
+        if system::is_system(table) {
+            if travel.is_some() {
+                return Err(placed(error::unsupported("tables of the platform have no past to read")));
+            }
+            let found = system::provider(self.lake.book.system.as_ref(), &scope.project, table).await?;
+            return match found {
+                Some(provider) => Ok(Some(provider)),
+                None => Err(placed(self.not_found(scope, table).await?)),
+            };
+        }
         let Some(found) = self.lake.book.find(scope, table).await? else {
             if self.dry {
                 return Ok(None);
             }
-            let known = self.lake.book.names(scope).await?;
-            return Err(placed(catalog::not_found(table, &known)));
+            return Err(placed(self.not_found(scope, table).await?));
         };
         let tables = self.lake.book.tables.clone();
         let provider = match travel {
@@ -400,6 +410,18 @@ impl<'a> Run<'a> {
             }
         };
         Ok(Some(Arc::new(provider)))
+    }
+
+    /// All tables that a statement may name, sorted.
+    async fn known(&self, scope: &Scope) -> Result<Vec<TableRef>> {
+        let mut known = self.lake.book.names(scope).await?;
+        known.extend(system::names(self.lake.book.system.as_ref()));
+        known.sort();
+        Ok(known)
+    }
+
+    async fn not_found(&self, scope: &Scope, table: &TableRef) -> Result<LakeError> {
+        Ok(catalog::not_found(table, &self.known(scope).await?))
     }
 
     pub(crate) async fn execute(
@@ -446,10 +468,9 @@ impl<'a> Run<'a> {
     async fn describe(&mut self, scope: &Scope, kind: &Kind) -> Result<RecordBatch> {
         match kind {
             Kind::ShowTables { namespace } => {
-                let names = self.lake.book.names(scope).await?;
-                let mut names: Vec<_> =
+                let names = self.known(scope).await?;
+                let names: Vec<_> =
                     names.iter().filter(|name| namespace.as_ref().is_none_or(|n| *n == name.namespace)).collect();
-                names.sort();
                 texts(
                     &["namespace", "name"],
                     vec![
@@ -460,14 +481,26 @@ impl<'a> Run<'a> {
             }
             Kind::ShowSchemas => {
                 let mut namespaces: Vec<NamespaceName> =
-                    self.lake.book.names(scope).await?.into_iter().map(|name| name.namespace).collect();
+                    self.known(scope).await?.into_iter().map(|name| name.namespace).collect();
                 namespaces.dedup();
                 texts(&["namespace"], vec![namespaces.iter().map(|n| Some(n.to_string())).collect()])
             }
+            Kind::Describe { table } if system::is_system(table) => {
+                let Some(columns) = system::columns(self.lake.book.system.as_ref(), table) else {
+                    return Err(self.not_found(scope, table).await?);
+                };
+                texts(
+                    &["name", "type", "partition"],
+                    vec![
+                        columns.iter().map(|c| Some(c.name.clone())).collect(),
+                        columns.iter().map(|c| Some(c.kind.clone())).collect(),
+                        columns.iter().map(|_| None).collect(),
+                    ],
+                )
+            }
             Kind::Describe { table } => {
                 let Some(found) = self.lake.book.find(scope, table).await? else {
-                    let known = self.lake.book.names(scope).await?;
-                    return Err(catalog::not_found(table, &known));
+                    return Err(self.not_found(scope, table).await?);
                 };
                 let schema = found.metadata.current_schema();
                 let columns = types::table_columns(schema);

@@ -21,7 +21,7 @@ use object_store::local::LocalFileSystem;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::lake::{
     Catalog, Checked, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits, ResultFormat,
-    ResultSink, TableInfo, View,
+    ResultSink, SystemTables, TableInfo, View,
 };
 use pinrail_model::time::Clock;
 use url::Url;
@@ -31,6 +31,7 @@ use crate::engine::Run;
 use crate::error::{self, Result};
 use crate::files::Handles;
 use crate::store::{Files, LocalFiles, Store};
+use crate::system::NoSystemTables;
 use crate::tables::Tables;
 
 /// Tables and embedded SQL over a local warehouse.
@@ -83,8 +84,16 @@ impl Lake {
             .with_runtime_env(runtime.clone())
             .with_default_features()
             .build();
-        let book = Book { tables: Arc::new(Tables::new(store)), pointers, ids, clock };
+        let book =
+            Book { tables: Arc::new(Tables::new(store)), pointers, ids, clock, system: Arc::new(NoSystemTables) };
         Ok(Self { book, state, runtime, warehouse: Arc::new(warehouse) })
+    }
+
+    /// The same with tables that the platform keeps about itself.
+    #[must_use]
+    pub fn with_system(mut self, system: Arc<dyn SystemTables>) -> Self {
+        self.book.system = system;
+        self
     }
 
     /// The surroundings of one text: its own open files, and its own share of memory if it is bounded.

@@ -26,6 +26,7 @@ mod results;
 mod scan;
 mod sql;
 mod store;
+mod system;
 mod tables;
 mod template;
 mod types;

@@ -29,6 +29,7 @@ use crate::error::{self, Result};
 use crate::partition::{self, Cut, Partition};
 use crate::sql::header::{self, Declared};
 use crate::sql::parse::{InsertInto, Kind};
+use crate::system;
 use crate::tables::Table;
 use crate::types::{self, FieldIds};
 use crate::write::{self, Destination, Written};
@@ -119,6 +120,7 @@ impl Run<'_> {
 
     /// What the job declared about a table; an error if it declared others only.
     fn allowance(&self, scope: &Scope, table: &TableRef) -> Result<Option<Declared>> {
+        system::refuse_write(table)?;
         let from_view = scope.attempt.as_ref().map(|attempt| attempt.writes.as_slice()).unwrap_or_default();
         let declared: Vec<Declared> = match &self.declared {
             Some(declared) => declared.clone(),

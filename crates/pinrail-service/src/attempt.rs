@@ -59,8 +59,8 @@ pub(crate) struct Live {
     pub wrote: std::sync::atomic::AtomicBool,
     /// Its class defines `cleanup`, or nobody knows that it does not.
     pub cleans_up: std::sync::atomic::AtomicBool,
-    /// What its statements counted so far.
-    pub counted: Mutex<BTreeMap<String, f64>>,
+    /// What its statements and processes counted so far, by group and name.
+    pub counted: Mutex<BTreeMap<(String, String), f64>>,
     /// Ends a query of its.
     pub query: Mutex<Option<tokio::task::AbortHandle>>,
 }

@@ -8,11 +8,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use pinrail_model::document::Sha;
 use pinrail_model::seam::store::BundleFile;
 use pinrail_model::step;
 
-use crate::project::is_inside;
+use crate::project::{Project, is_inside};
 
 /// What a bundle consists of, by path.
 pub type Manifest = BTreeMap<String, BundleFile>;
@@ -31,6 +32,8 @@ pub enum BundleError {
     Path(String),
     #[error("the project's files hold {0} MiB; a bundle holds at most {max} MiB", max = LARGEST >> 20)]
     TooLarge(u64),
+    #[error("the pattern \"{pattern}\" under [files] in pinrail.toml is not valid: {message}")]
+    Pattern { pattern: String, message: String },
     #[error("blob {0} is missing")]
     Missing(Sha),
     #[error("\"{path}\" cannot be read or written")]
@@ -44,9 +47,8 @@ impl BundleError {
         match self {
             Self::Link(_) => "Name it in .pinrailignore, or put the file in its place.",
             Self::Path(_) => "Paths are relative, with forward slashes and without `..`.",
-            Self::TooLarge(_) => {
-                "Name large inputs under [files] in pinrail.toml and in .gitignore; they are read in place."
-            }
+            Self::TooLarge(_) => "Name large inputs under [files] in pinrail.toml; they are read in place.",
+            Self::Pattern { .. } => "Write it as \"data/*.csv\"; ** spans folders.",
             Self::Missing(_) => "Deploy again.",
             Self::Io { .. } => "Check that the file exists and its permissions.",
         }
@@ -57,11 +59,14 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BundleError + '_ {
     move |source| BundleError::Io { path: path.display().to_string(), source }
 }
 
-/// Lists and digests the files of a project's folder, without what is ignored and without the state folder.
+/// Lists and digests the files of a project's folder, without what is ignored, what `[files]` names (which is read in
+/// place) and the state folder.
 ///
 /// # Errors
 /// Links, unreadable files, and more than [`LARGEST`] bytes.
-pub fn scan(folder: &Path, state: Option<&Path>) -> Result<Manifest, BundleError> {
+pub fn scan(project: &Project, state: Option<&Path>) -> Result<Manifest, BundleError> {
+    let folder = &project.folder;
+    let in_place = in_place(project)?;
     let state = state.and_then(|state| state.canonicalize().ok());
     let walk = ignore::WalkBuilder::new(folder)
         .hidden(false)
@@ -86,6 +91,9 @@ pub fn scan(folder: &Path, state: Option<&Path>) -> Result<Manifest, BundleError
         let Some(kind) = entry.file_type() else { continue };
         let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
         let path = relative.to_string_lossy().into_owned();
+        if in_place.is_match(relative) {
+            continue;
+        }
         if kind.is_symlink() {
             return Err(BundleError::Link(path));
         }
@@ -99,6 +107,18 @@ pub fn scan(folder: &Path, state: Option<&Path>) -> Result<Manifest, BundleError
         }
     }
     Ok(manifest)
+}
+
+fn in_place(project: &Project) -> Result<GlobSet, BundleError> {
+    let mut patterns = GlobSetBuilder::new();
+    for pattern in project.files.iter().flat_map(BTreeMap::values) {
+        let bad = |e: globset::Error| BundleError::Pattern { pattern: pattern.clone(), message: e.kind().to_string() };
+        // One that names a folder means everything below it.
+        for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
+            patterns.add(GlobBuilder::new(&pattern).literal_separator(true).build().map_err(bad)?);
+        }
+    }
+    patterns.build().map_err(|e| BundleError::Pattern { pattern: String::new(), message: e.kind().to_string() })
 }
 
 fn digest(path: &Path) -> Result<BundleFile, BundleError> {

@@ -17,12 +17,13 @@ use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::JobName;
 use pinrail_model::run::{
-    Cause, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work, apply,
+    Attempt, Cause, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work,
+    apply,
 };
 use pinrail_model::seam::lake::PointerSwap;
 use pinrail_model::seam::store::{
-    Answer, AttemptRow, Code, Command, CommandKind, Durability, EventRow, Load, NewRun, Publication, Query, Reply,
-    RunRow, Store, StoreError, StoredRun, TaskRow, Transition, Who, Write,
+    Answer, AttemptRow, Code, Command, CommandKind, CounterRow, Durability, EventRow, Load, NewRun, Publication, Query,
+    Reply, RunRow, Store, StoreError, StoredRun, TaskRow, Transition, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -767,6 +768,9 @@ fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
         task: task.as_ref().clone(),
     }))];
     if let Some(attempt) = task.attempt() {
+        if attempt.cleanup.is_some() {
+            rows.push(Write::Counters(phase_seconds(run, attempt)));
+        }
         if matches!(attempt.outcome, Some(Outcome::Ended(_))) {
             rows.push(Write::DiscardOverlays(attempt.id));
         }
@@ -780,6 +784,25 @@ fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
         })));
     }
     rows
+}
+
+/// How long the phases of an attempt took, as counters of it.
+fn phase_seconds(run: &Run, attempt: &Attempt) -> Vec<CounterRow> {
+    let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
+    for phase in &attempt.phases {
+        if let Some(ended_at) = phase.ended_at {
+            *sums.entry(phase.name.name()).or_default() += ended_at.since(phase.started_at).as_secs_f64();
+        }
+    }
+    let row = |(name, value): (&str, f64)| CounterRow {
+        attempt: attempt.id,
+        run: run.id,
+        group: "phase".to_owned(),
+        name: format!("{name}_seconds"),
+        value,
+        unit: Some("s".to_owned()),
+    };
+    sums.into_iter().map(row).collect()
 }
 
 async fn sleep(wait: Option<Duration>) {

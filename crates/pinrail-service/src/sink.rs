@@ -183,18 +183,18 @@ impl Sink {
         let mut collected = Collected(Vec::new());
         let limits = QueryLimits { rows: Some(MOST_ROWS), memory: None };
         let done = engine.run(query, &self.view(), &limits, format, &mut collected).await?;
-        self.count_sql(&done);
+        for (name, value) in &done.counters {
+            self.counter("sql", name, *value, None);
+        }
         Ok((done, collected.0))
     }
 
-    /// An attempt may run many statements; its counters are their sums.
-    fn count_sql(&self, done: &QueryDone) {
-        let mut sums = self.work.live.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in &done.counters {
-            let sum = sums.entry(name.clone()).or_default();
-            *sum += value;
-            self.counter("sql", name, *sum, None);
-        }
+    /// An attempt may have many processes and run many statements; what they count is summed, but for peaks.
+    fn count(&self, group: &str, name: &str, value: f64) -> f64 {
+        let mut counted = self.work.live.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let so_far = counted.entry((group.to_owned(), name.to_owned())).or_default();
+        *so_far = if name.starts_with("peak_") { so_far.max(value) } else { *so_far + value };
+        *so_far
     }
 
     /// The pointers that make the attempt's tables true.
@@ -295,6 +295,8 @@ impl AttemptSink for Sink {
 
     fn counter(&self, group: &str, name: &str, value: f64, unit: Option<&str>) {
         let ticket = &self.work.ticket;
+        // The user's own are what the user says last.
+        let value = if group == "process" || group == "sql" { self.count(group, name, value) } else { value };
         self.work.owner.tell(Input::Behind(vec![Write::Counters(vec![CounterRow {
             attempt: ticket.attempt.id,
             run: ticket.run,

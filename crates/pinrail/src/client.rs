@@ -197,7 +197,7 @@ impl Client {
 
     /// Sends a project's files as they are, changed ones only; gives the digest of the bundle.
     pub fn send_bundle(&self, project: &Project, state: &Path) -> Result<String, Failure> {
-        let manifest: Manifest = scan(&project.folder, Some(state))?;
+        let manifest: Manifest = scan(project, Some(state))?;
         let path = format!("/projects/{}/bundles", project.name);
         let body = json!({"files": manifest, "folder": project.folder});
         let answer = self.post(&path, &body)?;

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pinrail_lake::{Lake, LakeConfig};
+use pinrail_model::fault::Fault;
 use pinrail_model::ids::Ids;
+use pinrail_model::names::ProjectName;
 use pinrail_model::seam::lake::{
-    Catalog, Checked, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits, ResultFormat,
-    ResultSink, TableInfo, View,
+    Catalog, Checked, Column, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
+    ResultFormat, ResultSink, SystemTables, TableInfo, View,
 };
+use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_columns};
 use pinrail_model::time::Clock;
+use serde_json::Value;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -47,7 +51,7 @@ pub fn open(
     state: &Path,
     ids: Arc<dyn Ids>,
     clock: Arc<dyn Clock>,
-    pointers: Arc<dyn Pointers>,
+    store: Arc<dyn Store>,
 ) -> Result<(LakeRuntime, Arc<OnItsOwn>), Failure> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,10 +61,34 @@ pub fn open(
         .enable_all()
         .build()?;
     let config = LakeConfig { partitions: cores, ..LakeConfig::new(state.join("warehouse")) };
+    let pointers: Arc<dyn Pointers> = store.clone();
     let lake = Lake::new(config, ids, clock, pointers)
-        .map_err(|e| Failure::new(FAILED, format!("the server cannot start: {e}")))?;
+        .map_err(|e| Failure::new(FAILED, format!("the server cannot start: {e}")))?
+        .with_system(Arc::new(StateTables(store)));
     let handle = runtime.handle().clone();
     Ok((LakeRuntime(Some(runtime)), Arc::new(OnItsOwn { lake: Arc::new(lake), handle })))
+}
+
+/// The state database as tables.
+struct StateTables(Arc<dyn Store>);
+
+#[async_trait]
+impl SystemTables for StateTables {
+    fn tables(&self) -> Vec<(&'static str, Vec<Column>)> {
+        let column = |(name, kind): &(&str, &str)| Column { name: (*name).to_owned(), kind: (*kind).to_owned() };
+        SystemTable::ALL.map(|table| (table.name(), system_columns(table).iter().map(column).collect())).to_vec()
+    }
+
+    async fn rows(&self, project: &ProjectName, table: &str) -> Result<Vec<Vec<Value>>, LakeError> {
+        let failed = |message: String| LakeError::new("state-failed", Fault::Platform, message);
+        let found = SystemTable::ALL.into_iter().find(|known| known.name() == table);
+        let table = found.ok_or_else(|| failed(format!("there is no table system.{table}")))?;
+        let who = Who { project: Some(project.clone()) };
+        match self.0.read(&who, store::Query::System(table)).await.map_err(|e| failed(e.to_string()))? {
+            Answer::Rows(rows) => Ok(rows),
+            other => Err(failed(format!("the state answered {other:?}"))),
+        }
+    }
 }
 
 /// Work that ends when nobody waits for it any more.
@@ -78,7 +106,7 @@ impl<T> Owned<Result<T, LakeError>> {
             Ok(result) => result,
             Err(error) => {
                 let message = if error.is_panic() { "the engine failed on this statement" } else { "the engine stops" };
-                Err(LakeError::new("engine-failed", pinrail_model::fault::Fault::Platform, message))
+                Err(LakeError::new("engine-failed", Fault::Platform, message))
             }
         }
     }

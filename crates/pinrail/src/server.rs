@@ -249,8 +249,8 @@ struct LakeParts {
 
 #[cfg(feature = "lake")]
 fn lake(state: &Path, store: &Arc<dyn Store>, parts: &Parts) -> Result<LakeParts, Failure> {
-    let pointers: Arc<dyn pinrail_model::seam::lake::Pointers> = store.clone();
-    let (running, lake) = crate::lake::open(state, Arc::clone(&parts.ids), Arc::clone(&parts.clock), pointers)?;
+    let (running, lake) =
+        crate::lake::open(state, Arc::clone(&parts.ids), Arc::clone(&parts.clock), Arc::clone(store))?;
     Ok(LakeParts { engine: Some(lake.clone()), catalog: Some(lake), running: Some(Box::new(running)) })
 }
 

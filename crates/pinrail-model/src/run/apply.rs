@@ -290,14 +290,18 @@ impl Machine<'_> {
             }
         }
         let now = self.now;
-        self.with_attempt(ix, |attempt| {
+        // Said by the supervisor and by the process itself; the first one counts.
+        let begins = self.with_attempt(ix, |attempt| {
             let running = attempt.phases.iter().any(|p| p.name == phase && p.state == PhaseState::Running);
             if !running {
                 let record = PhaseRecord { name: phase, state: PhaseState::Running, started_at: now, ended_at: None };
                 attempt.phases.push(record);
             }
+            !running
         });
-        self.note("phase-started", Some(ix), json!({"phase": phase.name()}));
+        if begins == Some(true) {
+            self.note("phase-started", Some(ix), json!({"phase": phase.name()}));
+        }
         Ok(())
     }
 

@@ -134,6 +134,19 @@ pub trait Pointers: Send + Sync {
     async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError>;
 }
 
+/// The namespace of the tables that the platform keeps about itself.
+pub const SYSTEM: &str = "system";
+
+/// Tables that the platform keeps about itself: read like others, never written by statements.
+#[async_trait]
+pub trait SystemTables: Send + Sync {
+    /// Their names and columns.
+    fn tables(&self) -> Vec<(&'static str, Vec<Column>)>;
+    /// The rows of one of them that belong to a project, as JSON values in the order of the columns; times are integers,
+    /// microseconds since 1970.
+    async fn rows(&self, project: &ProjectName, table: &str) -> Result<Vec<Vec<serde_json::Value>>, LakeError>;
+}
+
 /// Tables and their life.
 #[async_trait]
 pub trait Catalog: Send + Sync {

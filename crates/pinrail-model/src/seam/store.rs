@@ -450,6 +450,21 @@ pub enum SystemTable {
     Counters,
 }
 
+impl SystemTable {
+    pub const ALL: [Self; 4] = [Self::Runs, Self::Tasks, Self::Attempts, Self::Counters];
+
+    /// Its name within the namespace `system`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Tasks => "tasks",
+            Self::Attempts => "attempts",
+            Self::Counters => "counters",
+        }
+    }
+}
+
 /// An active workflow of a project.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActiveVersion {

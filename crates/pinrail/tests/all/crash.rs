@@ -345,6 +345,19 @@ const LONGEST_LIFE_MS: u64 = 700;
 /// Kills unless `PINRAIL_KILLS` says otherwise.
 const KILLS: u64 = 40;
 
+/// A job under which the server died ten times in a row is held for somebody to look at; here it is let go on.
+fn release(project: &Project, run: &Value) {
+    let id = run["id"].as_str().unwrap();
+    let run = project.run(&["show", id, "--json"]).json();
+    for task in run["tasks"].as_array().unwrap() {
+        if task["state"] == "held" {
+            assert!(task["held"].as_str().unwrap().starts_with("the server died 10 times"), "{task}");
+            let job = task["name"].as_str().unwrap();
+            assert_eq!(project.run(&["retry", id, "--job", job, "--detach"]).code, Some(0));
+        }
+    }
+}
+
 #[test]
 fn deaths_at_random_times_lose_nothing_and_double_nothing() {
     let seed = number("PINRAIL_SEED").unwrap_or(u64::from(std::process::id())) | 1;
@@ -368,6 +381,7 @@ fn deaths_at_random_times_lose_nothing_and_double_nothing() {
     wait_until("all runs end", || {
         let found = project.run(&["runs", "--limit", "500", "--json"]).json();
         runs = found["items"].as_array().unwrap().clone();
+        runs.iter().filter(|run| !is_over(run)).for_each(|run| release(&project, run));
         runs.iter().all(is_over)
     });
     let at = format!("{kills} kills with seed {seed}");

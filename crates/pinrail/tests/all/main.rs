@@ -6,4 +6,6 @@ mod phases;
 mod processes;
 mod seed;
 mod service;
+#[cfg(feature = "lake")]
+mod sql;
 mod support;

@@ -1,5 +1,7 @@
 //! The four phases: in order, on success, on a failure in each, after a kill and in a retry.
 
+use pinrail_model::time::Micros;
+
 use crate::support::{Project, phases, task, wait_until};
 
 /// A job that logs its phases and fails in the one that its parameter names, on its first attempt only.
@@ -148,4 +150,36 @@ fn a_cancelled_run_cleans_up_and_a_retry_goes_on() {
     let run = again.json();
     assert_eq!(run["state"], "succeeded");
     assert_eq!(task(&run, "a")["attempts"][1]["number"], 2);
+}
+
+#[test]
+fn execute_lasts_as_long_as_what_it_returned() {
+    let jobs = "from pinrail import Shell\ndef a(ctx): return Shell(['sleep', '0.3'])\n";
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        ("jobs/a.py", jobs),
+    ]);
+    let run = project.run(&["run", "w", "--json"]).json();
+    let phases = task(&run, "a")["attempts"][0]["phases"].as_array().unwrap();
+    let execute: Vec<_> = phases.iter().filter(|phase| phase["name"] == "execute").collect();
+    assert_eq!(execute.len(), 1, "{run}");
+    let at = |name: &str| serde_json::from_value::<Micros>(execute[0][name].clone()).unwrap();
+    assert!(at("ended_at").since(at("started_at")) >= std::time::Duration::from_millis(300), "{run}");
+}
+
+#[test]
+fn files_named_in_the_project_are_read_in_place() {
+    let project = Project::new(&[
+        ("pinrail.toml", "[project]\nname = \"demo\"\n[files]\nraw = \"data/*.csv\"\nmore = \"large\"\n"),
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        ("jobs/a.py", "def a(ctx): ctx.log(ctx.file('data/x.csv').read_text() + ctx.file('large/y/z').read_text())\n"),
+        ("data/x.csv", "one"),
+        ("data/kept.txt", "in the bundle"),
+        ("large/y/z", "two"),
+    ]);
+    assert_eq!(project.run(&["run", "w"]).code, Some(0));
+    assert_eq!(project.log("a"), "onetwo\n");
+    let bundle = std::fs::read_dir(project.state().join("bundles")).unwrap().next().unwrap().unwrap().path();
+    assert!(bundle.join("data/kept.txt").exists());
+    assert!(!bundle.join("data/x.csv").exists() && !bundle.join("large").exists());
 }

@@ -1,0 +1,117 @@
+//! SQL through the binary: jobs, ad hoc statements, tables of the platform itself.
+
+use serde_json::{Value, json};
+
+use crate::support::{Project, task};
+
+const WORKFLOW: &str = "
+from pinrail import Table
+workflow = {
+    template(name='load', sql='sql/load.sql'): [],
+    template(name='count', class_='jobs.a.Count'): ['load'],
+}
+";
+const LOAD: &str =
+    "-- writes: raw.numbers partition (day = {{ ds }})\nselect i as n from generate_series(1, 3) as s(i)";
+const COUNT: &str = "
+class Count:
+    def execute(self, ctx):
+        rows = ctx.sql('select n, cast(n as decimal(10, 2)) / 4 as part, day from raw.numbers order by n')
+        ctx.output('first', [rows[0].n, str(rows[0].part), rows[0].day.isoformat()])
+        ctx.sql('create table marts.total as select sum(n) as total from raw.numbers')
+    def complete(self, ctx, result):
+        ctx.check('sum', ctx.sql('select total from marts.total')[0].total == 6)
+        ctx.counter('seen', 3)
+";
+
+fn numbers() -> Project {
+    Project::new(&[("workflows/w.py", WORKFLOW), ("sql/load.sql", LOAD), ("jobs/a.py", COUNT)])
+}
+
+fn rows(project: &Project, sql: &str) -> Value {
+    let ran = project.run(&["sql", sql, "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    ran.json()["rows"].clone()
+}
+
+#[test]
+fn sql_jobs_and_python_jobs_share_tables_that_appear_with_success() {
+    let project = numbers();
+    let run = project.run(&["run", "w", "--at", "2013-01-02", "--json"]).json();
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(task(&run, "count")["outputs"]["first"], json!([1, "0.250000", "2013-01-02"]));
+    assert_eq!(rows(&project, "select total from marts.total"), json!([[6]]));
+    // A rerun replaces its partition; the table that is made anew is refused, and nothing of that attempt stays.
+    let run = project.run(&["run", "w", "--at", "2013-01-02", "--json"]).json();
+    let attempt = &task(&run, "count")["attempts"][0];
+    assert_eq!((&run["state"], &attempt["fault"]), (&json!("failed"), &json!("user")), "{run}");
+    assert_eq!(rows(&project, "select count(*), min(day) from raw.numbers"), json!([[3, "2013-01-02"]]));
+}
+
+#[test]
+fn the_platform_is_a_set_of_tables() {
+    let project = numbers();
+    assert_eq!(project.run(&["run", "w", "--at", "2013-01-02"]).code, Some(0));
+    let attempts = "select a.job, a.state, a.fault, r.workflow, a.ended_at > a.started_at
+                      from system.attempts a join system.runs r using (run_id) order by job";
+    let expected = json!([["count", "succeeded", null, "w", true], ["load", "succeeded", null, "w", true]]);
+    assert_eq!(rows(&project, attempts), expected);
+    let counters = "select job, c.\"group\", name, value from system.counters c join system.attempts using (attempt_id)
+                     where name in ('rows_written', 'seen') order by 1, 2, 3";
+    let expected = json!([
+        ["count", "sql", "rows_written", 1.0],
+        ["count", "user", "seen", 3.0],
+        ["load", "sql", "rows_written", 3.0]
+    ]);
+    assert_eq!(rows(&project, counters), expected);
+    let timed =
+        "select count(*) from system.counters where \"group\" = 'phase' and name = 'execute_seconds' and value > 0";
+    assert_eq!(rows(&project, timed), json!([[2]]));
+    assert_eq!(
+        rows(&project, "select job, state, attempts from system.tasks order by job")[0],
+        json!(["count", "succeeded", 1])
+    );
+    assert_eq!(rows(&project, "describe system.tasks")[2], json!(["job", "string", null]));
+    for refused in
+        ["create table system.x as select 1 as a", "drop table system.runs", "insert into system.runs select 1"]
+    {
+        let ran = project.run(&["sql", refused]);
+        assert_ne!(ran.code, Some(0), "{refused}");
+        assert!(ran.err.contains("belongs to the platform and cannot be written"), "{ran:?}");
+    }
+    let missing = project.run(&["sql", "select * from system.attempt"]);
+    assert!(missing.err.contains("Did you mean system.attempts?"), "{missing:?}");
+}
+
+#[test]
+fn statements_see_the_projects_files_and_nothing_else() {
+    let project = Project::new(&[("data.csv", "a,b\n1,NA\n2,x\n"), ("secret/.git/config", "a\n1\n")]);
+    assert_eq!(
+        rows(&project, "select a, b from read_csv('data.csv', nullstr => 'NA') order by a"),
+        json!([[1, null], [2, "x"]])
+    );
+    std::os::unix::fs::symlink("/etc/passwd", project.path().join("linked.csv")).unwrap();
+    std::fs::write(project.path().join(".pinrailignore"), "linked.csv\n").unwrap();
+    for path in [
+        "/etc/passwd",
+        "../x.csv",
+        ".pinrail/state.db",
+        ".pinrail/admin.token",
+        "file:///etc/passwd",
+        "linked.csv",
+        ".git/config",
+    ] {
+        let ran = project.run(&["sql", &format!("select * from read_csv('{path}')")]);
+        assert_ne!(ran.code, Some(0), "{path}: {ran:?}");
+        assert!(ran.err.contains("error: "), "{path}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_job_is_told_with_file_line_and_column() {
+    let project = numbers();
+    project.write("sql/load.sql", "-- writes: raw.numbers\nselect i as n\nfrom generate_series(1, 3) as s(j)");
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.contains("sql/load.sql:2:8: column \"i\" not found"), "{ran:?}");
+}
