@@ -90,6 +90,12 @@ def test_complete_gets_what_a_spec_came_to(runner: Runner) -> None:
     assert done.attempt.of('output')[0]['value'] == ['succeeded', 3, {'rows_written': 3.0}, [], None], done.err
 
 
+def test_cleanup_runs_after_a_spec_that_came_to_nothing(runner: Runner) -> None:
+    runner.files.write({'jobs/a.py': "class A:\n    def execute(self, ctx): ...\n    def cleanup(self, ctx): ctx.log('cleared')"})
+    done = runner('jobs.a.A', ['cleanup'], specified=True, result=None)
+    assert done.attempt.of('log')[0]['text'] == 'cleared', done.err
+
+
 @pytest.mark.parametrize('phase', PHASES)
 def test_a_failure_ends_the_process_after_its_phase(runner: Runner, phase: str) -> None:
     runner.files.write(

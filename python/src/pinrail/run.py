@@ -53,7 +53,8 @@ def _serve(channel: Channel) -> int:
     phases: list[str] = start['phases']
     state: dict[str, Any] = start.get('state') or {}
     result: Any = start.get('result')
-    if start.get('specified'):
+    # A spec that failed or was lost came to nothing, and only cleanup is left to run.
+    if start.get('specified') and result is not None:
         result = Result.from_json(result)
     target: Any = None
     for index, phase in enumerate(phases):
