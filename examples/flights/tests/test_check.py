@@ -49,9 +49,11 @@ def test_a_day_that_was_not_run_is_missed(computed: Project, capsys: pytest.Capt
             'marts.weather_effect, row EWR, fair: is missing',
         ),
         (
-            'insert overwrite marts.daily_delays'
-            ' select carrier, flights, cancelled, late, worst_delay, mean_delay + 0.01, day from marts.daily_delays'
-            " where day = '2013-01-01'",
+            """
+            insert overwrite marts.daily_delays
+            select carrier, flights, cancelled, late, worst_delay, mean_delay + 0.01, day
+            from marts.daily_delays where day = '2013-01-01'
+            """,
             "marts.daily_delays, row 2013-01-01, AA: mean_delay is '",
         ),
     ],

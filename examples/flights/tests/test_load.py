@@ -1,4 +1,4 @@
-"""The load, on few real rows. Run with `pinrail test`."""
+"""The load, on few real rows."""
 
 from pathlib import Path
 from typing import Callable
