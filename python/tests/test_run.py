@@ -90,6 +90,14 @@ def test_complete_gets_what_a_spec_came_to(runner: Runner) -> None:
     assert done.attempt.of('output')[0]['value'] == ['succeeded', 3, {'rows_written': 3.0}, [], None], done.err
 
 
+def test_cleanup_runs_after_a_spec_that_came_to_nothing(runner: Runner) -> None:
+    runner.files.write(
+        {'jobs/a.py': "class A:\n    def execute(self, ctx): ...\n    def cleanup(self, ctx): ctx.log('cleared')"}
+    )
+    done = runner('jobs.a.A', ['cleanup'], specified=True, result=None)
+    assert done.attempt.of('log')[0]['text'] == 'cleared', done.err
+
+
 @pytest.mark.parametrize('phase', PHASES)
 def test_a_failure_ends_the_process_after_its_phase(runner: Runner, phase: str) -> None:
     runner.files.write(
@@ -246,7 +254,8 @@ def test_a_user_error_has_its_hint_and_no_traceback(runner: Runner) -> None:
         }
     )
     done = runner('jobs.a.a', ['execute'])
-    assert (done.attempt.error['kind'], done.attempt.error['hint'], done.err) == ('user-error', 'make x', '')
+    assert (done.attempt.error['kind'], done.attempt.error['hint']) == ('user-error', 'make x')
+    assert done.err == 'error: x is missing\n  hint: make x\n'
     assert done.attempt.error['frames'][0]['line'] == 3
 
 

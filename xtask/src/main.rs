@@ -1,6 +1,8 @@
 //! The project's own tasks: `cargo xtask test`, and its parts.
 
+mod api;
 mod checks;
+mod demo;
 mod python;
 mod run;
 
@@ -12,6 +14,9 @@ use anyhow::{Result, bail};
 use crate::run::{Step, cargo};
 
 const HELP: &str = "\
+cargo xtask demo      the main story over real data, every cell compared
+                      --keep leaves its server up; --binary PATH plays it with another binary;
+                      --plant-error changes a row before the comparison, which must then fail
 cargo xtask test      everything that is checked before a change lands
 cargo xtask lint      formatting, lints, layers, licences
 cargo xtask python    the SDK's tests and its strict type check
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
 
 fn obey(words: &[&str]) -> Result<()> {
     match words {
+        ["demo", options @ ..] => demo::demo(options),
         ["test"] => test(),
         ["lint"] => lint(),
         ["python"] => {

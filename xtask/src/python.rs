@@ -30,17 +30,22 @@ pub fn venv() -> Result<PathBuf> {
 }
 
 /// The binary of a build in this repository.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     target.join("debug/pinrail")
 }
 
-/// The SDK's tests, on the binary of the last build, and its type check.
+/// The tests of the SDK and of the examples, on the binary of the last build, and the strict type check of both.
 pub fn test(venv: &Path) -> Result<()> {
     let folder = root().join("python");
     let mut pytest = Command::new(venv.join("bin/python"));
     pytest.args(["-m", "pytest", "-q", "tests"]).current_dir(&folder).env("PINRAIL_BIN", binary());
     Step::new("Python tests").run(pytest)?;
+    // An example is run with its own tests, as its users run them.
+    let mut example = Command::new(venv.join("bin/python"));
+    example.args(["-m", "pytest", "-q", "tests"]).current_dir(root().join("examples/flights"));
+    example.env("PINRAIL_BIN", binary()).env("PYTHONPATH", folder.join("src"));
+    Step::new("tests of the example flights").run(example)?;
     let mut types = Command::new(venv.join("bin/basedpyright"));
     types.current_dir(&folder);
     Step::new("Python types").run(types)

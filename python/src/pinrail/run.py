@@ -53,7 +53,8 @@ def _serve(channel: Channel) -> int:
     phases: list[str] = start['phases']
     state: dict[str, Any] = start.get('state') or {}
     result: Any = start.get('result')
-    if start.get('specified'):
+    # A spec that failed or was lost came to nothing, and only cleanup is left to run.
+    if start.get('specified') and result is not None:
         result = Result.from_json(result)
     target: Any = None
     for index, phase in enumerate(phases):
@@ -236,6 +237,9 @@ def _failed(channel: Channel, phase: str, error: BaseException, root: str) -> in
     frames = user_frames(error, root)
     if kind in ('exception', 'memory'):
         _report(error, root)
+    elif kind == 'user-error':
+        # What the author says in so many words needs no traceback, but whoever reads the log needs the words.
+        _print_error(message, hint)
     flush()
     report = _error(kind, type(error).__name__, message, hint, frames, exit_code)
     channel.event({'type': 'phase-ended', 'phase': phase, 'ok': False, 'error': report})
@@ -278,6 +282,15 @@ def _report(error: BaseException, root: str) -> None:
         traceback.print_exception(type(error), error, first or error.__traceback__)
     except Exception:
         # Whatever is wrong with the exception or with stderr, the report to the server matters more.
+        pass
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    text = f'error: {message}\n' + (f'  hint: {hint}\n' if hint else '')
+    try:
+        sys.stderr.write(text)
+    except (OSError, ValueError):
+        # A closed stderr must not hide the error from the server.
         pass
 
 
