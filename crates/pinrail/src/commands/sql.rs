@@ -14,16 +14,18 @@ pub fn sql(place: &Place, output: Output, text: &str, format: &str) -> Result<Ex
     let client = place.connect()?;
     let bundle = client.send_bundle(&project, &place.state()?)?;
     let path = format!("/projects/{}/queries", project.name);
-    if format == "csv" && !output.json {
-        let body = json!({"sql": text, "bundle": bundle, "format": "csv"});
-        std::io::stdout().write_all(&client.bytes(&path, Some(&body))?)?;
+    // What goes to programs goes as the server made it.
+    let format = if output.json { "json" } else { format };
+    if format != "table" {
+        let body = json!({"sql": text, "bundle": bundle, "format": format});
+        let mut out = std::io::stdout().lock();
+        out.write_all(&client.bytes(&path, Some(&body))?)?;
+        if format == "json" {
+            out.write_all(b"\n")?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let result = client.post(&path, &json!({"sql": text, "bundle": bundle}))?;
-    if !output.json {
-        output.say(&shown(&result));
-    }
-    output.document(&result);
+    output.say(&shown(&client.post(&path, &json!({"sql": text, "bundle": bundle}))?));
     Ok(ExitCode::SUCCESS)
 }
 
