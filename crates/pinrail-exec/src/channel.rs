@@ -60,10 +60,11 @@ async fn copy(from: &mut Receiver, stream: Stream, sink: &dyn AttemptSink) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(read) = from.read(&mut buffer).await {
         if read == 0 {
-            return;
+            break;
         }
-        sink.log(None, stream, &buffer[..read]);
+        sink.piece(stream, &buffer[..read], false);
     }
+    sink.piece(stream, &[], true);
 }
 
 /// A socket for the runner protocol: ours, and the one that the process gets.
@@ -100,6 +101,9 @@ enum Line {
     PhaseEnded(Box<PhaseEnded>),
     Log {
         text: String,
+        /// The text goes on in the next event.
+        #[serde(default)]
+        more: bool,
     },
     Metric {
         name: String,
@@ -250,7 +254,7 @@ async fn heard(line: Line, assignment: &Assignment, sink: &dyn AttemptSink, said
         Line::Loaded { phases } => sink.defines(&phases),
         Line::PhaseStarted { phase } => sink.report(Report::PhaseStarted(phase)),
         Line::PhaseEnded(ended) => return phase_ended(*ended, assignment, sink, said).await,
-        Line::Log { text } => sink.log(None, Stream::Log, text.as_bytes()),
+        Line::Log { text, more } => sink.piece(Stream::Log, text.as_bytes(), !more),
         Line::Metric { name, value, unit } => sink.counter("metric", &name, value, unit.as_deref()),
         Line::Counter { name, value, unit } => sink.counter("user", &name, value, unit.as_deref()),
         Line::Progress { done, text } => sink.progress(done, text.as_deref()),

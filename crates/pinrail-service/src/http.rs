@@ -2,6 +2,7 @@
 
 mod extract;
 mod routes;
+mod secrets;
 mod stream;
 
 pub use routes::router;

@@ -151,6 +151,9 @@ enum Command {
         #[arg(default_value = "last")]
         run: String,
     },
+    /// Set, list and remove the project's secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -205,6 +208,16 @@ pub struct SubmitArgs {
     /// Wait for the end, which is what happens anyway
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SecretCommand {
+    /// Set a secret; its value is read from standard input, without the line end at its end
+    Set { name: String },
+    /// List the secrets, without their values
+    List,
+    /// Remove a secret
+    Rm { name: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -321,6 +334,9 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
+        Command::Secret(SecretCommand::Set { name }) => commands::secret::set(place, output, &name),
+        Command::Secret(SecretCommand::List) => commands::secret::list(place, output),
+        Command::Secret(SecretCommand::Rm { name }) => commands::secret::rm(place, output, &name),
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
         }

@@ -219,10 +219,15 @@ impl Client {
         }
     }
 
-    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn put(&self, path: &str, bytes: &[u8]) -> Result<Value, Failure> {
         let request = self.agent.put(format!("{}/api/v1{path}", self.url));
         let request = request.header("authorization", format!("Bearer {}", self.token));
-        self.answer(request.send(bytes)).map(|_| ())
+        self.answer(request.send(bytes))
+    }
+
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.agent.delete(format!("{}/api/v1{path}", self.url));
+        self.answer(request.header("authorization", format!("Bearer {}", self.token)).call())
     }
 }
 

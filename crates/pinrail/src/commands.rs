@@ -2,6 +2,7 @@
 
 pub mod project;
 pub mod run;
+pub mod secret;
 pub mod server;
 pub mod show;
 pub mod sql;

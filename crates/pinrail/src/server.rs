@@ -24,6 +24,7 @@ use pinrail_service::compile::Compiler;
 use pinrail_service::http::serve;
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
 use pinrail_service::system::{SystemClock, SystemIds};
+use pinrail_service::vault::Vault;
 use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -225,6 +226,7 @@ impl Parts {
             engine: engine.clone(),
             catalog: catalog.clone(),
             interpreter: interpreter(),
+            vault: Arc::new(Vault::new(state)),
             kill_marked,
         })
     }

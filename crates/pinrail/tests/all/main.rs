@@ -4,6 +4,7 @@
 mod crash;
 mod phases;
 mod processes;
+mod secrets;
 mod seed;
 mod service;
 mod support;
