@@ -151,6 +151,23 @@ enum Command {
         #[arg(default_value = "last")]
         run: String,
     },
+    /// Inside an attempt: leave a value for the jobs that wait for this one
+    Output {
+        name: String,
+        /// JSON, or else a text
+        #[arg(allow_negative_numbers = true)]
+        value: String,
+        /// Take the value as a text even if it is JSON
+        #[arg(long)]
+        text: bool,
+    },
+    /// Inside an attempt: save a file for people to read
+    Save {
+        file: PathBuf,
+        /// What it is called [default: the file's own name]
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Set, list and remove the project's secrets
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -218,6 +235,8 @@ enum SecretCommand {
     List,
     /// Remove a secret
     Rm { name: String },
+    /// Inside an attempt: print a secret that the job declares
+    Read { name: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -334,6 +353,9 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
+        Command::Output { name, value, text } => commands::inside::output(output, &name, &value, text),
+        Command::Save { file, name } => commands::inside::save(output, &file, name.as_deref()),
+        Command::Secret(SecretCommand::Read { name }) => commands::inside::secret(output, &name),
         Command::Secret(SecretCommand::Set { name }) => commands::secret::set(place, output, &name),
         Command::Secret(SecretCommand::List) => commands::secret::list(place, output),
         Command::Secret(SecretCommand::Rm { name }) => commands::secret::rm(place, output, &name),

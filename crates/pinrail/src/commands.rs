@@ -1,5 +1,6 @@
 //! The commands, by what they are about.
 
+pub mod inside;
 pub mod project;
 pub mod run;
 pub mod secret;

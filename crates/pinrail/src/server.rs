@@ -201,7 +201,9 @@ impl Parts {
     fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
-        let config = PythonConfig { sdk: sdk.clone(), cache: cache.clone(), most_warm: MOST_WARM, idle: WARM_IDLE };
+        let bin = link_to_self(state)?;
+        let config =
+            PythonConfig { sdk: sdk.clone(), cache: cache.clone(), bin, most_warm: MOST_WARM, idle: WARM_IDLE };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: interpreter() };
@@ -230,6 +232,22 @@ impl Parts {
             kill_marked,
         })
     }
+}
+
+/// A folder that holds this binary under its name and nothing else, for the path of jobs.
+fn link_to_self(state: &Path) -> std::io::Result<PathBuf> {
+    let (folder, binary) = (state.join("bin"), std::env::current_exe()?);
+    let link = folder.join("pinrail");
+    if std::fs::read_link(&link).is_ok_and(|target| target == binary) {
+        return Ok(folder);
+    }
+    std::fs::create_dir_all(&folder)?;
+    let temporary = folder.join("pinrail.new");
+    // Left by a server that was killed just here.
+    let _ = std::fs::remove_file(&temporary);
+    std::os::unix::fs::symlink(binary, &temporary)?;
+    std::fs::rename(temporary, link)?;
+    Ok(folder)
 }
 
 fn interpreter() -> PathBuf {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crash;
+mod inside;
 mod phases;
 mod processes;
 mod secrets;
