@@ -820,7 +820,7 @@ struct Find {
     ends_with: Option<String>,
 }
 
-fn admin_only(principal: &Principal) -> Result<(), Problem> {
+pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {
     if principal.role == Role::Admin {
         return Ok(());
     }

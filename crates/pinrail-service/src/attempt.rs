@@ -47,8 +47,10 @@ pub struct AttemptParts {
     pub catalog: Option<Arc<dyn Catalog>>,
     pub interpreter: PathBuf,
     pub vault: Arc<Vault>,
-    /// Kills what carries these attempts' ids.
-    pub kill_marked: fn(&BTreeSet<String>),
+    /// What this installation is called.
+    pub installation: String,
+    /// Kills what carries the installation's name and these attempts' ids.
+    pub kill_marked: fn(&str, &BTreeSet<String>),
 }
 
 /// All attempts of this server.
@@ -209,8 +211,8 @@ impl Attempts {
         if attempts.is_empty() {
             return;
         }
-        let kill = self.parts.kill_marked;
-        if let Err(error) = tokio::task::spawn_blocking(move || kill(&attempts)).await {
+        let (kill, installation) = (self.parts.kill_marked, self.parts.installation.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || kill(&installation, &attempts)).await {
             tracing::error!(%error, "leftovers could not be killed");
         }
     }
@@ -579,6 +581,7 @@ impl OneWork {
             }
         }
         set("TMPDIR", scratch.display().to_string());
+        set("PINRAIL_INSTALLATION", self.attempts.parts.installation.clone());
         set("PINRAIL_RUN", ticket.run.to_string());
         set("PINRAIL_DS", ticket.ds());
         set("PINRAIL_INTERVAL_START", ticket.interval.start.to_string());

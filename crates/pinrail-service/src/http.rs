@@ -1,5 +1,6 @@
 //! The HTTP API: extract, authorize, one application function, a typed answer.
 
+mod backup;
 mod extract;
 mod routes;
 mod secrets;

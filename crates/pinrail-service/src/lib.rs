@@ -10,6 +10,7 @@
 
 pub mod app;
 pub mod attempt;
+pub mod backup;
 pub mod bundles;
 pub mod compile;
 pub mod http;

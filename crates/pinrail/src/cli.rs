@@ -151,6 +151,15 @@ enum Command {
         #[arg(default_value = "last")]
         run: String,
     },
+    /// Write everything that the state folder holds into one file, also while it is served
+    Backup {
+        file: PathBuf,
+        /// Include the key of the secrets; whoever has the file can then read them
+        #[arg(long)]
+        with_key: bool,
+    },
+    /// Make a state folder from a backup; --state names it
+    Restore { file: PathBuf },
     /// Inside an attempt: leave a value for the jobs that wait for this one
     Output {
         name: String,
@@ -353,6 +362,8 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
+        Command::Backup { file, with_key } => commands::backup::backup(place, output, &file, with_key),
+        Command::Restore { file } => commands::backup::restore(place, output, &file),
         Command::Output { name, value, text } => commands::inside::output(output, &name, &value, text),
         Command::Save { file, name } => commands::inside::save(output, &file, name.as_deref()),
         Command::Secret(SecretCommand::Read { name }) => commands::inside::secret(output, &name),

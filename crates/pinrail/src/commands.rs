@@ -1,5 +1,6 @@
 //! The commands, by what they are about.
 
+pub mod backup;
 pub mod inside;
 pub mod project;
 pub mod run;

@@ -66,6 +66,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/attempts/{id}/log", get(log))
         .route("/tokens", get(tokens).post(create_token))
         .route("/tokens/{id}/revoke", post(revoke_token))
+        .merge(super::backup::routes())
         .merge(super::secrets::routes())
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .merge(blobs);

@@ -1,6 +1,7 @@
 //! The real binary, from outside: command line, API, processes, crashes.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod crash;
 mod inside;
 mod phases;

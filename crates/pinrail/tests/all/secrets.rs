@@ -10,7 +10,7 @@ use crate::support::{Project, task, wait_until};
 
 const VALUE: &str = "s3cr3t-of-anna";
 
-fn set(project: &Project, name: &str, value: &str) {
+pub fn set(project: &Project, name: &str, value: &str) {
     let ran = project.run_with(&["secret", "set", name], value);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(!format!("{ran:?}").contains(value.trim()), "{ran:?}");
