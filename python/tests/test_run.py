@@ -424,6 +424,7 @@ def test_long_logs_are_sent_in_parts_and_odd_characters_do_no_harm(runner: Runne
     done = runner('jobs.a.a', ['execute'])
     assert done.code == 0
     assert sum(len(log['text']) for log in done.attempt.of('log')) == 300_001
+    assert [log.get('more') for log in done.attempt.of('log')] == [True, True, None, None]
     assert done.out == '\\udcff\n'
 
 

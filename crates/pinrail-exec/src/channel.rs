@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use pinrail_model::fault::{CodePlace, Evidence, Fault};
+use pinrail_model::names::OutputName;
 use pinrail_model::run::{Ends, Executed, Phase, Report, RetryWish, Verdict};
 use pinrail_model::seam::exec::{Assignment, AttemptSink, Request, RequestError, Spec, Stream, Stretch};
 use serde::Deserialize;
@@ -21,6 +23,8 @@ use crate::wire::Exit;
 
 /// The longest line that a job may send, in bytes.
 const LONGEST_LINE: u64 = 1 << 20;
+/// The largest output, in bytes of JSON: it travels with every attempt below.
+const LARGEST_OUTPUT: usize = 64 << 10;
 /// How much of a stream is read at once.
 const CHUNK: usize = 32 << 10;
 /// Exit codes by which a job says what should come of it.
@@ -60,10 +64,11 @@ async fn copy(from: &mut Receiver, stream: Stream, sink: &dyn AttemptSink) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(read) = from.read(&mut buffer).await {
         if read == 0 {
-            return;
+            break;
         }
-        sink.log(None, stream, &buffer[..read]);
+        sink.piece(stream, &buffer[..read], false);
     }
+    sink.piece(stream, &[], true);
 }
 
 /// A socket for the runner protocol: ours, and the one that the process gets.
@@ -73,12 +78,39 @@ pub(crate) fn socket() -> std::io::Result<(UnixStream, OwnedFd)> {
     Ok((UnixStream::from_std(ours)?, theirs.into()))
 }
 
+/// What an attempt leaves for the jobs that wait for it, said by any of its processes.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs(Mutex<BTreeMap<String, Value>>);
+
+impl Outputs {
+    /// Keeps an output; the last of a name counts.
+    pub fn put(&self, name: String, value: Value) -> Result<(), RequestError> {
+        let refused = |message: String, hint: &str| {
+            Err(RequestError { code: "output-refused".to_owned(), message, hint: Some(hint.to_owned()) })
+        };
+        if let Err(error) = name.parse::<OutputName>() {
+            return refused(error.to_string(), "Names are letters, digits, underscores and hyphens.");
+        }
+        let size = serde_json::to_string(&value).map_or(0, |text| text.len());
+        if size > LARGEST_OUTPUT {
+            let message = format!("output \"{name}\" takes {size} bytes as JSON; at most {LARGEST_OUTPUT} are allowed");
+            return refused(message, "Write large data to a table or save it as a file, and leave its name.");
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
+        Ok(())
+    }
+
+    pub fn all(&self) -> BTreeMap<String, Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What a process said of itself until it closed the socket.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
     /// It spoke the protocol at all.
     pub hello: bool,
-    pub outputs: BTreeMap<String, Value>,
+    pub outputs: Arc<Outputs>,
     pub state: Value,
     pub result: Value,
     pub spec: Option<Spec>,
@@ -100,6 +132,9 @@ enum Line {
     PhaseEnded(Box<PhaseEnded>),
     Log {
         text: String,
+        /// The text goes on in the next event.
+        #[serde(default)]
+        more: bool,
     },
     Metric {
         name: String,
@@ -165,27 +200,27 @@ struct JobError {
 }
 
 /// Talks the runner protocol until the process closes its end.
-pub(crate) async fn converse(mut socket: UnixStream, assignment: &Assignment, sink: &dyn AttemptSink) -> Said {
-    let mut said = Said::default();
+pub(crate) async fn converse(
+    mut socket: UnixStream,
+    assignment: &Assignment,
+    sink: &dyn AttemptSink,
+    outputs: Arc<Outputs>,
+) -> Said {
+    let mut said = Said { outputs, ..Said::default() };
     if write(&mut socket, &start_message(assignment)).await.is_err() {
         return said;
     }
     let (read, mut reply) = socket.split();
     let mut reader = BufReader::new(read);
     let mut line = Vec::new();
-    loop {
-        line.clear();
-        match (&mut reader).take(LONGEST_LINE + 1).read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return said,
-            Ok(_) => {}
-        }
+    while next_line(&mut reader, &mut line).await {
         let Ok(message) = serde_json::from_slice::<Value>(&line) else {
             let text = "the job sent a line that is not JSON or is longer than 1 MiB";
             sink.log(None, Stream::System, text.as_bytes());
             continue;
         };
         let answer = if message.get("request").is_some() {
-            Some(request(message, sink, &mut said).await)
+            Some(answer(message, sink, Some(&said.outputs)).await)
         } else {
             match serde_json::from_value::<Line>(message) {
                 Ok(line) => heard(line, assignment, sink, &mut said).await,
@@ -198,9 +233,16 @@ pub(crate) async fn converse(mut socket: UnixStream, assignment: &Assignment, si
         if let Some(answer) = answer
             && write(&mut reply, &answer).await.is_err()
         {
-            return said;
+            break;
         }
     }
+    said
+}
+
+/// Reads a line, or as much of one as may be sent; false at the end.
+pub(crate) async fn next_line(reader: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>) -> bool {
+    line.clear();
+    matches!(reader.take(LONGEST_LINE + 1).read_until(b'\n', line).await, Ok(read) if read > 0)
 }
 
 fn start_message(assignment: &Assignment) -> Value {
@@ -218,22 +260,27 @@ fn start_message(assignment: &Assignment) -> Value {
     Value::Object(start)
 }
 
-async fn write(to: &mut (impl AsyncWriteExt + Unpin), message: &Value) -> std::io::Result<()> {
+pub(crate) async fn write(to: &mut (impl AsyncWriteExt + Unpin), message: &Value) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     to.write_all(&line).await
 }
 
-async fn request(mut message: Value, sink: &dyn AttemptSink, said: &mut Said) -> Value {
+/// The answer to a request. Outputs are not taken when they no longer count.
+pub(crate) async fn answer(mut message: Value, sink: &dyn AttemptSink, outputs: Option<&Outputs>) -> Value {
     let id = message.get("id").cloned().unwrap_or_default();
     if let Some(fields) = message.as_object_mut() {
         fields.remove("id");
     }
     let answer = match serde_json::from_value::<Request>(message) {
-        Ok(Request::Output { name, value }) => {
-            said.outputs.insert(name, value);
-            Ok(Value::Null)
-        }
+        Ok(Request::Output { name, value }) => match outputs {
+            Some(outputs) => outputs.put(name, value).map(|()| json!({})),
+            None => Err(RequestError {
+                code: "too-late".to_owned(),
+                message: format!("output \"{name}\" comes too late: the attempt is being cleaned up"),
+                hint: None,
+            }),
+        },
         Ok(request) => sink.request(request).await,
         Err(error) => Err(RequestError { code: "bad-request".to_owned(), message: error.to_string(), hint: None }),
     };
@@ -250,12 +297,14 @@ async fn heard(line: Line, assignment: &Assignment, sink: &dyn AttemptSink, said
         Line::Loaded { phases } => sink.defines(&phases),
         Line::PhaseStarted { phase } => sink.report(Report::PhaseStarted(phase)),
         Line::PhaseEnded(ended) => return phase_ended(*ended, assignment, sink, said).await,
-        Line::Log { text } => sink.log(None, Stream::Log, text.as_bytes()),
+        Line::Log { text, more } => sink.piece(Stream::Log, text.as_bytes(), !more),
         Line::Metric { name, value, unit } => sink.counter("metric", &name, value, unit.as_deref()),
         Line::Counter { name, value, unit } => sink.counter("user", &name, value, unit.as_deref()),
         Line::Progress { done, text } => sink.progress(done, text.as_deref()),
         Line::Output { name, value } => {
-            said.outputs.insert(name, value);
+            if let Err(error) = said.outputs.put(name, value) {
+                sink.log(None, Stream::System, error.message.as_bytes());
+            }
         }
         Line::Check { name, ok, detail, level } => {
             let (state, level) = (if ok { "passed" } else { "failed" }, level.unwrap_or_else(|| "error".to_owned()));
@@ -309,7 +358,7 @@ fn executed(said: &Said) -> Executed {
         result: said.result.clone(),
         spec: said.spec.clone(),
         state: said.state.clone(),
-        outputs: said.outputs.clone(),
+        outputs: said.outputs.all(),
     }
 }
 
@@ -374,7 +423,7 @@ pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment
     if assignment.phases == [Phase::Cleanup] {
         return Stretch::Cleaned;
     }
-    Stretch::Completed { outputs: said.outputs }
+    Stretch::Completed { outputs: said.outputs.all() }
 }
 
 fn current_phase(said: &Said, assignment: &Assignment) -> Option<Phase> {

@@ -8,6 +8,7 @@
 //! - user processes start with a clean environment, a session of their own, no new privileges, and no descriptor of ours.
 
 mod channel;
+pub mod commands;
 pub mod launcher;
 pub mod local;
 mod process;

@@ -19,6 +19,8 @@ use crate::wire::{Event, Inbox, Order, Spawn, send};
 
 /// The environment variable that marks everything that belongs to an attempt.
 pub const ATTEMPT_VARIABLE: &str = "PINRAIL_ATTEMPT";
+/// The environment variable that tells attempts of different installations on one machine apart.
+pub const INSTALLATION_VARIABLE: &str = "PINRAIL_INSTALLATION";
 /// The hidden subcommand that is the launcher.
 pub const LAUNCHER_COMMAND: &str = "__launcher";
 /// Where the launcher finds its control socket.
@@ -130,7 +132,7 @@ fn listen(shared: &Shared, mut control: UnixStream) {
         }
         tracing::error!("the launcher is gone; starting another");
         let lost: BTreeSet<String> = lock(&shared.waiting).drain().map(|(key, _)| key).collect();
-        kill_marked(&lost);
+        kill_all(|value| value(ATTEMPT_VARIABLE).is_some_and(|attempt| lost.contains(&attempt)));
         match spawn_launcher(&shared.binary).and_then(|new| Ok((new.try_clone()?, new))) {
             Ok((ours, new)) => {
                 *lock(&shared.control) = ours;
@@ -173,11 +175,19 @@ fn deliver(shared: &Shared, event: Event) {
     }
 }
 
-/// Kills every process that carries one of these attempts' ids, wherever it is. For what a former server or a lost
-/// launcher left behind.
-pub fn kill_marked(attempts: &BTreeSet<String>) {
+/// Kills every process of an installation that carries one of these attempts' ids, wherever it is. For what a former
+/// server left behind. A restored state folder knows the attempts of the one that it is a copy of; those are not its own.
+pub fn kill_marked(installation: &str, attempts: &BTreeSet<String>) {
+    kill_all(|value| {
+        value(INSTALLATION_VARIABLE).as_deref() == Some(installation)
+            && value(ATTEMPT_VARIABLE).is_some_and(|attempt| attempts.contains(&attempt))
+    });
+}
+
+/// Kills every process in whose environment something holds, until there is none.
+fn kill_all(holds: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) {
     for _ in 0..40 {
-        let marked = process::with_environment(ATTEMPT_VARIABLE, attempts);
+        let marked = process::with_environment(&holds);
         if marked.is_empty() {
             return;
         }

@@ -61,16 +61,17 @@ pub(crate) fn tree(table: &BTreeMap<i32, Process>, root: i32) -> Vec<i32> {
     found
 }
 
-/// Processes whose environment at start held `NAME=value` for one of the values.
-pub(crate) fn with_environment(name: &str, values: &std::collections::BTreeSet<String>) -> Vec<i32> {
-    let prefix = format!("{name}=");
-    let marked = |pid: i32| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let mut variables = environment.split(|byte| *byte == 0);
-        let value = variables.find_map(|v| std::str::from_utf8(v).ok()?.strip_prefix(&prefix))?;
-        values.contains(value).then_some(pid)
+/// Processes in whose environment at start this holds; it is given a variable's value by name.
+pub(crate) fn with_environment(holds: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) -> Vec<i32> {
+    let marked = |pid: &i32| {
+        let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+        let value = |name: &str| {
+            let mut variables = environment.split(|byte| *byte == 0).filter_map(|v| std::str::from_utf8(v).ok());
+            variables.find_map(|v| v.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+        };
+        holds(&value)
     };
-    table().into_keys().filter_map(marked).collect()
+    table().into_keys().filter(marked).collect()
 }
 
 #[cfg(test)]

@@ -20,9 +20,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::channel::{STREAMS_LINGER, Streams, account, converse, judge, socket};
-use crate::local::{ATTEMPT_VARIABLE, Launcher};
-use crate::shell::{Ended, cannot, run_process, stop};
+use crate::channel::{Outputs, STREAMS_LINGER, Streams, account, converse, judge, socket};
+use crate::commands::{CommandSocket, while_serving};
+use crate::local::Launcher;
+use crate::shell::{Ended, cannot, environment, run_process, stop};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
 
 /// Settings of the Python executor.
@@ -32,6 +33,8 @@ pub struct PythonConfig {
     pub sdk: PathBuf,
     /// Where compiled modules are kept, outside of the bundles.
     pub cache: PathBuf,
+    /// A folder of programs that jobs find before all others.
+    pub bin: PathBuf,
     /// Warm processes at the same time.
     pub most_warm: usize,
     /// How long an unused warm process stays.
@@ -55,9 +58,17 @@ impl Python {
         Self { launcher, config, warm: Mutex::default(), serial: std::sync::atomic::AtomicU64::new(0) }
     }
 
+    /// What a job's process needs to find programs, our own first.
+    pub(crate) fn programs(&self) -> BTreeMap<String, String> {
+        let mut env = base_env();
+        let path = env.get("PATH").map_or_else(|| DEFAULT_PATH.to_owned(), Clone::clone);
+        env.insert("PATH".to_owned(), format!("{}:{path}", self.config.bin.display()));
+        env
+    }
+
     /// The environment of every Python process: what finding programs and modules needs, and nothing of the server's.
     fn env(&self) -> BTreeMap<String, String> {
-        let mut env = base_env();
+        let mut env = self.programs();
         env.insert("PYTHONPATH".to_owned(), self.config.sdk.display().to_string());
         env.insert("PYTHONPYCACHEPREFIX".to_owned(), self.config.cache.display().to_string());
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
@@ -70,9 +81,8 @@ impl Python {
             Ok(pair) => pair,
             Err(error) => return cannot(error),
         };
-        let mut env = self.env();
-        env.extend(assignment.env.clone());
-        env.insert(ATTEMPT_VARIABLE.to_owned(), assignment.attempt.to_string());
+        let socket = CommandSocket::open(assignment, sink);
+        let mut env = environment(self.env(), assignment, socket.as_ref());
         env.insert("PINRAIL_RUNNER_FD".to_owned(), "3".to_owned());
         let interpreter = assignment.code.interpreter.display().to_string();
         let spawn = Spawn {
@@ -84,8 +94,12 @@ impl Python {
             extra: 1,
             offline: false,
         };
-        let (said, ended) =
-            tokio::join!(converse(ours, assignment, sink), run_process(&self.launcher, spawn, vec![theirs], sink));
+        let outputs = Arc::new(Outputs::default());
+        let both = async {
+            let conversation = converse(ours, assignment, sink, Arc::clone(&outputs));
+            tokio::join!(conversation, run_process(&self.launcher, spawn, vec![theirs], sink))
+        };
+        let (said, ended) = while_serving(socket.as_ref(), assignment, sink, &outputs, both).await;
         match ended {
             Ended::Exit(exit, over) => {
                 account(exit, sink);
@@ -102,8 +116,8 @@ impl Python {
         let mut fds = vec![theirs];
         fds.append(&mut streams.theirs);
         let key = assignment.attempt.to_string();
-        let mut env = assignment.env.clone();
-        env.insert(ATTEMPT_VARIABLE.to_owned(), key.clone());
+        let socket = CommandSocket::open(assignment, sink);
+        let env = environment(BTreeMap::new(), assignment, socket.as_ref());
         let (pid, ended) = warm.fork(&key, &env, assignment.job.memory_bytes, fds)?;
         let (mut out, mut err) = streams.ends();
         let watched = async {
@@ -123,7 +137,9 @@ impl Python {
         let drained = Streams::drain(&mut out, &mut err, sink);
         tokio::pin!(drained);
         let mut open = true;
-        let both = async { tokio::join!(converse(ours, assignment, sink), watched) };
+        let outputs = Arc::new(Outputs::default());
+        let both = async { tokio::join!(converse(ours, assignment, sink, Arc::clone(&outputs)), watched) };
+        let both = while_serving(socket.as_ref(), assignment, sink, &outputs, both);
         tokio::pin!(both);
         let (said, (exit, over)) = loop {
             tokio::select! {
@@ -185,6 +201,9 @@ impl Python {
         Warm::listen(ours, news, self.config.idle)
     }
 }
+
+/// Where programs are when the server itself was not told.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What a process needs to find programs; nothing else of the server's environment.
 #[must_use]

@@ -65,6 +65,10 @@ impl AttemptSink for Collected {
     fn report(&self, _: Report) {}
 
     fn log(&self, _: Option<Phase>, stream: Stream, bytes: &[u8]) {
+        self.piece(stream, bytes, true);
+    }
+
+    fn piece(&self, stream: Stream, bytes: &[u8], _: bool) {
         let mut both = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let into = if stream == Stream::Stdout { &mut both.0 } else { &mut both.1 };
         into.extend_from_slice(&bytes[..bytes.len().min(MOST_OUTPUT.saturating_sub(into.len()))]);

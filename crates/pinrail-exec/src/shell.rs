@@ -1,5 +1,6 @@
 //! Commands: a process of the user's choice in the unpacked bundle, judged by its exit status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use pinrail_model::run::{Phase, Report};
 use pinrail_model::seam::exec::{Assignment, AttemptSink, Executor, Stretch};
 use tokio::sync::mpsc;
 
-use crate::channel::{STREAMS_LINGER, Said, Streams, account, broken, judge};
+use crate::channel::{Outputs, STREAMS_LINGER, Said, Streams, account, broken, judge};
+use crate::commands::{CommandSocket, SOCKET_VARIABLE, while_serving};
 use crate::local::{ATTEMPT_VARIABLE, Launcher};
 use crate::python::Python;
 use crate::wire::{Event, Exit, Spawn};
@@ -51,30 +53,27 @@ impl Executor for Shell {
             }
             sink.report(Report::PhaseStarted(Phase::Execute));
         }
-        let mut env = assignment.env.clone();
-        env.insert(ATTEMPT_VARIABLE.to_owned(), assignment.attempt.to_string());
+        let socket = CommandSocket::open(assignment, sink);
         let spawn = Spawn {
             key: assignment.attempt.to_string(),
             argv: assignment.command.clone(),
-            env,
+            env: environment(self.python.programs(), assignment, socket.as_ref()),
             cwd: assignment.code.root.display().to_string(),
             memory: assignment.job.memory_bytes,
             extra: 0,
             offline: false,
         };
-        let ended = run_process(&self.launcher, spawn, Vec::new(), sink).await;
+        let outputs = Arc::new(Outputs::default());
+        let running = run_process(&self.launcher, spawn, Vec::new(), sink);
+        let ended = while_serving(socket.as_ref(), assignment, sink, &outputs, running).await;
         let (exit, over) = match ended {
             Ended::Exit(exit, over) => (exit, over),
             Ended::Refused(message) => return refused(message),
             Ended::Lost => return Stretch::Lost,
         };
         account(exit, sink);
-        let stretch = judge(
-            Said { returned: if whole { vec![Phase::Setup] } else { Vec::new() }, ..Said::default() },
-            exit,
-            over,
-            assignment,
-        );
+        let returned = if whole { vec![Phase::Setup] } else { Vec::new() };
+        let stretch = judge(Said { returned, outputs, ..Said::default() }, exit, over, assignment);
         if whole && matches!(stretch, Stretch::Completed { .. }) {
             sink.report(Report::PhaseEnded { phase: Phase::Execute, ok: true });
             sink.report(Report::Executed(pinrail_model::run::Executed::default()));
@@ -87,6 +86,20 @@ impl Executor for Shell {
     async fn stop(&self, attempt: AttemptId, grace: Duration) {
         stop(&self.launcher, &attempt.to_string(), grace).await;
     }
+}
+
+/// The environment of an attempt's process: where programs are, what the job is told, and by what it is known.
+pub(crate) fn environment(
+    mut env: BTreeMap<String, String>,
+    assignment: &Assignment,
+    socket: Option<&CommandSocket>,
+) -> BTreeMap<String, String> {
+    env.extend(assignment.env.clone());
+    env.insert(ATTEMPT_VARIABLE.to_owned(), assignment.attempt.to_string());
+    if let Some(socket) = socket {
+        env.insert(SOCKET_VARIABLE.to_owned(), socket.path());
+    }
+    env
 }
 
 fn refused(message: String) -> Stretch {

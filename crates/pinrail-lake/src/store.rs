@@ -82,10 +82,15 @@ impl FileSink for LocalSink {
     }
 }
 
+/// The file in the warehouse that tells where it was before.
+const FORMER_ROOTS: &str = "former-roots";
+
 /// The warehouse folder and the file layer under it.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     root: Arc<PathBuf>,
+    /// Where the warehouse was when files that are now in it were written: metadata still names them so.
+    former: Arc<Vec<PathBuf>>,
     files: Arc<dyn Files>,
     /// Folders whose names are known to be durable, so that a commit into an old table syncs only what it changed.
     settled: Arc<Mutex<HashSet<PathBuf>>>,
@@ -100,7 +105,8 @@ impl Store {
             files.sync_dir(parent)?;
         }
         let settled = Arc::new(Mutex::new(HashSet::from([root.clone()])));
-        Ok(Self { root: Arc::new(root), files, settled })
+        let former = Arc::new(former_roots(&root)?);
+        Ok(Self { root: Arc::new(root), former, files, settled })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -114,7 +120,7 @@ impl Store {
 
     /// The path of a location below the root, relative to it.
     pub(crate) fn relative(&self, location: &str) -> iceberg::Result<String> {
-        let path = locate(&self.root, location)?;
+        let path = locate(&self.root, &self.former, location)?;
         let relative = path.strip_prefix(self.root.as_path()).map_err(|_| outside(location))?;
         relative.to_str().map(str::to_owned).ok_or_else(|| outside(location))
     }
@@ -130,7 +136,7 @@ impl Store {
     }
 
     fn io(&self, batch: Option<Arc<Batch>>) -> FileIO {
-        let storage = LakeStorage { inner: Some(Inner { root: self.root.clone(), batch }) };
+        let storage = LakeStorage { inner: Some(Inner { root: self.root.clone(), former: self.former.clone(), batch }) };
         FileIOBuilder::new(Arc::new(LakeStorageFactory { storage })).build()
     }
 }
@@ -214,12 +220,25 @@ fn failed(path: &str, source: io::Error) -> Error {
     Error::new(ErrorKind::Unexpected, format!("file \"{path}\" failed: {source}")).with_source(source)
 }
 
-/// The path of a location; an error if it is not plainly below the root.
-fn locate(root: &Path, location: &str) -> iceberg::Result<PathBuf> {
+/// The path of a location; an error if it is not plainly below the root, or below one that the warehouse had before. What
+/// lies at a former place now, if anything, is never touched: the path that is given is below the root in any case.
+fn locate(root: &Path, former: &[PathBuf], location: &str) -> iceberg::Result<PathBuf> {
     let text = location.strip_prefix("file://").or_else(|| location.strip_prefix("file:")).unwrap_or(location);
     let path = Path::new(text);
     let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    if plain && path.starts_with(root) { Ok(path.to_owned()) } else { Err(outside(location)) }
+    if plain && path.starts_with(root) {
+        return Ok(path.to_owned());
+    }
+    let moved = former.iter().filter(|_| plain).find_map(|former| path.strip_prefix(former).ok());
+    moved.map(|rest| root.join(rest)).ok_or_else(|| outside(location))
+}
+
+/// The places where the warehouse was before, one absolute path a line, in a file that restoring a backup writes.
+fn former_roots(root: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_to_string(root.join(FORMER_ROOTS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => Ok(other?.lines().map(PathBuf::from).filter(|former| former.is_absolute()).collect()),
+    }
 }
 
 /// iceberg's view of the store. It has to be serialisable by iceberg's contract; a deserialised one opens nothing.
@@ -232,13 +251,14 @@ pub(crate) struct LakeStorage {
 #[derive(Debug, Clone)]
 struct Inner {
     root: Arc<PathBuf>,
+    former: Arc<Vec<PathBuf>>,
     batch: Option<Arc<Batch>>,
 }
 
 impl LakeStorage {
     fn path(&self, location: &str) -> iceberg::Result<PathBuf> {
         let inner = self.inner.as_ref().ok_or_else(|| outside(location))?;
-        locate(&inner.root, location)
+        locate(&inner.root, &inner.former, location)
     }
 
     fn batch(&self, location: &str) -> iceberg::Result<Arc<Batch>> {

@@ -16,7 +16,7 @@ pub struct BadName {
     pub reason: &'static str,
 }
 
-/// The longest name of a project, workflow, job, secret or parameter.
+/// The longest name of a project, workflow, job, secret, output or parameter.
 pub const LONGEST_NAME: usize = 64;
 /// The longest name of a namespace or table.
 pub const LONGEST_TABLE_NAME: usize = 128;
@@ -106,6 +106,8 @@ names! {
     JobName, "job", check_name;
     /// A secret of a project.
     SecretName, "secret", check_name;
+    /// A value that a job leaves.
+    OutputName, "output", check_name;
     /// A parameter of a workflow.
     ParamName, "parameter", check_name;
     /// A namespace of tables.

@@ -102,7 +102,7 @@ pub struct Deployed {
 }
 
 impl App {
-    fn now(&self) -> Micros {
+    pub(crate) fn now(&self) -> Micros {
         self.clock.now().wall
     }
 
@@ -110,7 +110,7 @@ impl App {
         Transition::new(fresh::<TransitionId>(self.ids.as_ref()), writes)
     }
 
-    async fn commit(&self, writes: Vec<Write>) -> Result<(), Problem> {
+    pub(crate) async fn commit(&self, writes: Vec<Write>) -> Result<(), Problem> {
         let replies = self.store.commit(vec![self.transition(writes)], Durability::Waited).await?;
         match replies.first() {
             Some(Reply::Committed) => Ok(()),
@@ -820,7 +820,7 @@ struct Find {
     ends_with: Option<String>,
 }
 
-fn admin_only(principal: &Principal) -> Result<(), Problem> {
+pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {
     if principal.role == Role::Admin {
         return Ok(());
     }
@@ -1026,7 +1026,7 @@ fn decimal(value: &Value) -> Option<Value> {
 }
 
 /// Writes a file that only its owner can read, whole or not at all.
-fn write_private(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_private(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = path.with_extension("new");

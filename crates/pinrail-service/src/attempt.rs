@@ -12,7 +12,9 @@ use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSou
 use pinrail_model::fault::{Evidence, Fault};
 use pinrail_model::ids::{AttemptId, RunId};
 use pinrail_model::names::{ProjectName, WorkflowName};
-use pinrail_model::run::{Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, Run, TaskIx, Verdict, Work};
+use pinrail_model::run::{
+    Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
+};
 use pinrail_model::schedule::{ds, zone};
 use pinrail_model::seam::exec::{Assignment, CodePlaceOnDisk, Executor, Spec, Stretch};
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
@@ -24,7 +26,9 @@ use serde_json::{Map, Value, json};
 use crate::bundles::Bundles;
 use crate::logs::LogWriter;
 use crate::owner::{Input, OwnerHandle, Published};
+use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
+use crate::vault::Vault;
 
 /// How long a process may take to end by itself when it is asked to.
 const GRACE: Duration = Duration::from_secs(10);
@@ -42,8 +46,11 @@ pub struct AttemptParts {
     pub engine: Option<Arc<dyn QueryEngine>>,
     pub catalog: Option<Arc<dyn Catalog>>,
     pub interpreter: PathBuf,
-    /// Kills what carries these attempts' ids.
-    pub kill_marked: fn(&BTreeSet<String>),
+    pub vault: Arc<Vault>,
+    /// What this installation is called.
+    pub installation: String,
+    /// Kills what carries the installation's name and these attempts' ids.
+    pub kill_marked: fn(&str, &BTreeSet<String>),
 }
 
 /// All attempts of this server.
@@ -63,6 +70,14 @@ pub(crate) struct Live {
     pub counted: Mutex<BTreeMap<(String, String), f64>>,
     /// Ends a query of its.
     pub query: Mutex<Option<tokio::task::AbortHandle>>,
+    revealed: Mutex<Arc<Revealed>>,
+}
+
+impl Live {
+    /// The secrets that the attempt may use, as they were when its latest piece of work began.
+    pub fn revealed(&self) -> Arc<Revealed> {
+        Arc::clone(&self.revealed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A copy of all that one piece of work needs to know.
@@ -168,6 +183,7 @@ impl Attempts {
                 cleans_up: (ticket.job.kind == JobKind::Class).into(),
                 counted: Mutex::default(),
                 query: Mutex::default(),
+                revealed: Mutex::default(),
             })
         };
         Arc::clone(self.lock().entry(id).or_insert_with(make))
@@ -195,8 +211,8 @@ impl Attempts {
         if attempts.is_empty() {
             return;
         }
-        let kill = self.parts.kill_marked;
-        if let Err(error) = tokio::task::spawn_blocking(move || kill(&attempts)).await {
+        let (kill, installation) = (self.parts.kill_marked, self.parts.installation.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || kill(&installation, &attempts)).await {
             tracing::error!(%error, "leftovers could not be killed");
         }
     }
@@ -207,8 +223,9 @@ impl Attempts {
         let live = self.live(&ticket, fresh);
         let job = Arc::new(OneWork { attempts: Arc::clone(self), ticket, live, owner });
         tokio::spawn(async move {
+            let withheld = job.reveal().await;
             match work {
-                Work::Begin { .. } => job.begin().await,
+                Work::Begin { .. } => job.begin(withheld).await,
                 Work::Submit { .. } => job.submit().await,
                 Work::Reattach { .. } => job.reattach().await,
                 Work::Complete { .. } => job.complete().await,
@@ -229,7 +246,8 @@ pub(crate) struct OneWork {
 }
 
 impl OneWork {
-    pub(crate) fn report(&self, report: Report) {
+    pub(crate) fn report(&self, mut report: Report) {
+        self.live.revealed().masks.report(&mut report);
         let (task, epoch) = (self.ticket.task, self.ticket.epoch);
         self.owner.event(self.ticket.run, Event::Reported { task, epoch, report });
     }
@@ -251,10 +269,27 @@ impl OneWork {
         self.attempts.parts.executors.get(&kind).cloned()
     }
 
+    /// Opens the declared secrets; gives the reason when one of them cannot be had.
+    async fn reveal(&self) -> Option<Evidence> {
+        if declared(&self.ticket.job).is_empty() {
+            return None;
+        }
+        let parts = &self.attempts.parts;
+        let before = self.live.revealed();
+        let (revealed, withheld) = Revealed::open(parts.store.as_ref(), &parts.vault, &self.ticket, &before).await;
+        *self.live.revealed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(revealed);
+        withheld
+    }
+
     // From setup on.
 
-    async fn begin(self: Arc<Self>) {
+    async fn begin(self: Arc<Self>, withheld: Option<Evidence>) {
         step!("attempt.before-begin");
+        if let Some(evidence) = withheld {
+            // A try by itself would find the same; whoever sets the secret retries.
+            let failed = Verdict::failed(Fault::User, Some(Phase::Setup), evidence);
+            return self.report(Report::Failed(Verdict { retry: RetryWish::Never, ..failed }));
+        }
         if self.ticket.job.kind == JobKind::Sql {
             return self.begin_sql().await;
         }
@@ -539,7 +574,14 @@ impl OneWork {
         let ticket = &self.ticket;
         let mut env: BTreeMap<String, String> = ticket.job.env.clone();
         let mut set = |name: &str, value: String| env.insert(name.to_owned(), value);
+        let revealed = self.live.revealed();
+        for (name, secret) in ticket.job.secret_env.iter().filter(|_| ticket.job.kind == JobKind::Shell) {
+            if let Some(value) = revealed.value(secret) {
+                set(name, value.to_owned());
+            }
+        }
         set("TMPDIR", scratch.display().to_string());
+        set("PINRAIL_INSTALLATION", self.attempts.parts.installation.clone());
         set("PINRAIL_RUN", ticket.run.to_string());
         set("PINRAIL_DS", ticket.ds());
         set("PINRAIL_INTERVAL_START", ticket.interval.start.to_string());

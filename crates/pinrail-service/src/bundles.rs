@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use pinrail_model::document::Sha;
 use pinrail_model::seam::store::BundleFile;
 use pinrail_model::step;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use crate::project::{Project, is_inside};
 
@@ -164,12 +166,19 @@ pub fn check(manifest: &Manifest) -> Result<(), BundleError> {
 pub struct Bundles {
     blobs: PathBuf,
     unpacked: PathBuf,
+    /// Held for reading while files must stay, for writing while what nobody needs is deleted.
+    keeping: Arc<RwLock<()>>,
 }
 
 impl Bundles {
     #[must_use]
     pub fn new(state: &Path) -> Self {
-        Self { blobs: state.join("blobs"), unpacked: state.join("bundles") }
+        Self { blobs: state.join("blobs"), unpacked: state.join("bundles"), keeping: Arc::default() }
+    }
+
+    /// As long as this is held, no file of the state folder that somebody may need is deleted.
+    pub async fn hold(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.keeping).read_owned().await
     }
 
     fn blob(&self, sha: Sha) -> PathBuf {

@@ -1,7 +1,9 @@
 //! The HTTP API: extract, authorize, one application function, a typed answer.
 
+mod backup;
 mod extract;
 mod routes;
+mod secrets;
 mod stream;
 
 pub use routes::router;

@@ -10,14 +10,18 @@
 
 pub mod app;
 pub mod attempt;
+pub mod backup;
 pub mod bundles;
 pub mod compile;
 pub mod http;
 pub mod logs;
+pub mod mask;
 pub mod owner;
 pub mod problem;
 pub mod project;
+pub mod secrets;
 mod sink;
 pub mod system;
 pub mod tokens;
+pub mod vault;
 pub mod views;

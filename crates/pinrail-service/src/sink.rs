@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use pinrail_model::document::{ParamType, SqlSource};
@@ -18,7 +18,9 @@ use pinrail_model::seam::store::{CounterRow, FileRow, Write};
 use serde_json::{Value, json};
 
 use crate::attempt::{OneWork, head};
+use crate::mask::StreamMask;
 use crate::owner::Input;
+use crate::secrets::{declared, set_again};
 
 /// Rows that a job gets from one `ctx.sql`. More belongs into a table.
 const MOST_ROWS: u64 = 1_000_000;
@@ -27,6 +29,8 @@ const MOST_ROWS: u64 = 1_000_000;
 pub(crate) struct Sink {
     work: Arc<OneWork>,
     view: OnceLock<u64>,
+    /// What masks streams that arrive in pieces, by stream.
+    streams: Mutex<BTreeMap<u8, StreamMask>>,
 }
 
 /// A fault with its evidence.
@@ -38,7 +42,7 @@ impl Sink {
         if let Some(seq) = work.ticket.attempt.view {
             let _ = view.set(seq);
         }
-        Self { work, view }
+        Self { work, view, streams: Mutex::default() }
     }
 
     fn view(&self) -> View {
@@ -203,6 +207,30 @@ impl Sink {
         catalog.prepare(&self.view()).await.map_err(|error| failure(error, None))
     }
 
+    fn append(&self, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {
+        let at = self.work.attempts.parts.clock.now().wall;
+        self.work.live.log.append(at, phase, stream, bytes);
+    }
+
+    /// The value of a secret that the job declares.
+    fn secret(&self, name: &str) -> Result<Value, RequestError> {
+        let ticket = &self.work.ticket;
+        let refused = |code: &str, message: String, hint: String| {
+            Err(RequestError { code: code.to_owned(), message, hint: Some(hint) })
+        };
+        let Some(known) = declared(&ticket.job).into_iter().find(|known| known.as_str() == name) else {
+            let message = format!("secret \"{name}\" is not declared by job \"{}\"", ticket.job.name);
+            return refused("secret-not-declared", message, "Declare it in its template: secrets=['NAME'].".to_owned());
+        };
+        match self.work.live.revealed().value(known) {
+            Some(value) => Ok(json!({"value": value})),
+            None => {
+                let message = format!("secret \"{name}\" is not set in project \"{}\"", ticket.project);
+                refused("secret-not-found", message, set_again(known))
+            }
+        }
+    }
+
     fn save(&self, name: &str, path: &Path) -> Result<Value, RequestError> {
         let refused = |message: String| RequestError { code: "save-refused".to_owned(), message, hint: None };
         let scratch = self.work.attempts.parts.state.join("scratch").join(self.work.ticket.attempt.id.to_string());
@@ -213,6 +241,9 @@ impl Sink {
         }
         if !crate::project::is_inside(name) || name.contains('/') {
             return Err(refused(format!("\"{name}\" is not a file name")));
+        }
+        if self.work.live.revealed().masks.hides(name) {
+            return Err(refused("the file's name holds the value of a secret".to_owned()));
         }
         let bytes = std::fs::read(&real).map_err(|e| refused(e.to_string()))?;
         let sha = self.work.attempts.parts.bundles.put(&bytes).map_err(|e| refused(e.to_string()))?;
@@ -289,21 +320,33 @@ impl AttemptSink for Sink {
     }
 
     fn log(&self, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {
-        let at = self.work.attempts.parts.clock.now().wall;
-        self.work.live.log.append(at, phase, stream, bytes);
+        let seen = StreamMask::new(&self.work.live.revealed().masks).push(bytes, true).into_owned();
+        self.append(phase, stream, &seen);
+    }
+
+    fn piece(&self, stream: Stream, bytes: &[u8], last: bool) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let masked = streams.entry(stream as u8);
+        let masked = masked.or_insert_with(|| StreamMask::new(&self.work.live.revealed().masks));
+        let seen = masked.push(bytes, last);
+        // An empty line is a line of a log, and nothing of a stream.
+        if !seen.is_empty() || (last && stream == Stream::Log) {
+            self.append(None, stream, &seen);
+        }
     }
 
     fn counter(&self, group: &str, name: &str, value: f64, unit: Option<&str>) {
         let ticket = &self.work.ticket;
         // The user's own are what the user says last.
         let value = if group == "process" || group == "sql" { self.count(group, name, value) } else { value };
+        let masks = &self.work.live.revealed().masks;
         self.work.owner.tell(Input::Behind(vec![Write::Counters(vec![CounterRow {
             attempt: ticket.attempt.id,
             run: ticket.run,
             group: group.to_owned(),
-            name: name.to_owned(),
+            name: masks.text(name).into_owned(),
             value,
-            unit: unit.map(str::to_owned),
+            unit: unit.map(|unit| masks.text(unit).into_owned()),
         }])]));
     }
 
@@ -349,11 +392,7 @@ impl AttemptSink for Sink {
                 })
             }
             Request::Save { name, path } => self.save(&name, &path),
-            Request::Secret { name } => Err(RequestError {
-                code: "secret-not-found".to_owned(),
-                message: format!("secret \"{name}\" is not set in project \"{}\"", self.work.ticket.project),
-                hint: None,
-            }),
+            Request::Secret { name } => self.secret(&name),
             Request::Output { .. } => Ok(Value::Null),
         }
     }

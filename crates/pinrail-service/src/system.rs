@@ -2,7 +2,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use pinrail_model::ids::Ids;
+use pinrail_model::ids::{Ids, fresh};
+use pinrail_model::seam::store::{Answer, Durability, Query, Store, StoreError, Transition, Who, Write};
 use pinrail_model::time::{Clock, Micros, Now};
 
 /// The machine's clocks.
@@ -43,6 +44,34 @@ impl Ids for SystemIds {
         let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         (u64::try_from(millis).unwrap_or(u64::MAX), u128::from_le_bytes(random()))
     }
+}
+
+/// A name for a new installation: 10 of `[a-z0-9]`, which fits into the tags of every engine.
+#[must_use]
+pub fn new_installation() -> String {
+    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    // 128 random bits for 10 letters: no letter is noticeably likelier than another.
+    let mut number = u128::from_le_bytes(random());
+    let mut letter = || {
+        let letter = LETTERS[(number % 36) as usize];
+        number /= 36;
+        char::from(letter)
+    };
+    (0..10).map(|_| letter()).collect()
+}
+
+/// What the installation of a state is called; it is given a name if it has none.
+///
+/// # Errors
+/// When the state cannot be read or written.
+pub async fn installation(store: &dyn Store, ids: &dyn Ids) -> Result<String, StoreError> {
+    if let Answer::Installation(name) = store.read(&Who::default(), Query::Installation).await? {
+        return Ok(name);
+    }
+    let name = new_installation();
+    let transition = Transition::new(fresh(ids), vec![Write::Installation(name.clone())]);
+    store.commit(vec![transition], Durability::Waited).await?;
+    Ok(name)
 }
 
 /// Random bytes from the kernel. Without them there is no security to fall back on, so the process ends.

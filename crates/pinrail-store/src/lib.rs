@@ -11,4 +11,4 @@
 
 mod sqlite;
 
-pub use sqlite::SqliteStore;
+pub use sqlite::{Adopted, SqliteStore, adopt};

@@ -26,6 +26,8 @@ use writer::{Order, Writer};
 
 /// How many connections read at the same time. Two cores gain nothing from more, and each keeps a page cache.
 const READERS: usize = 4;
+/// The database's file in a state folder.
+const DATABASE: &str = "state.db";
 /// News that a slow follower has not fetched; then it looks for itself, as it does at its start.
 const NEWS_KEPT: usize = 1024;
 
@@ -45,26 +47,13 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Newer`] for a database of a later version, which is left untouched.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let path = folder.join("state.db");
+        let path = folder.join(DATABASE);
         let mut connection = Connection::open(&path).map_err(failed)?;
         migrate::migrate(&mut connection, folder)?;
         settle(&connection)?;
         let (news, _) = broadcast::channel(NEWS_KEPT);
         let writer = Writer::start(connection, news.clone())?;
         Ok(Self { path, writer, readers: Mutex::new(Vec::new()), news })
-    }
-
-    /// Writes a consistent copy of the database to a new file.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
-        self.reading(move |connection| {
-            let mut copy = Connection::open(&to).map_err(failed)?;
-            let backup = rusqlite::backup::Backup::new(connection, &mut copy).map_err(failed)?;
-            backup.run_to_completion(1024, std::time::Duration::ZERO, None).map_err(failed)
-        })
-        .await
     }
 
     /// Runs a read on a connection of its own, off the async threads.
@@ -100,6 +89,31 @@ impl SqliteStore {
         self.writer.order(make(answer))?;
         answered.await.map_err(|_| StoreError::Unknown("the writer has stopped".to_owned()))
     }
+}
+
+/// What a copied database is, once it is an installation of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    /// The secrets that it holds, as `project/name`.
+    pub secrets: Vec<String>,
+}
+
+/// Makes the copied database of a folder that nobody serves an installation of its own, durably.
+///
+/// # Errors
+/// [`StoreError::Newer`] for a database of a later version, and whatever makes it no database of ours.
+pub fn adopt(folder: &Path, installation: &str) -> Result<Adopted, StoreError> {
+    let mut connection = Connection::open(folder.join(DATABASE)).map_err(failed)?;
+    migrate::migrate(&mut connection, folder)?;
+    settle(&connection)?;
+    rows::installation(&connection, installation)?;
+    let mut statement =
+        connection.prepare("select project || '/' || name from secrets order by project, name").map_err(failed)?;
+    let names = statement.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(failed)?;
+    drop(statement);
+    // The last connection takes the log into the database and removes it, so that the folder may be moved.
+    connection.close().map_err(|(_, error)| failed(error))?;
+    Ok(Adopted { secrets: names })
 }
 
 fn reader(path: &Path) -> Result<Connection, StoreError> {
@@ -183,6 +197,19 @@ impl Store for SqliteStore {
                 }
             }
         }
+    }
+
+    async fn copy(&self, to: PathBuf) -> Result<(), StoreError> {
+        self.reading(move |connection| {
+            let mut copy = Connection::open(&to).map_err(failed)?;
+            let backup = rusqlite::backup::Backup::new(connection, &mut copy).map_err(failed)?;
+            // In one step, which is one read: in several, every write in between would begin the copy anew.
+            match backup.step(-1).map_err(failed)? {
+                rusqlite::backup::StepResult::Done => Ok(()),
+                other => Err(StoreError::Failed(format!("the copy could not be finished: {other:?}"))),
+            }
+        })
+        .await
     }
 
     async fn lease(&self, holder: &str) -> Result<u64, StoreError> {

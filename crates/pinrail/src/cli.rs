@@ -151,6 +151,35 @@ enum Command {
         #[arg(default_value = "last")]
         run: String,
     },
+    /// Write everything that the state folder holds into one file, also while it is served
+    Backup {
+        file: PathBuf,
+        /// Include the key of the secrets; whoever has the file can then read them
+        #[arg(long)]
+        with_key: bool,
+    },
+    /// Make a state folder from a backup; --state names it
+    Restore { file: PathBuf },
+    /// Inside an attempt: leave a value for the jobs that wait for this one
+    Output {
+        name: String,
+        /// JSON, or else a text
+        #[arg(allow_negative_numbers = true)]
+        value: String,
+        /// Take the value as a text even if it is JSON
+        #[arg(long)]
+        text: bool,
+    },
+    /// Inside an attempt: save a file for people to read
+    Save {
+        file: PathBuf,
+        /// What it is called [default: the file's own name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Set, list and remove the project's secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -205,6 +234,18 @@ pub struct SubmitArgs {
     /// Wait for the end, which is what happens anyway
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum SecretCommand {
+    /// Set a secret; its value is read from standard input, without the line end at its end
+    Set { name: String },
+    /// List the secrets, without their values
+    List,
+    /// Remove a secret
+    Rm { name: String },
+    /// Inside an attempt: print a secret that the job declares
+    Read { name: String },
 }
 
 #[derive(Debug, Subcommand)]
@@ -321,6 +362,14 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
+        Command::Backup { file, with_key } => commands::backup::backup(place, output, &file, with_key),
+        Command::Restore { file } => commands::backup::restore(place, output, &file),
+        Command::Output { name, value, text } => commands::inside::output(output, &name, &value, text),
+        Command::Save { file, name } => commands::inside::save(output, &file, name.as_deref()),
+        Command::Secret(SecretCommand::Read { name }) => commands::inside::secret(output, &name),
+        Command::Secret(SecretCommand::Set { name }) => commands::secret::set(place, output, &name),
+        Command::Secret(SecretCommand::List) => commands::secret::list(place, output),
+        Command::Secret(SecretCommand::Rm { name }) => commands::secret::rm(place, output, &name),
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
         }

@@ -150,6 +150,17 @@ impl Client {
         Err(problem(&mut response))
     }
 
+    /// Writes the bytes of an answer to a file as they come; gives their number.
+    pub fn download(&self, path: &str, to: &mut impl std::io::Write) -> Result<u64, Failure> {
+        let request = self.agent.get(format!("{}/api/v1{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        let mut response = request.call().map_err(|e| self.unreachable(&e))?;
+        if !response.status().is_success() {
+            return Err(problem(&mut response));
+        }
+        Ok(std::io::copy(&mut response.into_body().into_reader(), to)?)
+    }
+
     /// Follows server-sent events; the visitor says when it has had enough.
     pub fn follow(&self, path: &str, mut visit: impl FnMut(u64, &str, &Value) -> bool) -> Result<(), Failure> {
         let request = self.agent.get(format!("{}/api/v1{path}", self.url));
@@ -219,10 +230,15 @@ impl Client {
         }
     }
 
-    fn put(&self, path: &str, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn put(&self, path: &str, bytes: &[u8]) -> Result<Value, Failure> {
         let request = self.agent.put(format!("{}/api/v1{path}", self.url));
         let request = request.header("authorization", format!("Bearer {}", self.token));
-        self.answer(request.send(bytes)).map(|_| ())
+        self.answer(request.send(bytes))
+    }
+
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        let request = self.agent.delete(format!("{}/api/v1{path}", self.url));
+        self.answer(request.header("authorization", format!("Bearer {}", self.token)).call())
     }
 }
 

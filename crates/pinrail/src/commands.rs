@@ -1,7 +1,10 @@
 //! The commands, by what they are about.
 
+pub mod backup;
+pub mod inside;
 pub mod project;
 pub mod run;
+pub mod secret;
 pub mod server;
 pub mod show;
 pub mod sql;

@@ -23,7 +23,8 @@ use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
 use pinrail_service::http::serve;
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
-use pinrail_service::system::{SystemClock, SystemIds};
+use pinrail_service::system::{SystemClock, SystemIds, installation};
+use pinrail_service::vault::Vault;
 use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -78,11 +79,12 @@ impl Server {
             .enable_all()
             .build()?;
         let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
-        let (url, token, owner, lake) = runtime.block_on(async {
+        let (url, token, installation, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
             let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.folder).map_err(|e| failed(&e))?);
             let LakeParts { engine, catalog, running } = lake(&state.folder, &store, &parts)?;
-            let attempts = parts.attempts(&state.folder, &store, &engine, &catalog);
+            let installation = installation(store.as_ref(), parts.ids.as_ref()).await.map_err(|e| failed(&e))?;
+            let attempts = parts.attempts(&state.folder, &installation, &store, &engine, &catalog);
             let owner_parts = OwnerParts {
                 store: Arc::clone(&store),
                 clock: Arc::clone(&parts.clock),
@@ -96,7 +98,7 @@ impl Server {
                 ids: Arc::clone(&parts.ids),
                 owner: handle.clone(),
                 attempts: Arc::clone(&attempts),
-                bundles: Bundles::new(&state.folder),
+                bundles: attempts.parts.bundles.clone(),
                 compiler: parts.compiler.clone(),
                 sandbox: Arc::new(LocalSandbox::new(launcher.clone())),
                 engine,
@@ -116,9 +118,9 @@ impl Server {
                     tracing::error!(%error, "the API stops");
                 }
             });
-            Ok::<_, Failure>((url, token, handle, running))
+            Ok::<_, Failure>((url, token, installation, handle, running))
         })?;
-        let live = Live { pid: std::process::id(), url: url.clone(), embedded: wanted.embedded };
+        let live = Live { pid: std::process::id(), url: url.clone(), installation, embedded: wanted.embedded };
         state.announce(&live)?;
         Ok(Self {
             url,
@@ -200,7 +202,9 @@ impl Parts {
     fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
-        let config = PythonConfig { sdk: sdk.clone(), cache: cache.clone(), most_warm: MOST_WARM, idle: WARM_IDLE };
+        let bin = link_to_self(state)?;
+        let config =
+            PythonConfig { sdk: sdk.clone(), cache: cache.clone(), bin, most_warm: MOST_WARM, idle: WARM_IDLE };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: interpreter() };
@@ -210,6 +214,7 @@ impl Parts {
     fn attempts(
         &self,
         state: &Path,
+        installation: &str,
         store: &Arc<dyn Store>,
         engine: &Option<Arc<dyn QueryEngine>>,
         catalog: &Option<Arc<dyn Catalog>>,
@@ -225,9 +230,27 @@ impl Parts {
             engine: engine.clone(),
             catalog: catalog.clone(),
             interpreter: interpreter(),
+            vault: Arc::new(Vault::new(state)),
+            installation: installation.to_owned(),
             kill_marked,
         })
     }
+}
+
+/// A folder that holds this binary under its name and nothing else, for the path of jobs.
+fn link_to_self(state: &Path) -> std::io::Result<PathBuf> {
+    let (folder, binary) = (state.join("bin"), std::env::current_exe()?);
+    let link = folder.join("pinrail");
+    if std::fs::read_link(&link).is_ok_and(|target| target == binary) {
+        return Ok(folder);
+    }
+    std::fs::create_dir_all(&folder)?;
+    let temporary = folder.join("pinrail.new");
+    // Left by a server that was killed just here.
+    let _ = std::fs::remove_file(&temporary);
+    std::os::unix::fs::symlink(binary, &temporary)?;
+    std::fs::rename(temporary, link)?;
+    Ok(folder)
 }
 
 fn interpreter() -> PathBuf {

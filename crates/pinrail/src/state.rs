@@ -16,6 +16,7 @@ use crate::failure::{FAILED, Failure, REFUSED};
 pub struct Live {
     pub pid: u32,
     pub url: String,
+    pub installation: String,
     /// Serves one command only and leaves when it is idle.
     pub embedded: bool,
 }

@@ -221,7 +221,11 @@ class Context:
             )
         text = str(message)
         for start in range(0, len(text) or 1, LOG_PART):
-            self._port.event({'type': 'log', 'level': level, 'text': text[start : start + LOG_PART]})
+            event: dict[str, Any] = {'type': 'log', 'level': level, 'text': text[start : start + LOG_PART]}
+            # What spans two parts is masked only when the parts are known to belong together.
+            if start + LOG_PART < len(text):
+                event['more'] = True
+            self._port.event(event)
 
     def metric(self, name: str, value: float, unit: str | None = None) -> None:
         """Records a measured value at this moment, such as a temperature or a queue's length."""

@@ -95,7 +95,10 @@ pub enum Stream {
 #[async_trait]
 pub trait AttemptSink: Send + Sync {
     fn report(&self, report: Report);
+    /// Something whole: a line of a log, a remark of the platform's.
     fn log(&self, phase: Option<Phase>, stream: Stream, bytes: &[u8]);
+    /// A piece of a stream or of a long text that may be cut anywhere; the last one, which may be empty, ends it.
+    fn piece(&self, stream: Stream, bytes: &[u8], last: bool);
     fn counter(&self, group: &str, name: &str, value: f64, unit: Option<&str>);
     fn progress(&self, done: Option<f64>, text: Option<&str>);
     /// The job's class is loaded and defines these phases.

@@ -35,6 +35,8 @@ pub trait Store: Pointers {
     async fn read(&self, who: &Who, query: Query) -> Result<Answer, StoreError>;
     /// Returns when something about the topic is newer than what the caller knows; spurious returns are allowed.
     async fn follow(&self, topic: Topic, after: u64) -> Result<(), StoreError>;
+    /// Writes a consistent copy of everything, as of one moment, to a new file; writers go on meanwhile.
+    async fn copy(&self, to: std::path::PathBuf) -> Result<(), StoreError>;
     /// Becomes the owner: every earlier owner's commits are refused from now on. Gives the new shard epoch.
     async fn lease(&self, holder: &str) -> Result<u64, StoreError>;
 }
@@ -156,6 +158,8 @@ pub enum Write {
     Query(Box<QueryRow>),
     Log(LogRow),
     File(FileRow),
+    /// What this installation is called from now on.
+    Installation(String),
 }
 
 #[derive(Debug, Clone)]
@@ -438,6 +442,8 @@ pub enum Query {
     },
     Logs(AttemptId),
     Files(RunId),
+    /// What this installation is called; nothing before it was given a name.
+    Installation,
     /// Everything of a table of `system.*`, as rows of JSON values.
     System(SystemTable),
 }
@@ -503,6 +509,7 @@ pub enum Answer {
     AdHoc(Box<QueryRow>),
     Logs(Vec<LogRow>),
     Files(Vec<FileRow>),
+    Installation(String),
     Rows(Vec<Vec<Value>>),
 }
 

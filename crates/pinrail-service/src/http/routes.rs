@@ -66,6 +66,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/attempts/{id}/log", get(log))
         .route("/tokens", get(tokens).post(create_token))
         .route("/tokens/{id}/revoke", post(revoke_token))
+        .merge(super::backup::routes())
+        .merge(super::secrets::routes())
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .merge(blobs);
     Router::new()
@@ -92,7 +94,7 @@ async fn ready(State(app): Shared) -> Result<&'static str, Problem> {
     Ok("ready\n")
 }
 
-fn project(text: &str) -> Result<ProjectName, Problem> {
+pub(super) fn project(text: &str) -> Result<ProjectName, Problem> {
     text.parse().map_err(|_| crate::tokens::project_not_found(&text.chars().take(80).collect::<String>()))
 }
 

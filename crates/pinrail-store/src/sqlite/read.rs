@@ -276,6 +276,11 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             },
         )?),
         Query::Files(run) => Answer::Files(files(connection, run)?),
+        Query::Installation => {
+            let found: Option<String> =
+                one(connection, "select value from meta where key = 'installation'", [], |row| row.get(0))?;
+            found.map_or(Answer::Nothing, Answer::Installation)
+        }
         Query::System(table) => Answer::Rows(system(connection, who, table)?),
     })
 }

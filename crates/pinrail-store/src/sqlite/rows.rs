@@ -125,8 +125,17 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 row.size.cast_signed()
             ],
         )?,
+        Write::Installation(name) => installation(connection, name)?,
     }
     Ok(Ok(()))
+}
+
+pub(super) fn installation(connection: &Connection, name: &str) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "insert into meta (key, value) values ('installation', ?1) on conflict (key) do update set value = excluded.value",
+        params![name],
+    )
 }
 
 fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {

@@ -10,6 +10,9 @@ use crate::client::{Client, Place};
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell, human, seconds, table};
 
+/// How much of an output is shown to people; `--json` has all of it.
+const WIDEST_OUTPUT: usize = 100;
+
 /// The run that a reference means.
 pub fn find(place: &Place, client: &Client, reference: &str) -> Result<Value, Failure> {
     let project = place.project().ok().map(|project| format!("&project={}", project.name)).unwrap_or_default();
@@ -84,6 +87,10 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
         output.say(&line);
         for task in run["tasks"].as_array().into_iter().flatten() {
             output.say(&task_line(output, task));
+            for (name, value) in task["outputs"].as_object().into_iter().flatten() {
+                let text: String = value.to_string().chars().take(WIDEST_OUTPUT).collect();
+                output.say(&output.dim(&format!("      {name} = {text}")));
+            }
         }
     }
     output.document(&run);

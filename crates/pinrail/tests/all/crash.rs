@@ -51,7 +51,7 @@ tables = {
 workflow = {
     template(name='a', class_='jobs.a.A'): [],
     template(name='b', class_='jobs.a.B'): ['a'],
-    template(name='c', shell='true'): ['b'],
+    template(name='c', shell='test $KEY = a-secret', secret_env={'KEY': 'key'}): ['b'],
     **TABLES
 }
 ";
@@ -92,6 +92,8 @@ class More:
         seen(ctx, 'complete')
 ";
 
+/// What job c must find; read from standard input by the one command that sets it.
+const SECRET: &str = "a-secret";
 const LOAD: &str = "-- writes: raw.events append\nselect {{ ds }} as day, n from (values (1), (2), (3)) as v(n)";
 const DAILY: &str = "-- writes: marts.daily partition (day = {{ ds }})
 select count(*) as n, sum(n) as total from raw.events where day = {{ ds }}";
@@ -160,7 +162,7 @@ fn tell(project: &Project, die_at: Option<&str>, steps: Option<&Path>) -> Value 
     let mut retry = |arguments: &[&str]| {
         for _ in 0..20 {
             live();
-            let ran = project.run(arguments);
+            let ran = project.run_with(arguments, SECRET);
             if ran.code == Some(0) {
                 return ran.json();
             }
@@ -168,6 +170,7 @@ fn tell(project: &Project, die_at: Option<&str>, steps: Option<&Path>) -> Value 
         panic!("{arguments:?} never succeeds");
     };
     retry(&["deploy", "--json"]);
+    retry(&["secret", "set", "key", "--json"]);
     if cfg!(feature = "lake") {
         retry(&["sql", "--json", "create table if not exists adhoc.t as select 1 as n"]);
     }
@@ -368,6 +371,7 @@ fn deaths_at_random_times_lose_nothing_and_double_nothing() {
     let project = story(&counter);
     let server = project.up();
     assert_eq!(project.run(&["deploy"]).code, Some(0));
+    assert_eq!(project.run_with(&["secret", "set", "key"], SECRET).code, Some(0));
     server.kill();
     for kill in 0..kills {
         let server = project.up();

@@ -1,9 +1,12 @@
 //! The real binary, from outside: command line, API, processes, crashes.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod crash;
+mod inside;
 mod phases;
 mod processes;
+mod secrets;
 mod seed;
 mod service;
 #[cfg(feature = "lake")]

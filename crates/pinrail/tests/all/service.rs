@@ -171,7 +171,7 @@ fn definition_errors_are_shown_at_their_place() {
 }
 
 /// A request as a script makes it.
-fn request(project: &Project, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> (u16, Value) {
+pub fn request(project: &Project, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> (u16, Value) {
     let live: Value =
         serde_json::from_str(&std::fs::read_to_string(project.state().join("server.json")).unwrap()).unwrap();
     let mut command = std::process::Command::new("curl");

@@ -83,6 +83,15 @@ impl Project {
         self.command(arguments).output().unwrap().into()
     }
 
+    /// A command that is given something on its standard input.
+    pub fn run_with(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = self.command(arguments);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // One that does not read to the end closes its side, which is for it to answer for.
+        let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes());
+        child.wait_with_output().unwrap().into()
+    }
+
     /// A server in the background, on a free port; killed when it is dropped.
     pub fn up(&self) -> Server {
         self.up_with(&[])
