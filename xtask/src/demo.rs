@@ -463,7 +463,7 @@ fn expect_output(command: &mut Command) -> Result<Output> {
 }
 
 /// Copies what a version of the project would hold: neither state nor data nor what Python leaves behind.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;

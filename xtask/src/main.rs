@@ -1,6 +1,7 @@
 //! The project's own tasks: `cargo xtask test`, and its parts.
 
 mod api;
+mod bench;
 mod checks;
 mod demo;
 mod python;
@@ -20,6 +21,8 @@ cargo xtask demo      the main story over real data, every cell compared
 cargo xtask test      everything that is checked before a change lands
 cargo xtask lint      formatting, lints, layers, licences
 cargo xtask python    the SDK's tests and its strict type check
+cargo xtask bench core
+                      the promised figures on this machine, from a release build, beside Luigi
 cargo xtask crash [--kills N] [--seed S]
                       kills the server at random times (200 unless told otherwise) and looks at what is left
 ";
@@ -46,6 +49,7 @@ fn obey(words: &[&str]) -> Result<()> {
             Step::new("build").run(cargo(&["build", "--workspace"]))?;
             python::test(&venv)
         }
+        ["bench", options @ ..] => bench::bench(options),
         ["crash", options @ ..] => crash(options),
         [] | ["--help" | "help"] => {
             print!("{HELP}");

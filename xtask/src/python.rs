@@ -10,20 +10,25 @@ use crate::run::{Step, root};
 /// What the tests need of the package index, pinned. `basedpyright` carries its own runtime.
 const PACKAGES: &[&str] = &["pytest==9.2.0", "basedpyright==1.40.2", "pyiceberg[pyarrow]==0.12.0"];
 
-/// The virtual environment of the tests, made when it is missing or made for other packages.
+/// The virtual environment of the tests.
 pub fn venv() -> Result<PathBuf> {
-    let venv = root().join("target/test-venv");
+    venv_of("target/test-venv", PACKAGES)
+}
+
+/// A virtual environment below the repository, made when it is missing or made for other packages.
+pub fn venv_of(folder: &str, packages: &[&str]) -> Result<PathBuf> {
+    let venv = root().join(folder);
     let stamp = venv.join("packages");
-    let wanted = PACKAGES.join("\n");
+    let wanted = packages.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(venv);
     }
-    println!("xtask: installing for the tests, into target/test-venv: {}", PACKAGES.join(", "));
+    println!("xtask: installing into {folder}: {}", packages.join(", "));
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(&venv);
     Step::new("virtual environment").run(make)?;
     let mut install = Command::new(venv.join("bin/python"));
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
     Step::new("packages").run(install)?;
     std::fs::write(stamp, wanted)?;
     Ok(venv)
