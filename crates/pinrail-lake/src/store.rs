@@ -136,7 +136,8 @@ impl Store {
     }
 
     fn io(&self, batch: Option<Arc<Batch>>) -> FileIO {
-        let storage = LakeStorage { inner: Some(Inner { root: self.root.clone(), former: self.former.clone(), batch }) };
+        let storage =
+            LakeStorage { inner: Some(Inner { root: self.root.clone(), former: self.former.clone(), batch }) };
         FileIOBuilder::new(Arc::new(LakeStorageFactory { storage })).build()
     }
 }
