@@ -229,6 +229,8 @@ CREATE INDEX commands_open on commands (seq) where reply is null;
 
 CREATE INDEX counters_run on counters (run);
 
+CREATE INDEX runs_bundle on runs (bundle);
+
 CREATE INDEX runs_interval on runs (project, workflow, interval_start, id);
 
 CREATE INDEX runs_project on runs (project, id);
@@ -236,5 +238,7 @@ CREATE INDEX runs_project on runs (project, id);
 CREATE INDEX runs_unfinished on runs (id) where finished = 0;
 
 CREATE UNIQUE INDEX runs_unique_key on runs (unique_key) where unique_key is not null;
+
+CREATE INDEX tasks_retried_bundle on tasks (bundle) where generation > 1;
 
 CREATE INDEX versions_active on versions (project, workflow) where active = 1;

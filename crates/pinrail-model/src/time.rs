@@ -27,6 +27,11 @@ impl Micros {
         Self(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    #[must_use]
+    pub fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// How long after `earlier`; nothing if it is before it (wall clocks jump).
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -33,6 +33,7 @@ use crate::compile::{Compiled, Compiler};
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
 use crate::project::Project;
+use crate::retention::compiled_file;
 use crate::tokens::{Principal, Role, digest, make, project_not_found};
 
 /// How long a caller waits for the owner to take a command.
@@ -260,6 +261,8 @@ impl App {
     ) -> Result<(Sha, Vec<Sha>), Problem> {
         principal.may(Role::Operator, project)?;
         check(&manifest).map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
+        // What is not missing now must not be deleted before the bundle is known.
+        let _held = self.bundles.hold().await;
         let missing = self.bundles.missing(&manifest);
         let bundle = sha(&manifest);
         if missing.is_empty() {
@@ -286,6 +289,7 @@ impl App {
     ) -> Result<(), Problem> {
         principal.may(Role::Operator, project)?;
         let bundles = self.bundles.clone();
+        let _held = self.bundles.hold().await;
         let put = tokio::task::spawn_blocking(move || {
             if Sha::of(&bytes) != wanted {
                 return Err(Problem::new(
@@ -305,6 +309,7 @@ impl App {
             return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
         };
         let bundles = self.bundles.clone();
+        let _held = self.bundles.hold().await;
         let unpacked = tokio::task::spawn_blocking(move || bundles.unpack(&row.manifest)).await;
         let root = unpacked
             .map_err(|e| Problem::new("internal", e.to_string()))?
@@ -325,7 +330,8 @@ impl App {
         bundle: Sha,
     ) -> Result<Compiled, Problem> {
         principal.may(Role::Operator, project)?;
-        let kept = self.state.join("compiled").join(format!("{project}-{bundle}.json"));
+        let _held = self.bundles.hold().await;
+        let kept = compiled_file(&self.state, project, bundle);
         if let Some(compiled) = std::fs::read(&kept).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             return Ok(compiled);
         }
@@ -379,6 +385,8 @@ impl App {
         dry_run: bool,
     ) -> Result<Deployed, Problem> {
         principal.may(Role::Developer, project)?;
+        // An old bundle must not be forgotten before it is named.
+        let _held = self.bundles.hold().await;
         let compiled = self.compile(principal, project, bundle).await?;
         if compiled.errors() > 0 {
             let detail = format!("{} definition errors; nothing was deployed", compiled.errors());
@@ -432,6 +440,8 @@ impl App {
         key: Option<String>,
     ) -> Result<StoredRun, Problem> {
         principal.may(Role::Operator, project)?;
+        // An old bundle must not be forgotten before the run names it.
+        let _held = self.bundles.hold().await;
         let (document, version, bundle) = self.code_of(principal, project, &request).await?;
         let executors = executors(&document, &request)?;
         let params = params(&document, &request.params)?;
@@ -695,6 +705,7 @@ impl App {
         let stored = self.run(principal, id).await?;
         let project = &stored.run.project;
         principal.may(Role::Operator, project)?;
+        let _held = self.bundles.hold().await;
         let code = match bundle {
             None => None,
             Some(bundle) => {

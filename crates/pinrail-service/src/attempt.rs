@@ -535,7 +535,9 @@ impl OneWork {
             _ => return Err(Evidence::new(format!("bundle {} is not known", self.ticket.bundle.short()))),
         };
         let bundles = parts.bundles.clone();
-        let root = tokio::task::spawn_blocking(move || bundles.unpack(&manifest)).await;
+        let _held = bundles.hold().await;
+        let unpacks = bundles.clone();
+        let root = tokio::task::spawn_blocking(move || unpacks.unpack(&manifest)).await;
         let root = root
             .map_err(|e| Evidence::new(e.to_string()))?
             .map_err(|e| Evidence::new(e.to_string()).remedy(e.hint()))?;

@@ -8,12 +8,14 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use pinrail_model::document::Sha;
 use pinrail_model::seam::store::BundleFile;
 use pinrail_model::step;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use pinrail_model::time::Clock;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::project::{Project, is_inside};
 
@@ -162,18 +164,19 @@ pub fn check(manifest: &Manifest) -> Result<(), BundleError> {
 }
 
 /// Blobs and unpacked bundles below the state folder.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Bundles {
     blobs: PathBuf,
     unpacked: PathBuf,
+    clock: Arc<dyn Clock>,
     /// Held for reading while files must stay, for writing while what nobody needs is deleted.
     keeping: Arc<RwLock<()>>,
 }
 
 impl Bundles {
     #[must_use]
-    pub fn new(state: &Path) -> Self {
-        Self { blobs: state.join("blobs"), unpacked: state.join("bundles"), keeping: Arc::default() }
+    pub fn new(state: &Path, clock: Arc<dyn Clock>) -> Self {
+        Self { blobs: state.join("blobs"), unpacked: state.join("bundles"), clock, keeping: Arc::default() }
     }
 
     /// As long as this is held, no file of the state folder that somebody may need is deleted.
@@ -181,18 +184,40 @@ impl Bundles {
         Arc::clone(&self.keeping).read_owned().await
     }
 
+    /// Held while files are deleted; none while somebody needs them to stay. Never waited for, so that nobody who holds
+    /// them has to wait in turn.
+    pub(crate) fn sweep(&self) -> Option<OwnedRwLockWriteGuard<()>> {
+        Arc::clone(&self.keeping).try_write_owned().ok()
+    }
+
+    /// Notes that a file or folder is in use: retention goes by that. What cannot be noted counts as unused, no more.
+    fn touch(&self, path: &Path) -> std::io::Result<()> {
+        let now = u64::try_from(self.clock.now().wall.0).unwrap_or(0);
+        File::open(path)?.set_modified(UNIX_EPOCH + Duration::from_micros(now))
+    }
+
+    /// Where blobs lie, in folders by their first two letters.
+    pub(crate) fn blobs(&self) -> &Path {
+        &self.blobs
+    }
+
+    /// Where bundles lie unpacked, each in a folder named as its digest.
+    pub(crate) fn unpacked(&self) -> &Path {
+        &self.unpacked
+    }
+
     fn blob(&self, sha: Sha) -> PathBuf {
         let text = sha.to_string();
         self.blobs.join(&text[..2]).join(text)
     }
 
-    /// The digests of a manifest that are not here yet.
+    /// The digests of a manifest that are not here yet. Those that are here count as used.
     #[must_use]
     pub fn missing(&self, manifest: &Manifest) -> Vec<Sha> {
         let mut missing: Vec<Sha> = manifest.values().map(|file| file.sha).collect();
         missing.sort_unstable();
         missing.dedup();
-        missing.retain(|sha| !self.blob(*sha).is_file());
+        missing.retain(|sha| self.touch(&self.blob(*sha)).is_err());
         missing
     }
 
@@ -203,7 +228,7 @@ impl Bundles {
     pub fn put(&self, bytes: &[u8]) -> Result<Sha, BundleError> {
         let sha = Sha::of(bytes);
         let path = self.blob(sha);
-        if path.is_file() {
+        if self.touch(&path).is_ok() {
             return Ok(sha);
         }
         let folder = path.parent().unwrap_or(&self.blobs);
@@ -211,6 +236,7 @@ impl Bundles {
         let temporary = path.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
         let mut file = File::create(&temporary).map_err(io(&temporary))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
+        self.touch(&temporary).map_err(io(&temporary))?;
         step!("blob.before-rename");
         fs::rename(&temporary, &path).map_err(io(&path))?;
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))?;
@@ -236,7 +262,7 @@ impl Bundles {
     pub fn unpack(&self, manifest: &Manifest) -> Result<PathBuf, BundleError> {
         check(manifest)?;
         let target = self.unpacked.join(sha(manifest).to_string());
-        if target.is_dir() {
+        if self.touch(&target).is_ok() {
             return Ok(target);
         }
         let temporary = target.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
@@ -252,6 +278,7 @@ impl Bundles {
             let mode = if file.executable { 0o755 } else { 0o644 };
             fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(io(&path))?;
         }
+        self.touch(&temporary).map_err(io(&temporary))?;
         match fs::rename(&temporary, &target) {
             Ok(()) => Ok(target),
             // Somebody else unpacked the same bundle at the same time.

@@ -25,6 +25,9 @@ use crate::secrets::{declared, set_again};
 /// Rows that a job gets from one `ctx.sql`. More belongs into a table.
 const MOST_ROWS: u64 = 1_000_000;
 
+/// The largest file for people: it is held in memory on its way, and larger ones belong into a table.
+const LARGEST_FILE: u64 = 256 << 20;
+
 /// The sink of one piece of work.
 pub(crate) struct Sink {
     work: Arc<OneWork>,
@@ -231,7 +234,7 @@ impl Sink {
         }
     }
 
-    fn save(&self, name: &str, path: &Path) -> Result<Value, RequestError> {
+    async fn save(&self, name: &str, path: &Path) -> Result<Value, RequestError> {
         let refused = |message: String| RequestError { code: "save-refused".to_owned(), message, hint: None };
         let scratch = self.work.attempts.parts.state.join("scratch").join(self.work.ticket.attempt.id.to_string());
         let real = path.canonicalize().map_err(|e| refused(format!("\"{}\" cannot be read: {e}", path.display())))?;
@@ -245,8 +248,18 @@ impl Sink {
         if self.work.live.revealed().masks.hides(name) {
             return Err(refused("the file's name holds the value of a secret".to_owned()));
         }
-        let bytes = std::fs::read(&real).map_err(|e| refused(e.to_string()))?;
-        let sha = self.work.attempts.parts.bundles.put(&bytes).map_err(|e| refused(e.to_string()))?;
+        let bundles = self.work.attempts.parts.bundles.clone();
+        // Until the row that names it is on its way.
+        let _held = bundles.hold().await;
+        let kept = tokio::task::spawn_blocking(move || {
+            let size = std::fs::metadata(&real).map_err(|e| e.to_string())?.len();
+            if size > LARGEST_FILE {
+                return Err(format!("the file has {} MiB; at most {} MiB are kept", size >> 20, LARGEST_FILE >> 20));
+            }
+            let bytes = std::fs::read(&real).map_err(|e| e.to_string())?;
+            Ok((bundles.put(&bytes).map_err(|e| e.to_string())?, bytes.len() as u64))
+        });
+        let (sha, size) = kept.await.map_err(|e| refused(e.to_string()))?.map_err(refused)?;
         let ticket = &self.work.ticket;
         self.work.owner.tell(Input::Behind(vec![Write::File(FileRow {
             run: ticket.run,
@@ -254,7 +267,7 @@ impl Sink {
             job: ticket.job.name.clone(),
             name: name.to_owned(),
             sha,
-            size: bytes.len() as u64,
+            size,
         })]));
         Ok(json!({"url": format!("/api/v1/runs/{}/files/{}/{name}", ticket.run, ticket.job.name)}))
     }
@@ -391,7 +404,7 @@ impl AttemptSink for Sink {
                     hint: None,
                 })
             }
-            Request::Save { name, path } => self.save(&name, &path),
+            Request::Save { name, path } => self.save(&name, &path).await,
             Request::Secret { name } => self.secret(&name),
             Request::Output { .. } => Ok(Value::Null),
         }

@@ -3,6 +3,7 @@
 //! The two largest costs of a transition are the `fdatasync` of the commit, shared by all that wait at that moment, and
 //! the encoding of the task's and attempt's JSON.
 
+mod forget;
 mod migrate;
 mod pointers;
 mod read;
@@ -17,8 +18,9 @@ use async_trait::async_trait;
 use pinrail_model::document::Sha;
 use pinrail_model::ids::TransitionId;
 use pinrail_model::seam::store::{
-    Answer, Command, Durability, Load, Query, Reply, Store, StoreError, StoredRun, Topic, Transition, Who,
+    Answer, Command, Durability, Forget, Load, Query, Reply, Store, StoreError, StoredRun, Topic, Transition, Who,
 };
+use pinrail_model::time::Micros;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tokio::sync::{broadcast, oneshot};
 
@@ -210,6 +212,14 @@ impl Store for SqliteStore {
             }
         })
         .await
+    }
+
+    async fn forget(&self, what: Forget, before: Micros, most: u32) -> Result<u64, StoreError> {
+        let runs = self.reading(move |connection| forget::find(connection, what, before, most)).await?;
+        if runs.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(0);
+        }
+        self.ordered(|answer| Order::Forget { what, before, most, runs, answer }).await?
     }
 
     async fn lease(&self, holder: &str) -> Result<u64, StoreError> {

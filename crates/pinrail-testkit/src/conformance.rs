@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pinrail_model::document::{Document, ExecutorKind, Sha};
-use pinrail_model::ids::{AttemptId, CommandId, RunId, SessionId, TableId, TransitionId};
+use pinrail_model::ids::{AttemptId, CommandId, RunId, SessionId, TableId, TokenId, TransitionId};
 use pinrail_model::names::{ProjectName, TableRef};
-use pinrail_model::run::{Cause, Class, Effects, Event, Graph, Run, apply};
+use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, Run, apply};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
-    Answer, AttemptRow, Command, CommandKind, Durability, Load, Publication, Query, Reply, RunRow, Store, TaskRow,
-    Transition, VersionRow, Who, Write,
+    Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow, FileRow, Forget,
+    IdempotencyRow, Load, Publication, Query, Reply, RunRow, Store, TaskRow, TokenRow, Transition, VersionRow, Who,
+    Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -31,6 +32,10 @@ where
     a_former_attempt_may_not_stage(fresh().await.as_ref()).await;
     what_is_behind_becomes_durable_in_order(fresh().await.as_ref()).await;
     a_reader_of_one_project_sees_no_other(fresh().await.as_ref()).await;
+    what_belongs_to_old_runs_is_forgotten_in_slices(fresh().await.as_ref()).await;
+    what_belongs_to_no_run_is_forgotten_by_age(fresh().await.as_ref()).await;
+    a_bundle_is_dropped_when_nothing_names_it(fresh().await.as_ref()).await;
+    an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
 }
 
 fn project() -> ProjectName {
@@ -287,4 +292,240 @@ async fn a_reader_of_one_project_sees_no_other(store: &dyn Store) {
     let Answer::Runs(found) = store.read(&who, list).await.expect("an answer") else { panic!("not runs") };
     assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), [mine.id]);
     assert!(matches!(store.read(&who, Query::Run(theirs.id)).await, Ok(Answer::Nothing)));
+}
+
+/// A run made and ended at second `n`, with two lines of history, a counter and a file.
+fn ended(n: u64) -> (Run, Transition) {
+    let (mut run, attempt) = claimed(u128::from(n), &project());
+    run.id = RunId::from_parts(n * 1000, u128::from(n));
+    run.ended_at = Some(Micros(n as i64 * 1_000_000));
+    for task in &mut run.tasks {
+        Arc::make_mut(task).position = Position::Done;
+        Arc::make_mut(task).ending = Some(Ending::Succeeded);
+    }
+    let mut writes = rows(&run, None);
+    let (name, unit) = ("rows".to_owned(), None);
+    writes.push(Write::Counters(vec![CounterRow {
+        attempt,
+        run: run.id,
+        group: "user".to_owned(),
+        name,
+        value: 1.0,
+        unit,
+    }]));
+    let job = run.tasks[0].job.clone();
+    writes.push(Write::File(FileRow {
+        run: run.id,
+        attempt,
+        job,
+        name: "f".to_owned(),
+        sha: Sha::of(&n.to_le_bytes()),
+        size: 8,
+    }));
+    let event = |seq| EventRow { run: run.id, seq, at: Micros(0), kind: "k".to_owned(), job: None, data: json!({}) };
+    let events = vec![event(1), event(2)];
+    let transition = Transition { events, ..Transition::new(id(u128::from(n)), writes) };
+    (run, transition)
+}
+
+/// How much of a run is left: lines of history, counters, files, and whether it is there at all.
+async fn left(store: &dyn Store, run: &Run) -> (usize, usize, usize, bool) {
+    let who = Who::default();
+    let Ok(Answer::Events(events)) = store.read(&who, Query::Events { run: run.id, after: 0, limit: 9 }).await else {
+        panic!("not events")
+    };
+    let Ok(Answer::Counters(counters)) = store.read(&who, Query::Counters { run: run.id }).await else {
+        panic!("not counters")
+    };
+    let Ok(Answer::Files(files)) = store.read(&who, Query::Files(run.id)).await else { panic!("not files") };
+    let there = !store.load(Load::One(run.id)).await.expect("runs").is_empty();
+    (events.len(), counters.len(), files.len(), there)
+}
+
+async fn what_belongs_to_old_runs_is_forgotten_in_slices(store: &dyn Store) {
+    let (one, two, recent) = (ended(1), ended(2), ended(50));
+    // Old, but it goes on: nothing of it is forgotten.
+    let mut unfinished = new_run(3, &project());
+    unfinished.id = RunId::from_parts(1000, 3);
+    for transition in [one.1, two.1, recent.1, Transition::new(id(9), rows(&unfinished, None))] {
+        assert_eq!(commit(store, transition).await, Reply::Committed);
+    }
+    let (one, two, recent) = (one.0, two.0, recent.0);
+    let before = Micros(10_000_000);
+    let forget = async |what, most| store.forget(what, before, most).await.expect("forgotten");
+    assert_eq!(forget(Forget::Events, 1).await, 1);
+    assert_eq!((left(store, &one).await.0, left(store, &two).await.0), (1, 2), "a slice at a time, the oldest first");
+    assert_eq!((forget(Forget::Events, 9).await, forget(Forget::Events, 9).await), (1, 0));
+    let Ok(Answer::Events(events)) =
+        store.read(&Who::default(), Query::Events { run: one.id, after: 0, limit: 9 }).await
+    else {
+        panic!("not events")
+    };
+    assert_eq!(events[0].seq, 2, "the numbering goes on from the last line");
+    assert_eq!((forget(Forget::Counters, 9).await, forget(Forget::Counters, 9).await), (2, 0));
+    assert_eq!((forget(Forget::Files, 9).await, forget(Forget::Files, 9).await), (2, 0));
+    assert_eq!(left(store, &two).await, (1, 0, 0, true));
+    assert_eq!(left(store, &recent).await, (2, 1, 1, true));
+    assert_eq!(
+        (forget(Forget::Runs, 1).await, forget(Forget::Runs, 9).await, forget(Forget::Runs, 9).await),
+        (1, 1, 0)
+    );
+    assert_eq!(left(store, &one).await, (0, 0, 0, false));
+    assert_eq!(left(store, &recent).await, (2, 1, 1, true));
+    assert_eq!(store.load(Load::Unfinished).await.expect("runs").len(), 1);
+}
+
+async fn what_belongs_to_no_run_is_forgotten_by_age(store: &dyn Store) {
+    let at = |second: i64| Micros(second * 1_000_000);
+    let command = |second: u64| Command {
+        id: CommandId::from_parts(second * 1000, u128::from(second)),
+        by: "anna".to_owned(),
+        at: at(second as i64),
+        kind: CommandKind::Stop { run: RunId::from_parts(1, 1), job: None, reason: None },
+    };
+    store.send(vec![command(1), command(2), command(50)]).await.expect("sent");
+    let token = |n: u128, expires_at, revoked_at| TokenRow {
+        id: TokenId::from_parts(1, n),
+        name: "t".to_owned(),
+        hash: Sha::of(&n.to_le_bytes()),
+        project: None,
+        role: "viewer".to_owned(),
+        created_at: at(0),
+        expires_at,
+        revoked_at,
+    };
+    let stored = |key: &str, second| IdempotencyRow {
+        principal: "anna".to_owned(),
+        key: key.to_owned(),
+        request: sha(),
+        status: 201,
+        body: "{}".to_owned(),
+        at: at(second),
+    };
+    let writes = vec![
+        Write::CommandReply { command: command(1).id, reply: json!({"ok": 1}) },
+        Write::CommandReply { command: command(50).id, reply: json!({"ok": 1}) },
+        Write::Token(token(1, Some(at(5)), None)),
+        Write::Token(token(2, None, Some(at(5)))),
+        Write::Token(token(3, None, None)),
+        Write::Token(token(4, Some(at(50)), None)),
+        Write::Idempotency(stored("old", 5)),
+        Write::Idempotency(stored("new", 50)),
+    ];
+    assert_eq!(commit(store, Transition::new(id(1), writes)).await, Reply::Committed);
+    let forget = async |what| store.forget(what, at(10), 9).await.expect("forgotten");
+    assert_eq!((forget(Forget::Commands).await, forget(Forget::Commands).await), (1, 0));
+    let replied = async |second| {
+        let answer = store.read(&Who::default(), Query::CommandReply(command(second).id)).await.expect("an answer");
+        matches!(answer, Answer::Reply(_))
+    };
+    assert!(!replied(1).await && replied(50).await);
+    assert_eq!(store.take(0).await.expect("commands").len(), 1, "what was not answered stays");
+    assert_eq!((forget(Forget::Tokens).await, forget(Forget::Tokens).await), (2, 0));
+    let Ok(Answer::Tokens(tokens)) = store.read(&Who::default(), Query::Tokens).await else { panic!("not tokens") };
+    assert_eq!(tokens.iter().map(|row| row.id).collect::<Vec<_>>(), [token(3, None, None).id, token(4, None, None).id]);
+    assert_eq!((forget(Forget::Idempotency).await, forget(Forget::Idempotency).await), (1, 0));
+    let kept = async |key: &str| {
+        let query = Query::Idempotency { principal: "anna".to_owned(), key: key.to_owned() };
+        matches!(store.read(&Who::default(), query).await, Ok(Answer::Idempotency(_)))
+    };
+    assert!(!kept("old").await && kept("new").await);
+    // A publication is what leaves the answer to a transition behind.
+    let (run, attempt) = claimed(1, &project());
+    assert_eq!(commit(store, Transition::new(id(2), rows(&run, None))).await, Reply::Committed);
+    let publication = |generation| Publication {
+        project: project(),
+        attempt,
+        run: run.id,
+        job: run.tasks[0].job.clone(),
+        instance: String::new(),
+        generation,
+        at: Micros(1),
+        swaps: Vec::new(),
+    };
+    let (old, new) = (TransitionId::from_parts(5000, 1), TransitionId::from_parts(50_000, 1));
+    for (id, generation) in [(old, 1), (new, 2)] {
+        let publish = Transition { publications: vec![publication(generation)], ..Transition::new(id, Vec::new()) };
+        assert_eq!(commit(store, publish).await, Reply::Committed);
+    }
+    assert_eq!((forget(Forget::Transitions).await, forget(Forget::Transitions).await), (1, 0));
+    assert_eq!(store.resolve(old).await.expect("an answer"), None);
+    assert_eq!(store.resolve(new).await.expect("an answer"), Some(Reply::Committed));
+}
+
+async fn a_bundle_is_dropped_when_nothing_names_it(store: &dyn Store) {
+    let bundle = |name: &str, at| {
+        let file = BundleFile { sha: Sha::of(name.as_bytes()), size: 1, executable: false };
+        let manifest = BTreeMap::from([("a.py".to_owned(), file)]);
+        BundleRow {
+            project: project(),
+            sha: Sha::of(format!("bundle {name}").as_bytes()),
+            manifest,
+            created_at: Micros(at),
+        }
+    };
+    let version = |name: &str| VersionRow {
+        project: project(),
+        workflow: "w".parse().expect("a name"),
+        version: sha(),
+        bundle: bundle(name, 0).sha,
+        document: document(),
+        created_at: Micros(0),
+    };
+    let mut run = new_run(1, &project());
+    run.bundle = bundle("run", 0).sha;
+    // Retried with other code, which only its task names.
+    Arc::make_mut(&mut run.tasks[0]).bundle = bundle("retried", 0).sha;
+    Arc::make_mut(&mut run.tasks[0]).generation = 2;
+    let mut writes = rows(&run, None);
+    for name in ["idle", "again", "active", "run", "retried"] {
+        writes.push(Write::Bundle(bundle(name, 1)));
+        writes.push(Write::Version(version(name)));
+    }
+    // Announced again: as recent as that.
+    writes.push(Write::Bundle(bundle("again", 20)));
+    writes.push(Write::Bundle(bundle("again", 2)));
+    let active = BTreeMap::from([("w".parse().expect("a name"), sha())]);
+    writes.push(Write::Activate {
+        project: project(),
+        bundle: bundle("active", 0).sha,
+        versions: active,
+        at: Micros(0),
+    });
+    assert_eq!(commit(store, Transition::new(id(1), writes)).await, Reply::Committed);
+    let before = Micros(10);
+    let idle = async || match store.read(&Who::default(), Query::IdleBundles { before }).await {
+        Ok(Answer::Bundles(found)) => found,
+        other => panic!("{other:?}"),
+    };
+    let blobs = async || match store.read(&Who::default(), Query::Blobs).await {
+        Ok(Answer::Blobs(found)) => found,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(idle().await, [(project(), bundle("idle", 0).sha)]);
+    assert_eq!(blobs().await.len(), 5);
+    let drop_all = ["idle", "again", "active", "run", "retried"].map(|name| Write::DropBundle {
+        project: project(),
+        sha: bundle(name, 0).sha,
+        before,
+    });
+    assert_eq!(commit(store, Transition::new(id(2), drop_all.to_vec())).await, Reply::Committed);
+    assert!(idle().await.is_empty());
+    let left = blobs().await;
+    assert_eq!((left.len(), left.contains(&Sha::of(b"idle"))), (4, false), "only what is idle goes");
+    let who = Who::default();
+    for (name, there) in [("idle", false), ("again", true), ("active", true), ("run", true), ("retried", true)] {
+        let found = store.read(&who, Query::Bundle { project: project(), sha: bundle(name, 0).sha }).await;
+        assert_eq!(matches!(found, Ok(Answer::Bundle(_))), there, "{name}");
+    }
+}
+
+async fn an_installation_keeps_its_name_until_it_gets_another(store: &dyn Store) {
+    assert!(matches!(store.read(&Who::default(), Query::Installation).await, Ok(Answer::Nothing)));
+    for (n, name) in [(1, "first"), (2, "second")] {
+        let named = Transition::new(id(n), vec![Write::Installation(name.to_owned())]);
+        assert_eq!(commit(store, named).await, Reply::Committed);
+        let found = store.read(&Who::default(), Query::Installation).await;
+        assert!(matches!(found, Ok(Answer::Installation(found)) if found == name));
+    }
 }

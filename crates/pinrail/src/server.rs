@@ -23,6 +23,7 @@ use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
 use pinrail_service::http::serve;
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
+use pinrail_service::retention::{Keep, Retention};
 use pinrail_service::system::{SystemClock, SystemIds, installation};
 use pinrail_service::vault::Vault;
 use pinrail_store::SqliteStore;
@@ -92,6 +93,14 @@ impl Server {
                 slots: wanted.slots.unwrap_or_else(default_slots),
                 only: wanted.embedded.then(Default::default),
             };
+            let retention = Retention {
+                store: Arc::clone(&store),
+                clock: Arc::clone(&parts.clock),
+                ids: Arc::clone(&parts.ids),
+                bundles: attempts.parts.bundles.clone(),
+                state: state.folder.clone(),
+                keep: Keep::default(),
+            };
             let app = Arc::new(App {
                 store,
                 clock: Arc::clone(&parts.clock),
@@ -113,6 +122,7 @@ impl Server {
             let url = format!("http://{}", listener.local_addr()?);
             // The API opens only when everything unfinished has been taken over.
             owner::start(owner_parts, attempts, handle.clone(), inputs).await.map_err(|e| failed(&e))?;
+            tokio::spawn(retention.work(!wanted.embedded));
             tokio::spawn(async move {
                 if let Err(error) = serve(listener, app).await {
                     tracing::error!(%error, "the API stops");
@@ -225,7 +235,7 @@ impl Parts {
             state: state.to_owned(),
             store: Arc::clone(store),
             clock: Arc::clone(&self.clock),
-            bundles: Bundles::new(state),
+            bundles: Bundles::new(state, Arc::clone(&self.clock)),
             executors: HashMap::from([(ExecutorKind::Python, python), (ExecutorKind::Shell, shell)]),
             engine: engine.clone(),
             catalog: catalog.clone(),

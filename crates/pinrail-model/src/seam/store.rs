@@ -37,6 +37,8 @@ pub trait Store: Pointers {
     async fn follow(&self, topic: Topic, after: u64) -> Result<(), StoreError>;
     /// Writes a consistent copy of everything, as of one moment, to a new file; writers go on meanwhile.
     async fn copy(&self, to: std::path::PathBuf) -> Result<(), StoreError>;
+    /// Forgets what is older than a time, `most` runs or rows at once; gives how many. Asked again, it goes on from there.
+    async fn forget(&self, what: Forget, before: Micros, most: u32) -> Result<u64, StoreError>;
     /// Becomes the owner: every earlier owner's commits are refused from now on. Gives the new shard epoch.
     async fn lease(&self, holder: &str) -> Result<u64, StoreError>;
 }
@@ -55,6 +57,40 @@ pub enum StoreError {
     /// The change may or may not have happened; ask again with the same id.
     #[error("the state database did not answer: {0}")]
     Unknown(String),
+}
+
+/// What can be forgotten by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Forget {
+    /// Runs that ended before, with everything that belongs to them.
+    Runs,
+    /// The history of runs that ended before, but for its last line, from which the numbering goes on.
+    Events,
+    /// The counters of runs that ended before.
+    Counters,
+    /// The files for people of runs that ended before.
+    Files,
+    /// Stored replies to requests with an idempotency key.
+    Idempotency,
+    /// Commands that were answered, with their answers.
+    Commands,
+    /// Answers to transitions.
+    Transitions,
+    /// Tokens that expired or were revoked before.
+    Tokens,
+}
+
+impl Forget {
+    pub const ALL: [Self; 8] = [
+        Self::Runs,
+        Self::Events,
+        Self::Counters,
+        Self::Files,
+        Self::Idempotency,
+        Self::Commands,
+        Self::Transitions,
+        Self::Tokens,
+    ];
 }
 
 /// When a commit returns.
@@ -135,7 +171,14 @@ pub enum Write {
         reply: Value,
     },
     Project(ProjectRow),
+    /// Announces a bundle, perhaps again: `created_at` is when it was announced last.
     Bundle(BundleRow),
+    /// Forgets a bundle and its compiled workflows, if it is still as [`Query::IdleBundles`] says.
+    DropBundle {
+        project: ProjectName,
+        sha: Sha,
+        before: Micros,
+    },
     Version(VersionRow),
     /// Makes these versions the active ones of a project: what schedules and runs by name use.
     Activate {
@@ -410,6 +453,12 @@ pub enum Query {
         project: ProjectName,
         sha: Sha,
     },
+    /// Bundles that were last announced before a time and that no run and no active version names.
+    IdleBundles {
+        before: Micros,
+    },
+    /// The blobs that bundles and files for people consist of.
+    Blobs,
     Version {
         project: ProjectName,
         version: Sha,
@@ -499,6 +548,8 @@ pub enum Answer {
     Counters(Vec<CounterRow>),
     Projects(Vec<ProjectRow>),
     Bundle(Box<BundleRow>),
+    Bundles(Vec<(ProjectName, Sha)>),
+    Blobs(std::collections::BTreeSet<Sha>),
     Version(Box<VersionRow>),
     ActiveVersions(Vec<ActiveVersion>),
     Succeeded(Vec<SucceededTask>),

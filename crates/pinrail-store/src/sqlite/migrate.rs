@@ -8,7 +8,8 @@ use rusqlite::Connection;
 use super::failed;
 
 /// In order; what has been released is never edited.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_start.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/0001_start.sql"), include_str!("../../migrations/0002_retention.sql")];
 
 /// Brings the database to the current schema; one of a later version is left untouched.
 pub(super) fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), StoreError> {

@@ -15,7 +15,7 @@ use pinrail_model::time::Micros;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use serde_json::Value;
 
-use super::rows::decode;
+use super::rows::{IDLE_BEFORE, decode};
 use super::{broken, failed, sha};
 
 fn all<T>(
@@ -196,6 +196,21 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::Counters { run } => Answer::Counters(counters(connection, run)?),
         Query::Projects => Answer::Projects(projects(connection, who)?),
         Query::Bundle { project, sha } => bundle(connection, &project, sha)?,
+        Query::IdleBundles { before } => {
+            let sql = format!("select b.project, b.sha from bundles b where {IDLE_BEFORE} order by 1, 2");
+            let rows: Vec<(String, String)> = all(connection, &sql, [before.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let named = |(project, digest): (String, String)| Ok((parsed("a project name", &project)?, sha(&digest)?));
+            Answer::Bundles(rows.into_iter().map(named).collect::<Result<_, StoreError>>()?)
+        }
+        Query::Blobs => {
+            let digests: Vec<String> = all(
+                connection,
+                "select f.value ->> 'sha' from bundles b, json_each(b.manifest) f union select sha from files",
+                [],
+                |row| row.get(0),
+            )?;
+            Answer::Blobs(digests.iter().map(|digest| sha(digest)).collect::<Result<_, _>>()?)
+        }
         Query::Version { project, version } => version_row(connection, &project, version)?,
         Query::ActiveVersions { project } => Answer::ActiveVersions(active_versions(connection, &project)?),
         Query::Succeeded { project, workflow, interval } => {

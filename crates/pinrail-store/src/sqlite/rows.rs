@@ -31,6 +31,12 @@ fn micros(at: Option<Micros>) -> Option<i64> {
     at.map(|at| at.0)
 }
 
+/// Holds for a bundle `b` that was announced last before `?1` and that nothing names.
+pub(super) const IDLE_BEFORE: &str = "b.created_at < ?1
+    and not exists (select 1 from versions v where v.project = b.project and v.bundle = b.sha and v.active = 1)
+    and not exists (select 1 from runs r where r.bundle = b.sha)
+    and not exists (select 1 from tasks t where t.bundle = b.sha and t.generation > 1)";
+
 /// Inserts or replaces one row; a unique key that another row has is the reply.
 pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(), Reply>, StoreError> {
     match write {
@@ -56,9 +62,26 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             let manifest = serde_json::to_string(&row.manifest).map_err(|e| StoreError::Failed(e.to_string()))?;
             execute(
                 connection,
-                "insert into bundles (project, sha, manifest, created_at) values (?1, ?2, ?3, ?4) on conflict do nothing",
+                "insert into bundles (project, sha, manifest, created_at) values (?1, ?2, ?3, ?4)
+                 on conflict (project, sha) do update set created_at = max(created_at, excluded.created_at)",
                 params![row.project.as_str(), row.sha.to_string(), manifest, row.created_at.0],
             )?;
+        }
+        Write::DropBundle { project, sha, before } => {
+            let idle: Option<i64> = connection
+                .prepare_cached(&format!(
+                    "select 1 from bundles b where {IDLE_BEFORE} and b.project = ?2 and b.sha = ?3"
+                ))
+                .and_then(|mut s| {
+                    let row = s.query_row(params![before.0, project.as_str(), sha.to_string()], |row| row.get(0));
+                    rusqlite::OptionalExtension::optional(row)
+                })
+                .map_err(failed)?;
+            if idle.is_some() {
+                let params = params![project.as_str(), sha.to_string()];
+                execute(connection, "delete from versions where project = ?1 and bundle = ?2", params)?;
+                execute(connection, "delete from bundles where project = ?1 and sha = ?2", params)?;
+            }
         }
         Write::Version(row) => version(connection, row)?,
         Write::Activate { project, bundle, versions, at } => {

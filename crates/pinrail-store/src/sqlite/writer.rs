@@ -9,20 +9,45 @@ use std::time::Duration;
 use pinrail_model::ids::AttemptId;
 use pinrail_model::names::ProjectName;
 use pinrail_model::seam::lake::{Overlay, PointerError, PointerSwap};
-use pinrail_model::seam::store::{Command, Reply, StoreError, Topic, Transition};
+use pinrail_model::seam::store::{Command, Forget, Reply, StoreError, Topic, Transition};
 use pinrail_model::step;
+use pinrail_model::time::Micros;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{broadcast, oneshot};
 
-use super::{failed, pointers, rows};
+use super::{failed, forget, pointers, rows};
 
 /// One thing to write, with where its answer goes.
 pub(super) enum Order {
-    Commit { transitions: Vec<Transition>, answer: Option<oneshot::Sender<Result<Vec<Reply>, StoreError>>> },
-    Send { commands: Vec<Command>, answer: oneshot::Sender<Result<(), StoreError>> },
-    Lease { holder: String, answer: oneshot::Sender<Result<u64, StoreError>> },
-    Stage { epoch: u64, overlay: Box<Overlay>, answer: oneshot::Sender<Result<(), PointerError>> },
-    Swap { project: ProjectName, swaps: Vec<PointerSwap>, answer: oneshot::Sender<Result<(), PointerError>> },
+    Commit {
+        transitions: Vec<Transition>,
+        answer: Option<oneshot::Sender<Result<Vec<Reply>, StoreError>>>,
+    },
+    Send {
+        commands: Vec<Command>,
+        answer: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Forget {
+        what: Forget,
+        before: Micros,
+        most: u32,
+        runs: Option<Vec<String>>,
+        answer: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    Lease {
+        holder: String,
+        answer: oneshot::Sender<Result<u64, StoreError>>,
+    },
+    Stage {
+        epoch: u64,
+        overlay: Box<Overlay>,
+        answer: oneshot::Sender<Result<(), PointerError>>,
+    },
+    Swap {
+        project: ProjectName,
+        swaps: Vec<PointerSwap>,
+        answer: oneshot::Sender<Result<(), PointerError>>,
+    },
 }
 
 /// Orders that go into one commit at most: a bound on how long the first of them waits.
@@ -138,6 +163,16 @@ fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut
         Order::Send { commands, answer } => {
             topics.insert(Topic::Commands);
             reply(Some(answer), send(transaction, &commands), std::convert::identity)
+        }
+        Order::Forget { what, before, most, runs, answer } => {
+            let forgotten = savepoint(transaction, |connection| {
+                let forgotten = match &runs {
+                    Some(runs) => forget::of_runs(connection, what, before, runs),
+                    None => forget::rows(connection, what, before, most),
+                };
+                forgotten.map(Ok::<u64, std::convert::Infallible>)
+            });
+            reply(Some(answer), forgotten.map(|Ok(count)| count), std::convert::identity)
         }
         Order::Lease { holder, answer } => reply(Some(answer), lease(transaction, &holder), std::convert::identity),
         Order::Stage { epoch, overlay, answer } => {

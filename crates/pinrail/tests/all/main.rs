@@ -6,6 +6,7 @@ mod crash;
 mod inside;
 mod phases;
 mod processes;
+mod retention;
 mod secrets;
 mod seed;
 mod service;

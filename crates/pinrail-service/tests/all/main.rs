@@ -1,0 +1,4 @@
+//! The service over a real database, without the binary around it.
+#![allow(clippy::unwrap_used)]
+
+mod retention;
