@@ -1,7 +1,7 @@
 //! The socket by which commands inside an attempt (`pinrail output`, `pinrail save`, `pinrail secret read`) reach the
 //! server: the requests of the runner protocol, from any process of the attempt.
 //!
-//! It lies in the attempt's scratch folder, so whoever may enter that folder, and nobody else, speaks for the attempt.
+//! It lies beside the attempt's scratch folder, which stays the job's alone. Only the owner of the state folder gets there.
 
 use std::convert::Infallible;
 use std::os::fd::AsRawFd;
@@ -21,8 +21,8 @@ use crate::channel::{Outputs, answer, next_line, write};
 
 /// Where processes of an attempt find the socket.
 pub const SOCKET_VARIABLE: &str = "PINRAIL_SOCKET";
-/// Its name in the scratch folder.
-const NAME: &str = ".socket";
+/// What its name has more than that of the scratch folder.
+const EXTENSION: &str = "socket";
 /// Commands that are served at the same time; more wait until one is done.
 const MOST_CONNECTIONS: usize = 16;
 /// How long nothing is accepted after a failure to.
@@ -35,7 +35,7 @@ pub(crate) struct CommandSocket {
 }
 
 impl CommandSocket {
-    /// Makes the socket in an attempt's scratch folder. An attempt without one still runs; it is told why.
+    /// Makes the socket of an attempt. An attempt without one still runs; it is told why.
     pub fn open(assignment: &Assignment, sink: &dyn AttemptSink) -> Option<Self> {
         match Self::bind(&assignment.scratch) {
             Ok(socket) => Some(socket),
@@ -48,15 +48,16 @@ impl CommandSocket {
     }
 
     /// The name of a socket holds 107 bytes, fewer than many paths: so it is bound by way of the folder's descriptor.
-    fn bind(folder: &Path) -> std::io::Result<Self> {
-        let path = folder.join(NAME);
+    fn bind(scratch: &Path) -> std::io::Result<Self> {
+        let path = scratch.with_extension(EXTENSION);
         // Left by an earlier process of the same attempt whose server was killed.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let folder = std::fs::File::open(folder)?;
-        let listener = StdListener::bind(format!("/proc/self/fd/{}/{NAME}", folder.as_raw_fd()))?;
+        let folder = std::fs::File::open(path.parent().unwrap_or(scratch))?;
+        let near = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+        let listener = StdListener::bind(near.join(path.file_name().unwrap_or_default()))?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener: UnixListener::from_std(listener)?, path })
     }
@@ -86,7 +87,7 @@ impl CommandSocket {
 
 impl Drop for CommandSocket {
     fn drop(&mut self) {
-        // With the scratch folder it goes anyway.
+        // What is left, the attempt's next process or retention removes.
         let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -67,7 +67,11 @@ impl App {
         principal.may(Role::Developer, project)?;
         let rows = secrets(self.store.as_ref(), project).await?;
         let vault = &self.attempts.parts.vault;
-        Ok(rows.into_iter().map(|row| (vault.open(&row).is_ok(), row)).map(|(opens, row)| (row, opens)).collect())
+        let with_use = |row: SecretRow| {
+            let opens = vault.open(&row).is_ok();
+            (row, opens)
+        };
+        Ok(rows.into_iter().map(with_use).collect())
     }
 
     /// Removes a secret.

@@ -196,6 +196,7 @@ impl State {
         self.commit(writes, vec![event(1), event(2)]).await;
         LogWriter::new(&self.path("logs"), id).append(at, None, Stream::Stdout, b"said");
         write(&self.path(&format!("scratch/{id}/left")), "x");
+        write(&self.path(&format!("scratch/{id}.socket")), "");
         (run.id, id)
     }
 
@@ -333,7 +334,11 @@ async fn what_is_old_goes_and_what_is_named_or_used_stays() {
     let logs = files.iter().filter(|path| path.starts_with("logs/")).count();
     assert_eq!(logs, 2, "that of the live run and the recent one: {files:?}");
     let scratch: Vec<_> = files.iter().filter(|path| path.starts_with("scratch/")).collect();
-    assert_eq!(scratch.len(), 3, "the live attempt's folder with its file, and the backup of today: {scratch:?}");
+    assert_eq!(
+        scratch.len(),
+        4,
+        "the live attempt's folder with its file, its socket, and the backup of today: {scratch:?}"
+    );
     let there = |path: &str| files.contains(path);
     assert!(there("bundles/fresh.1f") && !there("bundles/half.1f"));
     assert!(there("blobs/ab/fresh.1f") && !there("blobs/ab/half.1f"));

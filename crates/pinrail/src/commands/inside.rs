@@ -46,7 +46,7 @@ pub fn save(output: Output, file: &Path, name: Option<&str>) -> Result<ExitCode,
         return Err(refused(format!("\"{}\" is not a file", file.display())));
     }
     // The server takes files out of the scratch folder only, whatever else the job can read.
-    let copy = Copied(attempt.scratch()?.join(format!(".save-{}", std::process::id())));
+    let copy = Copied(attempt.scratch().join(format!(".save-{}", std::process::id())));
     std::fs::copy(file, &copy.0)
         .map_err(|e| refused(format!("\"{}\" cannot be copied into the scratch folder: {e}", file.display())))?;
     let reply = attempt.ask(json!({"request": "save", "name": name, "path": copy.0}))?;
@@ -78,8 +78,9 @@ impl Attempt {
         Ok(Self { socket })
     }
 
-    fn scratch(&self) -> Result<&Path, Failure> {
-        self.socket.parent().ok_or_else(|| Failure::new(USAGE, format!("{SOCKET_VARIABLE} is not a path")))
+    /// The socket lies beside the scratch folder and is named like it.
+    fn scratch(&self) -> PathBuf {
+        self.socket.with_extension("")
     }
 
     fn ask(&self, mut request: Value) -> Result<Value, Failure> {

@@ -1,6 +1,6 @@
 //! The project's secrets: set, listed, removed; never printed.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Read};
 use std::process::ExitCode;
 
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
@@ -54,9 +54,9 @@ fn typed(name: &SecretName) -> Result<Vec<u8>, Failure> {
     let mut silent = before.clone();
     // Without signals too: a Ctrl-C in between would leave the terminal silent.
     silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
-    eprint!("value of {name} (not shown, ends with the line): ");
-    std::io::stderr().flush()?;
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &silent).map_err(std::io::Error::from)?;
+    // Asked for when nothing that is typed shows any more. Nobody sees a prompt that cannot be written.
+    eprint!("value of {name} (not shown, ends with the line): ");
     let mut line = Vec::new();
     let read = terminal.lock().read_until(b'\n', &mut line);
     let restored = tcsetattr(&terminal, SetArg::TCSAFLUSH, &before);
