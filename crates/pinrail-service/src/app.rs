@@ -76,6 +76,9 @@ pub struct RunRequest {
     /// Selected jobs, in dbt's notation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<String>,
+    /// Outputs of jobs above that the selection leaves out. Given, those jobs count as succeeded, for tests of one job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<BTreeMap<JobName, BTreeMap<String, Value>>>,
     /// The bundle to run; none: the deployed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Sha>,
@@ -449,7 +452,10 @@ impl App {
             .map_err(|message| Problem::new("bad-parameter", message))?;
         let outside = match &request.jobs {
             None => BTreeMap::new(),
-            Some(jobs) => self.outside(project, &document, jobs, interval).await?,
+            Some(jobs) => match &request.upstream {
+                Some(given) => given_outside(&document, jobs, given)?,
+                None => self.outside(project, &document, jobs, interval).await?,
+            },
         };
         let id: RunId = fresh(self.ids.as_ref());
         let types = document.params.iter().map(|(name, param)| (name.to_string(), param.kind));
@@ -541,10 +547,7 @@ impl App {
         jobs: &str,
         interval: pinrail_model::time::Interval,
     ) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
-        let selected = select(&document.jobs, jobs).map_err(|message| Problem::new("job-not-found", message))?;
-        let chosen = document.jobs.iter().filter(|job| selected.contains(&job.name));
-        let needed: BTreeSet<&JobName> =
-            chosen.flat_map(|job| &job.after).filter(|parent| !selected.contains(parent)).collect();
+        let needed = left_out(document, jobs)?;
         if needed.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -829,6 +832,28 @@ struct Find {
     workflow: Option<WorkflowName>,
     date: Option<String>,
     ends_with: Option<String>,
+}
+
+/// The parents of selected jobs that are not selected themselves.
+fn left_out<'a>(document: &'a Document, jobs: &str) -> Result<BTreeSet<&'a JobName>, Problem> {
+    let selected = select(&document.jobs, jobs).map_err(|message| Problem::new("job-not-found", message))?;
+    let chosen = document.jobs.iter().filter(|job| selected.contains(&job.name));
+    Ok(chosen.flat_map(|job| &job.after).filter(|parent| !selected.contains(parent)).collect())
+}
+
+/// The outputs that a caller gives for parents that the selection leaves out.
+fn given_outside(
+    document: &Document,
+    jobs: &str,
+    given: &BTreeMap<JobName, BTreeMap<String, Value>>,
+) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
+    let needed = left_out(document, jobs)?;
+    if let Some(other) = given.keys().find(|job| !needed.contains(job)) {
+        find_job(document, other)?;
+        let detail = format!("\"{other}\" is not a job above the selected ones that is left out");
+        return Err(Problem::new("bad-parameter", detail));
+    }
+    Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
 }
 
 pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {

@@ -196,6 +196,9 @@ pub struct RunArgs {
     /// Jobs: a, a+ (and below), +a (and above)
     #[arg(long, value_name = "SELECT")]
     pub job: Option<String>,
+    /// Outputs of jobs that --job leaves out, which then need not have run: {"load": {"rows": 3}}
+    #[arg(long, value_name = "JSON", requires = "job")]
+    pub upstream: Option<String>,
     /// A parameter
     #[arg(long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<String>,

@@ -253,9 +253,14 @@ class Project:
         params: Optional[Mapping[str, Any]] = None,
         *,
         workflow: Optional[str] = None,
+        upstream: Optional[Mapping[str, Mapping[str, Any]]] = None,
     ) -> Result:
-        """Runs one job of a workflow and waits for it; it is the caller who asserts that it succeeded."""
-        words = ['run', workflow or self._workflow_of(name), '--job', name]
+        """Runs one job of a workflow and waits for it; it is the caller who asserts that it succeeded.
+
+        The jobs that it waits for do not run: ``upstream`` has the outputs that they would have left, by job.
+        """
+        given = {job: {key: plain(value) for key, value in outputs.items()} for job, outputs in (upstream or {}).items()}
+        words = ['run', workflow or self._workflow_of(name), '--job', name, '--upstream', json.dumps(given)]
         if ds is not None:
             words += ['--at', ds if isinstance(ds, str) else ds.isoformat()]
         for key, value in (params or {}).items():

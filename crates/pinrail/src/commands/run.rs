@@ -32,6 +32,11 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
     if let Some(jobs) = &args.job {
         body["jobs"] = json!(jobs);
     }
+    if let Some(upstream) = &args.upstream {
+        let example = "Write it as --upstream '{\"load\": {\"rows\": 3}}'.";
+        body["upstream"] = serde_json::from_str(upstream)
+            .map_err(|e| Failure::new(USAGE, format!("--upstream is not JSON: {e}")).hint(example))?;
+    }
     choose_executors(&mut body, &args.executors);
     let path = format!("/projects/{}/runs", project.name);
     let run = client.post(&path, &body).inspect_err(|failure| {

@@ -275,3 +275,16 @@ fn an_active_run_for_the_same_interval_refuses_another() {
     assert_eq!((&problem["code"], &problem["run"]), (&json!("run-exists"), &first["id"]));
     assert_eq!(project.run(&["cancel"]).code, Some(0));
 }
+
+#[test]
+fn one_job_runs_with_outputs_that_are_given_for_those_above() {
+    let jobs = "def b(ctx): ctx.log(str(ctx.upstream['a'].outputs))\n";
+    let workflow = "workflow = {template(name='a', shell='exit 1'): [], template(name='b', class_='jobs.b.b'): ['a']}";
+    let project = Project::new(&[("workflows/w.py", workflow), ("jobs/b.py", jobs)]);
+    assert_eq!(project.run(&["run", "w", "--job", "b"]).code, Some(4));
+    assert_eq!(project.run(&["run", "w", "--job", "b", "--upstream", "{\"a\": {\"rows\": 3}}"]).code, Some(0));
+    assert_eq!(project.log("b"), "{'rows': 3}\n");
+    assert_eq!(project.run(&["run", "w", "--job", "b", "--upstream", "{}"]).code, Some(0));
+    let refused = project.run(&["run", "w", "--job", "b", "--upstream", "{\"c\": {}}"]);
+    assert!(refused.err.contains("job \"c\" not found"), "{refused:?}");
+}
