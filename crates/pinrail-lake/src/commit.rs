@@ -119,14 +119,14 @@ impl Committer<'_> {
             return Ok(Err(error::unsupported("only Iceberg tables of format version 2 can be written")));
         }
         let snapshot_id = self.snapshot_id(&shaped);
-        let manifests = match self.manifests(&shaped, snapshot_id, &change).await {
+        let (manifests, removed_size) = match self.manifests(&shaped, snapshot_id, &change).await {
             Ok(manifests) => manifests?,
             Err(error) => return Ok(Err(error)),
         };
         let list = format!("{}/metadata/snap-{snapshot_id}.avro", shaped.location());
         let sequence = shaped.next_sequence_number();
         let output = self.batch.io().new_output(&list)?.writer().await?;
-        let summary = summary(&shaped, snapshot_id, &manifests, &change, self.attempt);
+        let summary = summary(&shaped, snapshot_id, &manifests, &change, removed_size, self.attempt);
         let mut writer = ManifestListWriter::v2(output, snapshot_id, shaped.current_snapshot_id(), sequence);
         writer.add_manifests(manifests.into_iter())?;
         writer.close().await?;
@@ -169,15 +169,15 @@ impl Committer<'_> {
         }
     }
 
-    /// The manifests of the new snapshot.
+    /// The manifests of the new snapshot, and the bytes of the files that it removes.
     async fn manifests(
         &self,
         shaped: &TableMetadata,
         snapshot_id: i64,
         change: &Change,
-    ) -> Result<iceberg::Result<Vec<ManifestFile>>> {
+    ) -> Result<iceberg::Result<(Vec<ManifestFile>, u64)>> {
         let current = self.tables.current_manifests(shaped).await?;
-        let (mut kept, mut small) = (Vec::new(), Vec::new());
+        let (mut kept, mut small, mut removed_size) = (Vec::new(), Vec::new(), 0);
         let mut output = Manifests { committer: self, shaped, snapshot_id, count: 0, written: Vec::new() };
         let merging =
             current.iter().filter(|m| m.partition_spec_id == shaped.default_partition_spec_id()).count() >= MERGE_FROM;
@@ -187,7 +187,9 @@ impl Committer<'_> {
                 continue;
             }
             let manifest = self.tables.manifest(file).await?;
-            if manifest.live.iter().any(|entry| change.removed.contains(entry.file_path())) {
+            let gone = || manifest.live.iter().filter(|entry| change.removed.contains(entry.file_path()));
+            if gone().next().is_some() {
+                removed_size += gone().map(|entry| entry.data_file().file_size_in_bytes()).sum::<u64>();
                 if let Err(error) =
                     output.rewrite(&manifest.live, manifest.spec_id, &manifest.schema, &change.removed).await
                 {
@@ -212,7 +214,7 @@ impl Committer<'_> {
             return Ok(Err(error));
         }
         kept.append(&mut output.written);
-        Ok(Ok(kept))
+        Ok(Ok((kept, removed_size)))
     }
 }
 
@@ -355,6 +357,7 @@ fn summary(
     snapshot_id: i64,
     manifests: &[ManifestFile],
     change: &Change,
+    removed_size: u64,
     attempt: Option<&AttemptView>,
 ) -> Summary {
     let operation = match (change.added.is_empty(), change.removed.is_empty()) {
@@ -370,6 +373,7 @@ fn summary(
     put("added-files-size", added_size);
     if !change.removed.is_empty() {
         let ours = manifests.iter().filter(|m| m.added_snapshot_id == snapshot_id);
+        put("removed-files-size", removed_size);
         put("deleted-data-files", change.removed.len() as u64);
         put("deleted-records", ours.filter_map(|m| m.deleted_rows_count).sum());
     }
@@ -380,7 +384,7 @@ fn summary(
     put("total-delete-files", manifests.iter().filter(|m| m.content == ManifestContentType::Deletes).map(files).sum());
     let partitions: HashSet<_> = change.added.iter().map(|n| (n.spec_id, n.file.partition())).collect();
     put("changed-partition-count", partitions.len() as u64);
-    if let Some(size) = total_size(before, change, added_size) {
+    if let Some(size) = size_before(before).map(|size| (size + added_size).saturating_sub(removed_size)) {
         put("total-files-size", size);
     }
     if let Some(attempt) = attempt {
@@ -391,17 +395,11 @@ fn summary(
     Summary { operation, additional_properties: counts }
 }
 
-/// Known only while nothing was removed: manifests do not carry the sizes of deleted files in their counts.
-fn total_size(before: &TableMetadata, change: &Change, added: u64) -> Option<u64> {
-    if !change.removed.is_empty() {
-        return None;
-    }
+/// What another engine's last snapshot may not tell.
+fn size_before(before: &TableMetadata) -> Option<u64> {
     match before.current_snapshot() {
-        None => Some(added),
-        Some(snapshot) => {
-            let total = snapshot.summary().additional_properties.get("total-files-size")?;
-            Some(total.parse::<u64>().ok()? + added)
-        }
+        None => Some(0),
+        Some(snapshot) => snapshot.summary().additional_properties.get("total-files-size")?.parse().ok(),
     }
 }
 

@@ -324,6 +324,7 @@ impl OneWork {
         self.report(Report::PhaseStarted(Phase::Setup));
         let sink = self.sink();
         if let Err(error) = sink.check_sql(&source).await {
+            sink.tell_failure(Phase::Setup, &error.1);
             self.report(Report::PhaseEnded { phase: Phase::Setup, ok: false });
             return self.report(Report::Failed(Verdict::failed(error.0, Some(Phase::Setup), error.1)));
         }
@@ -359,7 +360,10 @@ impl OneWork {
         let query = tokio::spawn(async move {
             match sink.run_sql(&source, &params, writes).await {
                 Ok((result, outputs)) => me.report(Report::EngineEnded { result, outputs }),
-                Err((fault, evidence)) => me.fail(fault, Phase::Execute, evidence),
+                Err((fault, evidence)) => {
+                    sink.tell_failure(Phase::Execute, &evidence);
+                    me.fail(fault, Phase::Execute, evidence);
+                }
             }
         });
         *self.live.query.lock().unwrap_or_else(PoisonError::into_inner) = Some(query.abort_handle());

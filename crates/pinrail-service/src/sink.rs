@@ -196,6 +196,12 @@ impl Sink {
         Ok((done, collected.0))
     }
 
+    /// Says in the log what a statement failed of: there is no process that would.
+    pub fn tell_failure(&self, phase: Phase, evidence: &Evidence) {
+        let remedy = evidence.remedy.as_ref().map_or_else(String::new, |remedy| format!("\nhint: {remedy}"));
+        self.log(Some(phase), Stream::System, format!("error: {}{remedy}", evidence.message).as_bytes());
+    }
+
     /// An attempt may have many processes and run many statements; what they count is summed, but for peaks.
     fn count(&self, group: &str, name: &str, value: f64) -> f64 {
         let mut counted = self.work.live.counted.lock().unwrap_or_else(PoisonError::into_inner);

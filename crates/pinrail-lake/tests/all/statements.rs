@@ -1,6 +1,8 @@
 //! What each statement does to tables.
 
-use crate::support::{Bench, json};
+use pinrail_model::seam::lake::Catalog;
+
+use crate::support::{Bench, head, json};
 
 #[tokio::test]
 async fn a_table_is_made_filled_and_read() {
@@ -275,4 +277,17 @@ async fn many_commits_merge_their_manifests() {
     let last = b.snapshots("t").pop().unwrap();
     assert_eq!(last["summary"]["total-data-files"], "105");
     assert_eq!(last["summary"]["total-records"], "105");
+}
+
+#[tokio::test]
+async fn the_size_of_a_table_follows_what_is_replaced() {
+    let b = Bench::default();
+    b.rows("create table t as select i, 'x' as s from generate_series(1, 100) as g(i)").await;
+    let size = async || b.lake.list(&head()).await.unwrap()[0].bytes;
+    let before = size().await;
+    assert!(before.is_some_and(|bytes| bytes > 0));
+    b.rows("insert overwrite t select i, 'x' from generate_series(1, 100) as g(i)").await;
+    assert_eq!(size().await, before);
+    b.rows("truncate table t").await;
+    assert_eq!(size().await, Some(0));
 }

@@ -114,4 +114,9 @@ fn a_mistake_in_a_job_is_told_with_file_line_and_column() {
     let ran = project.run(&["run", "w"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.out.contains("sql/load.sql:2:8: column \"i\" not found"), "{ran:?}");
+    assert!(
+        project.log("load").starts_with("error: sql/load.sql:2:8: column \"i\" not found"),
+        "{}",
+        project.log("load")
+    );
 }
