@@ -26,6 +26,7 @@ use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
@@ -55,9 +56,10 @@ pub struct App {
 }
 
 /// What a run is asked for with.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
+    /// Either this or `job`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowName>,
     /// A job without a workflow.
@@ -66,14 +68,16 @@ pub struct RunRequest {
     /// A date or time of the interval; none: the last complete one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
+    /// Values of the workflow's parameters; texts are read as the parameter's type.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, Value>,
-    /// One for all jobs, or one by job.
+    /// Runs all jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executor: Option<ExecutorKind>,
+    /// Runs these jobs, whatever runs the others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub executors: BTreeMap<JobName, ExecutorKind>,
-    /// Selected jobs, in dbt's notation.
+    /// Which jobs, as in `a`, `a+`, `+a`; none: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<String>,
     /// The bundle to run; none: the deployed one.
@@ -82,24 +86,38 @@ pub struct RunRequest {
 }
 
 /// A job of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OneOff {
+    /// A dotted path, such as `jobs.load.LoadFlights`.
     Class(String),
+    /// Statements.
     Sql(String),
+    /// A file of statements, relative to the project.
     SqlFile(String),
+    /// A program and its arguments.
     Shell(Vec<String>),
 }
 
 /// What a deploy came to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
     pub bundle: Sha,
+    /// Nothing was changed.
     pub dry_run: bool,
-    pub workflows: Vec<Value>,
+    pub workflows: Vec<DeployedWorkflow>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
     /// What people should know, such as that schedules do not fire yet.
     pub notes: Vec<String>,
+}
+
+/// One workflow of a deploy.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DeployedWorkflow {
+    pub name: WorkflowName,
+    pub version: Sha,
+    /// How many it has.
+    pub jobs: usize,
 }
 
 impl App {
@@ -230,7 +248,7 @@ impl App {
     pub async fn revoke_token(&self, principal: &Principal, id: pinrail_model::ids::TokenId) -> Result<(), Problem> {
         let known = self.tokens(principal).await?.iter().any(|row| row.id == id);
         if !known {
-            return Err(Problem::new("token-not-found", format!("no token \"{id}\"")));
+            return Err(token_not_found(&id.to_string()));
         }
         self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
     }
@@ -404,7 +422,8 @@ impl App {
                     read.workflow
                 ));
             }
-            workflows.push(json!({"name": read.workflow, "version": version, "jobs": read.jobs.len()}));
+            let (name, jobs) = (read.workflow.clone(), read.jobs.len());
+            workflows.push(DeployedWorkflow { name, version: *version, jobs });
             versions.insert(read.workflow, *version);
         }
         if !dry_run {
@@ -745,7 +764,7 @@ impl App {
     pub async fn attempt(&self, principal: &Principal, id: AttemptId) -> Result<StoredAttempt, Problem> {
         match self.store.read(&Self::who(principal), Query::Attempt(id)).await? {
             Answer::Attempt(attempt) => Ok(*attempt),
-            _ => Err(Problem::new("attempt-not-found", format!("no attempt \"{id}\" that this token can see"))),
+            _ => Err(attempt_not_found(&id.to_string())),
         }
     }
 
@@ -843,9 +862,18 @@ fn no_engine() -> Problem {
     Problem::new("engine-missing", "this build of pinrail has no SQL engine")
 }
 
-fn run_not_found(reference: &str) -> Problem {
+pub(crate) fn run_not_found(reference: &str) -> Problem {
     Problem::new("run-not-found", format!("no run \"{reference}\" in the projects that this token can see"))
         .hint("List runs with GET /api/v1/runs.")
+}
+
+pub(crate) fn attempt_not_found(reference: &str) -> Problem {
+    Problem::new("attempt-not-found", format!("no attempt \"{reference}\" in the projects that this token can see"))
+}
+
+pub(crate) fn token_not_found(reference: &str) -> Problem {
+    Problem::new("token-not-found", format!("no token \"{reference}\" that this token can see"))
+        .hint("List tokens with GET /api/v1/tokens.")
 }
 
 fn sql_problem(error: LakeError) -> Problem {
@@ -858,7 +886,15 @@ fn sql_problem(error: LakeError) -> Problem {
 
 fn refusal(reply: &Value) -> Option<Problem> {
     let error = reply.get("error")?;
-    let known = ["run-exists", "wrong-state", "job-not-found", "run-not-found", "version-not-found", "state-failed"];
+    let known = [
+        "run-exists",
+        "wrong-state",
+        "job-not-found",
+        "run-not-found",
+        "version-not-found",
+        "state-failed",
+        "bad-document",
+    ];
     let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");
     let mut problem = Problem::new(code, error["message"].as_str().unwrap_or_default());
     if let Some(run) = error["run"].as_str() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::document::{ExecutorKind, Job, Sha, SqlSource};
 use crate::ids::{AttemptId, RunId};
@@ -81,7 +82,7 @@ pub struct CodePlaceOnDisk {
 }
 
 /// Which standard stream, or the job's own log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stream {
     Stdout,

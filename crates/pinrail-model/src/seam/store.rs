@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::document::{ExecutorKind, Sha};
 use crate::fault::Fault;
@@ -233,7 +234,8 @@ pub struct AttemptRow {
 }
 
 /// A number that an attempt left.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Counter)]
 pub struct CounterRow {
     pub attempt: AttemptId,
     pub run: RunId,
@@ -255,7 +257,8 @@ pub struct EventRow {
     pub data: Value,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Project)]
 pub struct ProjectRow {
     pub name: ProjectName,
     /// The folder that a server on the same disk reads `[files]` from.
@@ -272,7 +275,7 @@ pub struct BundleRow {
     pub created_at: Micros,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BundleFile {
     pub sha: Sha,
     pub size: u64,
@@ -343,7 +346,8 @@ pub struct LogRow {
 }
 
 /// A file that an attempt left for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = File)]
 pub struct FileRow {
     pub run: RunId,
     pub attempt: AttemptId,

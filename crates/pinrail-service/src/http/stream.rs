@@ -9,11 +9,13 @@ use futures::Stream;
 use futures::stream::unfold;
 use pinrail_model::ids::{AttemptId, RunId};
 use pinrail_model::seam::store::{Answer, Query, Topic, Who};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::app::App;
-use crate::logs::{Frame, read};
+use crate::logs::read;
 use crate::problem::Problem;
+use crate::views::frame;
 
 /// Lines of history that are read at once.
 const PAGE: u32 = 1000;
@@ -28,7 +30,8 @@ fn respond(stream: impl Stream<Item = Result<Bytes, Problem>> + Send + 'static) 
     (headers, Body::from_stream(stream)).into_response()
 }
 
-fn event(id: u64, kind: &str, data: &Value) -> String {
+fn event(id: u64, kind: &str, data: &impl Serialize) -> String {
+    let data = serde_json::to_string(data).unwrap_or_default();
     format!("id: {id}\nevent: {kind}\ndata: {data}\n\n")
 }
 
@@ -56,17 +59,6 @@ pub(super) fn run_events(app: Arc<App>, run: RunId, after: u64) -> Response {
             }
         }
     }))
-}
-
-/// What a log frame looks like; bytes that are no UTF-8 are shown replaced.
-pub(super) fn frame(frame: &Frame) -> Value {
-    json!({
-        "seq": frame.seq,
-        "at": frame.at,
-        "phase": frame.phase,
-        "stream": frame.stream,
-        "text": String::from_utf8_lossy(&frame.bytes),
-    })
 }
 
 /// Follows a log until its attempt is over.

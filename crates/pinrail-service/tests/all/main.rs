@@ -1,4 +1,5 @@
 //! The service over a real database, without the binary around it.
 #![allow(clippy::unwrap_used)]
 
+mod document;
 mod retention;

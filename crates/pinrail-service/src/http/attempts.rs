@@ -1,0 +1,79 @@
+//! Attempts and their logs.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Json, Response};
+use pinrail_model::ids::AttemptId;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::extract::{At, Caller, Parameters};
+use super::stream::{last_event_id, log_events};
+use crate::app::App;
+use crate::logs;
+use crate::problem::Problem;
+use crate::views::{self, LogFrame, Page, PlacedAttempt};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default().routes(routes!(attempt)).routes(routes!(attempt_log))
+}
+
+/// Reads an attempt.
+#[utoipa::path(
+    get, path = "/attempts/{id}", tag = "attempts", security(("token" = ["viewer"])),
+    params(("id" = AttemptId, Path)),
+    responses((status = 200, description = "The attempt", body = PlacedAttempt)),
+)]
+async fn attempt(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<AttemptId>,
+) -> Result<Json<PlacedAttempt>, Problem> {
+    Ok(Json(views::placed_attempt(&app.attempt(&caller, id).await?)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct LogQuery {
+    /// Go on until the attempt is over, as server-sent events whose ids are the frames' numbers.
+    #[serde(default)]
+    follow: bool,
+    /// Only frames after this number.
+    after: Option<u64>,
+}
+
+/// Reads or follows the log of an attempt.
+#[utoipa::path(
+    get, path = "/attempts/{id}/log", tag = "attempts", security(("token" = ["viewer"])),
+    params(
+        ("id" = AttemptId, Path), LogQuery,
+        ("Last-Event-ID" = Option<u64>, Header, description = "The last frame that is known; `after` wins over it"),
+    ),
+    responses((
+        status = 200, description = "A page of frames, or events with one frame each",
+        content((Page<LogFrame> = "application/json"), (String = "text/event-stream")),
+    )),
+)]
+async fn attempt_log(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<AttemptId>,
+    Parameters(query): Parameters<LogQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    app.attempt(&caller, id).await?;
+    let after = query.after.unwrap_or_else(|| last_event_id(&headers));
+    if query.follow {
+        return Ok(log_events(app, id, after));
+    }
+    let folder = app.attempts.logs();
+    let frames = tokio::task::spawn_blocking(move || logs::read(&folder, id, after)).await;
+    let frames = frames.map_err(|e| Problem::new("internal", e.to_string()))?;
+    Ok(Json(Page { items: frames.iter().map(views::frame).collect(), next: None }).into_response())
+}

@@ -1,0 +1,299 @@
+//! Runs: made below their project, read and acted upon by id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use pinrail_model::document::Sha;
+use pinrail_model::explain::Explanation;
+use pinrail_model::ids::RunId;
+use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::run::RunState;
+use pinrail_model::seam::store::{Answer, CounterRow, FileRow, Query, Who};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::extract::{At, Body, Caller, Parameters};
+use super::stream::{last_event_id, run_events};
+use crate::app::{App, RunRequest};
+use crate::problem::Problem;
+use crate::views::{self, Page, Run, RunLine};
+
+/// How long a request may wait for the end of a run, in seconds.
+const LONGEST_WAIT: u64 = 60;
+const PAGE: u32 = 50;
+const LARGEST_PAGE: u32 = 500;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default()
+        .routes(routes!(create_run))
+        .routes(routes!(runs))
+        .routes(routes!(run))
+        .routes(routes!(cancel_run))
+        .routes(routes!(retry_run))
+        .routes(routes!(follow_run))
+        .routes(routes!(explain_run))
+        .routes(routes!(run_counters))
+        .routes(routes!(run_files))
+        .routes(routes!(run_file))
+}
+
+/// Makes a run of a workflow or of a one-off job.
+#[utoipa::path(
+    post, path = "/projects/{project}/runs", tag = "runs", security(("token" = ["operator"])),
+    params(("project" = ProjectName, Path)),
+    request_body(content = RunRequest, example = json!({"job": {"shell": ["echo", "hello"]}})),
+    responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-parameter", "bad-document", "compile-failed", "definition-errors", "executor-impossible",
+        "interpreter-failed", "job-not-found", "owner-gone", "parents-missing", "run-exists", "version-not-found",
+        "workflow-not-found", "wrong-state",
+    ]))),
+)]
+async fn create_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(project): At<ProjectName>,
+    headers: HeaderMap,
+    Body(body): Body<RunRequest>,
+) -> Result<Response, Problem> {
+    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
+    let stored = app.create_run(&caller, &project, body, key).await?;
+    let location = format!("/api/v1/runs/{}", stored.run.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(views::run(&stored))).into_response())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct RunsQuery {
+    project: Option<ProjectName>,
+    workflow: Option<WorkflowName>,
+    state: Option<RunState>,
+    /// The id after which the page begins.
+    cursor: Option<RunId>,
+    limit: Option<u32>,
+    /// The one run that a reference means as people give it: an id, its last characters, `last`, `workflow@date`.
+    find: Option<String>,
+}
+
+/// Lists the runs that the token can see, newest first.
+#[utoipa::path(
+    get, path = "/runs", tag = "runs", security(("token" = ["viewer"])), params(RunsQuery),
+    responses((
+        status = 200, body = Page<RunLine>,
+        description = "A page of runs; with `find` the one run that is meant, with its tasks",
+    )),
+    extensions(("x-codes" = json!(["run-not-found"]))),
+)]
+async fn runs(
+    State(app): Shared,
+    Caller(caller): Caller,
+    Parameters(query): Parameters<RunsQuery>,
+) -> Result<Response, Problem> {
+    if let Some(reference) = query.find {
+        let stored = app.find_run(&caller, query.project, &reference).await?;
+        return Ok(Json(Page { items: vec![views::run(&stored)], next: None }).into_response());
+    }
+    let limit = query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
+    let state = query.state.map(|state| state.name().to_owned());
+    let found = app.runs(&caller, query.project, query.workflow, state, query.cursor, limit).await?;
+    let next = if found.len() == limit as usize { found.last().map(|stored| stored.run.id.to_string()) } else { None };
+    Ok(Json(Page { items: found.iter().map(views::run_line).collect(), next }).into_response())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct WaitQuery {
+    /// Seconds to wait for the run's end, at most 60; more is cut to that. Then the run is answered as it is.
+    wait: Option<u64>,
+}
+
+/// Reads a run.
+#[utoipa::path(
+    get, path = "/runs/{id}", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), WaitQuery),
+    responses((status = 200, description = "The run", body = Run)),
+)]
+async fn run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<WaitQuery>,
+) -> Result<Json<Run>, Problem> {
+    let stored = match query.wait {
+        None => app.run(&caller, id).await?,
+        Some(wait) => app.wait(&caller, id, Duration::from_secs(wait.min(LONGEST_WAIT))).await?,
+    };
+    Ok(Json(views::run(&stored)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CancelBody {
+    /// Only this job; none: the whole run.
+    #[serde(default)]
+    job: Option<JobName>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Ends a run, or one job of it, before its time.
+#[utoipa::path(
+    post, path = "/runs/{id}/cancel", tag = "runs", security(("token" = ["operator"])),
+    params(("id" = RunId, Path)), request_body(content = CancelBody, example = json!({"reason": "wrong day"})),
+    responses((status = 200, description = "The run, which may still be ending", body = Run)),
+    extensions(("x-codes" = json!(["bad-document", "job-not-found", "owner-gone", "wrong-state"]))),
+)]
+async fn cancel_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Body(body): Body<CancelBody>,
+) -> Result<Json<Run>, Problem> {
+    let stored = app.cancel(&caller, id, body.job, body.reason).await?;
+    Ok(Json(views::run(&stored)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RetryBody {
+    /// Which jobs, as in `a`, `a+`, `+a`; none: those that did not succeed.
+    #[serde(default)]
+    jobs: Option<String>,
+    /// Go on with this bundle's code; none: that of the run.
+    #[serde(default)]
+    bundle: Option<Sha>,
+}
+
+/// Runs what failed again, or what is selected.
+#[utoipa::path(
+    post, path = "/runs/{id}/retry", tag = "runs", security(("token" = ["operator"])),
+    params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
+    responses((status = 200, description = "The run, which goes on", body = Run)),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-document", "compile-failed", "definition-errors", "interpreter-failed", "job-not-found",
+        "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+    ]))),
+)]
+async fn retry_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Body(body): Body<RetryBody>,
+) -> Result<Json<Run>, Problem> {
+    let stored = app.retry(&caller, id, body.jobs, body.bundle).await?;
+    Ok(Json(views::run(&stored)))
+}
+
+/// Follows what happens to a run, until it has ended.
+///
+/// Server-sent events, numbered from 1; with the header `Last-Event-ID` those after that one.
+#[utoipa::path(
+    get, path = "/runs/{id}/events", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last event that is known")),
+    responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")),
+)]
+async fn follow_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    app.run(&caller, id).await?;
+    Ok(run_events(app, id, last_event_id(&headers)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ExplainQuery {
+    /// Only this job.
+    job: Option<JobName>,
+}
+
+/// Says of each task of a run why it is where it is, the most telling first.
+#[utoipa::path(
+    get, path = "/runs/{id}/explain", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), ExplainQuery),
+    responses((status = 200, description = "A page of explanations", body = Page<Explanation>)),
+    extensions(("x-codes" = json!(["job-not-found", "owner-gone"]))),
+)]
+async fn explain_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<ExplainQuery>,
+) -> Result<Json<Page<Explanation>>, Problem> {
+    Ok(Json(Page { items: app.explain(&caller, id, query.job).await?, next: None }))
+}
+
+/// Lists the numbers that the attempts of a run left.
+#[utoipa::path(
+    get, path = "/runs/{id}/counters", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path)),
+    responses((status = 200, description = "A page of counters", body = Page<CounterRow>)),
+)]
+async fn run_counters(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+) -> Result<Json<Page<CounterRow>>, Problem> {
+    app.run(&caller, id).await?;
+    let items = match app.store.read(&Who::default(), Query::Counters { run: id }).await? {
+        Answer::Counters(rows) => rows,
+        _ => Vec::new(),
+    };
+    Ok(Json(Page { items, next: None }))
+}
+
+/// Lists the files that the jobs of a run left for people.
+#[utoipa::path(
+    get, path = "/runs/{id}/files", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path)),
+    responses((status = 200, description = "A page of files", body = Page<FileRow>)),
+)]
+async fn run_files(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+) -> Result<Json<Page<FileRow>>, Problem> {
+    app.run(&caller, id).await?;
+    let items = match app.store.read(&Who::default(), Query::Files(id)).await? {
+        Answer::Files(rows) => rows,
+        _ => Vec::new(),
+    };
+    Ok(Json(Page { items, next: None }))
+}
+
+/// Reads a file that a job left.
+#[utoipa::path(
+    get, path = "/runs/{id}/files/{job}/{name}", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), ("job" = JobName, Path), ("name" = String, Path, description = "The file's name")),
+    responses((status = 200, description = "Its bytes", body = [u8], content_type = "application/octet-stream")),
+    extensions(("x-codes" = json!(["file-not-found"]))),
+)]
+async fn run_file(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At((id, job, name)): At<(RunId, String, String)>,
+) -> Result<Response, Problem> {
+    app.run(&caller, id).await?;
+    let missing = || Problem::new("file-not-found", format!("run {id} has no file \"{name}\" of job \"{job}\""));
+    let Answer::Files(rows) = app.store.read(&Who::default(), Query::Files(id)).await? else { return Err(missing()) };
+    let row = rows.into_iter().find(|row| row.job.as_str() == job && row.name == name).ok_or_else(missing)?;
+    let bytes = app.bundles.get(row.sha).map_err(|e| Problem::new("state-failed", e.to_string()))?;
+    // What a job wrote is shown as a file, never run as a page of ours.
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_DISPOSITION, "attachment"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, bytes).into_response())
+}
