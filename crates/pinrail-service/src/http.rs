@@ -27,7 +27,8 @@ use utoipa_axum::routes;
 pub use document::{document, document_text};
 
 use crate::app::App;
-use crate::problem::Problem;
+use crate::problem::{CODES, Problem};
+use extract::At;
 
 type Shared = State<Arc<App>>;
 
@@ -44,7 +45,8 @@ fn operations() -> OpenApiRouter<Arc<App>> {
     ];
     let api = resources.into_iter().fold(OpenApiRouter::default(), OpenApiRouter::merge);
     let api = api.routes(routes!(document::openapi)).layer(from_fn(extract::known_parameters));
-    OpenApiRouter::default().nest("/api/v1", api).routes(routes!(healthz)).routes(routes!(readyz))
+    let server = OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(error_page));
+    server.nest("/api/v1", api)
 }
 
 /// The whole API.
@@ -98,4 +100,18 @@ async fn healthz() -> &'static str {
 async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
     app.store.read(&Who::default(), Query::Projects).await?;
     Ok("ready\n")
+}
+
+/// Explains the code of a problem: where its `type` leads.
+#[utoipa::path(
+    get, path = "/docs/errors/{code}", tag = "server", security(()),
+    params(("code" = String, Path, description = "The code")),
+    responses((status = 200, description = "What it means", body = String)),
+    extensions(("x-codes" = json!(["route-not-found"]))),
+)]
+async fn error_page(At(code): At<String>) -> Result<String, Problem> {
+    let found = CODES.iter().find(|(known, ..)| *known == code);
+    let (code, status, meaning) =
+        found.ok_or_else(|| Problem::new("route-not-found", format!("there is no error \"{code}\"")))?;
+    Ok(format!("{code} (HTTP status {status})\n\n{meaning}\n"))
 }

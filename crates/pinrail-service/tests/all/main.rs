@@ -3,3 +3,5 @@
 
 mod document;
 mod retention;
+mod problems;
+mod world;
