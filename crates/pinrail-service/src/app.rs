@@ -18,8 +18,8 @@ use pinrail_model::seam::lake::{
     TableInfo, View,
 };
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, NewRun, ProjectRow, Query, Reply, Store,
-    StoredAttempt, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, NewRun, ProjectRow,
+    Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -204,7 +204,7 @@ impl App {
         if expired || row.revoked_at.is_some() {
             return Err(invalid());
         }
-        Ok(Principal { name: row.name, role: row.role.parse()?, project: row.project })
+        Ok(Principal { id: row.id, name: row.name, role: row.role.parse()?, project: row.project })
     }
 
     /// The tokens that a caller may see.
@@ -251,6 +251,55 @@ impl App {
             return Err(token_not_found(&id.to_string()));
         }
         self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
+    }
+
+    // Requests with a key.
+
+    /// The request that a caller sent with a key before.
+    pub(crate) async fn earlier(&self, principal: &Principal, key: &str) -> Result<Option<IdempotencyRow>, Problem> {
+        let query = Query::Idempotency { principal: principal.id.to_string(), key: key.to_owned() };
+        match self.store.read(&Who::default(), query).await? {
+            Answer::Idempotency(row) => Ok(Some(*row)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes a request before it is carried out. It is durable no later than whatever the request does.
+    pub(crate) async fn begin(&self, principal: &Principal, key: &str, request: Sha) -> Result<(), Problem> {
+        let row = self.idempotency(principal, key, request, None);
+        self.store.commit(vec![self.transition(vec![Write::Idempotency(row)])], Durability::Behind).await?;
+        Ok(())
+    }
+
+    /// Stores the reply to a request.
+    pub(crate) async fn remember(
+        &self,
+        principal: &Principal,
+        key: &str,
+        request: Sha,
+        status: u16,
+        body: String,
+    ) -> Result<(), Problem> {
+        let row = self.idempotency(principal, key, request, Some(StoredReply { status, body }));
+        self.commit(vec![Write::Idempotency(row)]).await
+    }
+
+    /// Forgets a request that was refused.
+    pub(crate) async fn forget(&self, principal: &Principal, key: &str) -> Result<(), Problem> {
+        let drop = Write::DropIdempotency { principal: principal.id.to_string(), key: key.to_owned() };
+        self.store.commit(vec![self.transition(vec![drop])], Durability::Behind).await?;
+        Ok(())
+    }
+
+    fn idempotency(
+        &self,
+        principal: &Principal,
+        key: &str,
+        request: Sha,
+        reply: Option<StoredReply>,
+    ) -> IdempotencyRow {
+        let (principal, key) = (principal.id.to_string(), key.to_owned());
+        IdempotencyRow { principal, key, request, reply, at: self.now() }
     }
 
     // Projects and bundles.
@@ -447,7 +496,7 @@ impl App {
 
     // Runs.
 
-    /// Makes a run.
+    /// Makes a run; with a key that the caller has used before, gives the run that it made then.
     ///
     /// # Errors
     /// Everything that makes the run impossible, before any of it exists.
@@ -489,9 +538,11 @@ impl App {
             executors,
             by: principal.name.clone(),
             jobs: request.jobs,
-            unique_key: key.map(|key| format!("{project}/{}/{key}", principal.name)),
+            unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
-        self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
+        let reply = self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
+        // Under a key that has a run already, that run.
+        let id = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(id);
         self.run(principal, id).await
     }
 

@@ -8,6 +8,7 @@ mod attempts;
 mod backup;
 mod document;
 mod extract;
+mod idempotency;
 mod projects;
 mod runs;
 mod secrets;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use pinrail_model::seam::store::{Query, Who};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -29,6 +30,7 @@ pub use document::{document, document_text};
 use crate::app::App;
 use crate::problem::{CODES, Problem};
 use extract::At;
+use idempotency::Keyed;
 
 type Shared = State<Arc<App>>;
 
@@ -52,7 +54,9 @@ fn operations() -> OpenApiRouter<Arc<App>> {
 /// The whole API.
 pub fn router(app: Arc<App>) -> Router {
     let (router, _) = operations().split_for_parts();
-    router.fallback(not_found).method_not_allowed_fallback(method_not_allowed).with_state(app)
+    let keyed = from_fn_with_state(Keyed::new(Arc::clone(&app)), idempotency::replay);
+    let router = router.route_layer(keyed).fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    router.with_state(app)
 }
 
 /// Serves the API until the process ends.

@@ -373,7 +373,7 @@ impl Owner {
         step!("owner.after-commit");
         for ((id, change), reply) in changes.into_iter().zip(answers) {
             if let (Reply::Exists(other), Some(command)) = (&reply, change.created_by) {
-                self.refuse_existing(id, command, other).await?;
+                self.answer_existing(id, command, other).await?;
             } else {
                 self.conclude(id, change, reply)?;
             }
@@ -382,13 +382,11 @@ impl Owner {
     }
 
     /// The run that a command made exists already under its key: it never was, and the command hears of the other one.
-    async fn refuse_existing(&mut self, id: RunId, command: CommandId, other: &str) -> Result<(), StoreError> {
+    async fn answer_existing(&mut self, id: RunId, command: CommandId, other: &str) -> Result<(), StoreError> {
         if let Some(held) = self.runs.remove(&id) {
             self.shard.forget(&held.run);
         }
-        let message = format!("run {other} has the same key");
-        let refusal = Refusal { run: other.parse().ok(), ..Refusal::new("run-exists", message) };
-        let write = Write::CommandReply { command, reply: refusal.reply() };
+        let write = Write::CommandReply { command, reply: json!({"ok": {"id": other}}) };
         self.parts.store.commit(vec![self.transition(vec![write])], Durability::Waited).await.map(|_| ())
     }
 
@@ -547,8 +545,7 @@ impl Owner {
         if let Some(key) = &new.unique_key {
             let other = self.runs.values().find(|held| held.unique_key.as_ref() == Some(key));
             if let Some(other) = other {
-                let message = format!("run {} has the same key", other.run.id);
-                return Err(Refusal { run: Some(other.run.id), ..Refusal::new("run-exists", message) });
+                return Ok(json!({"id": other.run.id}));
             }
         }
         let same = self.runs.values().find(|held| {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use pinrail_model::document::Sha;
+use pinrail_model::ids::TokenId;
 use pinrail_model::names::ProjectName;
 use pinrail_model::near::nearest;
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,8 @@ impl FromStr for Role {
 /// Who calls, once the token is known to be good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
+    /// Of the token.
+    pub id: TokenId,
     pub name: String,
     pub role: Role,
     /// None: every project.

@@ -198,7 +198,13 @@ pub enum Write {
         id: TokenId,
         at: Micros,
     },
+    /// Takes note of a request with a key, or of the reply to one that has none yet.
     Idempotency(IdempotencyRow),
+    /// Nothing was done under the key.
+    DropIdempotency {
+        principal: String,
+        key: String,
+    },
     Query(Box<QueryRow>),
     Log(LogRow),
     File(FileRow),
@@ -317,14 +323,23 @@ pub struct TokenRow {
     pub revoked_at: Option<Micros>,
 }
 
+/// A request that came with a key of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyRow {
     pub principal: String,
     pub key: String,
+    /// The digest of the request: the same key may not come with another one.
     pub request: Sha,
+    /// None: it was begun, and nobody knows what became of it.
+    pub reply: Option<StoredReply>,
+    pub at: Micros,
+}
+
+/// What a request was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredReply {
     pub status: u16,
     pub body: String,
-    pub at: Micros,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::info::InfoBuilder;
-use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ArrayItems, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -105,12 +105,29 @@ fn complete(mut document: OpenApi) -> OpenApi {
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("Made by `pinrail token create`."));
     components.add_security_scheme(TOKEN, SecurityScheme::Http(scheme.build()));
     for (path, item) in &mut document.paths.paths {
+        if let Some(operation) = item.post.as_mut().filter(|operation| role(operation).is_some()) {
+            operation.parameters.get_or_insert_default().push(RefOr::T(key_parameter()));
+        }
         let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in all.into_iter().flatten() {
             complete_operation(path, operation);
         }
     }
     document
+}
+
+/// What every POST takes.
+fn key_parameter() -> Parameter {
+    let name = super::idempotency::KEY.as_str();
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .description(Some(
+            "A text of your own. The same request with the same key is carried out once, however often it is sent; \
+             later ones get the first reply again, with the header `Idempotency-Replayed`.",
+        ))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).max_length(Some(super::idempotency::LONGEST_KEY))))
+        .build()
 }
 
 /// Pages repeat what an item looks like; a reference says the same and gives readers a name for it.
@@ -170,6 +187,9 @@ fn codes(path: &str, operation: &mut Operation, role: Option<&str>) -> BTreeSet<
     }
     if path.contains("/attempts/{id}") {
         add(&["attempt-not-found"]);
+    }
+    if operation.parameters.iter().flatten().any(|p| matches!(p, RefOr::T(p) if *p.name == super::idempotency::KEY)) {
+        add(&["idempotency-mismatch", "reply-not-kept", "bad-parameter", "too-large"]);
     }
     let parameters = operation.parameters.as_deref().unwrap_or_default();
     if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.parameter_in == ParameterIn::Query)) {

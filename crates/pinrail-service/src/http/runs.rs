@@ -17,9 +17,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
 use super::extract::{At, Body, Caller, Parameters};
 use super::stream::{last_event_id, run_events};
+use super::{Shared, idempotency};
 use crate::app::{App, RunRequest};
 use crate::problem::Problem;
 use crate::views::{self, Page, Run, RunLine};
@@ -62,7 +62,7 @@ async fn create_run(
     headers: HeaderMap,
     Body(body): Body<RunRequest>,
 ) -> Result<Response, Problem> {
-    let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned);
+    let key = idempotency::key(&headers)?;
     let stored = app.create_run(&caller, &project, body, key).await?;
     let location = format!("/api/v1/runs/{}", stored.run.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(views::run(&stored))).into_response())

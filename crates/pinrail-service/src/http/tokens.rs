@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
@@ -15,6 +16,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::extract::{At, Body, Caller};
+use super::idempotency::NotKept;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::tokens::Role;
@@ -59,7 +61,7 @@ async fn create_token(
     State(app): Shared,
     Caller(caller): Caller,
     Body(body): Body<TokenBody>,
-) -> Result<(StatusCode, Json<NewToken>), Problem> {
+) -> Result<(StatusCode, Extension<NotKept>, Json<NewToken>), Problem> {
     let lives = body.expires_in_seconds.map(Duration::from_secs);
     let (row, token) = app.create_token(&caller, &body.name, body.project, body.role, lives).await?;
     let made = views::token(row)?;
@@ -71,7 +73,7 @@ async fn create_token(
         expires_at: made.expires_at,
         token,
     };
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok((StatusCode::CREATED, Extension(NotKept("holds a secret")), Json(view)))
 }
 
 /// Ends a token.

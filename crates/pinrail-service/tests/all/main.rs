@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod document;
-mod retention;
+mod idempotency;
 mod problems;
+mod retention;
 mod world;

@@ -36,7 +36,7 @@ pub struct World {
     router: Router,
     /// What the job `["listen"]` is told.
     pub job: mpsc::UnboundedSender<Tell>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// What a job that listens does next.
@@ -107,13 +107,19 @@ impl World {
         });
         let admin = app.ensure_admin().await.unwrap();
         owner::start(owner_parts, attempts, handle, inputs).await.unwrap();
-        Self { router: router(Arc::clone(&app)), app, admin, job, _folder: folder }
+        Self { router: router(Arc::clone(&app)), app, admin, job, folder }
     }
 
     /// A token for one project, or for all.
     pub async fn token(&self, project: Option<&str>, role: Role, lives: Option<Duration>) -> String {
         let project = project.map(|name| name.parse::<ProjectName>().unwrap());
         self.app.make_token("test", project, role, lives).await.unwrap().1
+    }
+
+    /// Everything in the state database, its log included.
+    pub fn state_bytes(&self) -> Vec<u8> {
+        let files = ["state.db", "state.db-wal"].map(|name| std::fs::read(self.folder.path().join(name)).unwrap());
+        files.concat()
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
