@@ -37,6 +37,7 @@ where
     a_bundle_is_dropped_when_nothing_names_it(fresh().await.as_ref()).await;
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
+    what_is_read_of_a_run_is_of_one_moment(fresh().await).await;
 }
 
 fn project() -> ProjectName {
@@ -558,4 +559,32 @@ async fn a_reply_is_stored_once_for_its_key(store: &dyn Store) {
     assert_eq!(read().await, Some(row(b"a", Some("first"))), "the first reply stays");
     write(5, Write::DropIdempotency { principal: "anna".to_owned(), key: "k".to_owned() }).await;
     assert_eq!(read().await, None);
+}
+
+/// Who reads that a run goes on and waits for what happens after its last event must not have read past its end.
+async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
+    const CHANGES: u64 = 300;
+    let run = new_run(1, &project());
+    let id = run.id;
+    let writer = Arc::clone(&store);
+    let change = move |seq: u64| {
+        let mut changed = run.clone();
+        changed.started_at = Some(Micros(seq.cast_signed()));
+        let event = EventRow { run: id, seq, at: Micros(0), kind: "changed".to_owned(), job: None, data: json!({}) };
+        Transition { events: vec![event], ..Transition::new(self::id(seq.into()), rows(&changed, None)) }
+    };
+    let written = async move {
+        for seq in 1..=CHANGES {
+            assert_eq!(commit(writer.as_ref(), change(seq)).await, Reply::Committed);
+        }
+    };
+    let read = async {
+        let mut seen = 0;
+        while seen < CHANGES {
+            let Ok(Answer::Runs(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
+            seen = found[0].last_event;
+            assert_eq!(found[0].run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
+        }
+    };
+    futures::future::join(written, read).await;
 }
