@@ -9,6 +9,7 @@ mod backup;
 mod document;
 mod extract;
 mod idempotency;
+mod page;
 mod projects;
 mod runs;
 mod secrets;

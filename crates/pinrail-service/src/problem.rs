@@ -46,6 +46,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("unknown-field", 400, "The body has a field that this operation does not know; `pointer` says which."),
     ("unknown-parameter", 400, "The URL has a query parameter that this operation does not know."),
     ("bad-parameter", 400, "A parameter, of the URL or of the workflow, has a value that is not allowed."),
+    ("bad-cursor", 400, "The cursor is not one that this list gave."),
     ("bad-bundle", 400, "A bundle or one of its files is not allowed, not complete, or not known."),
     ("bad-sql", 400, "The SQL text cannot be run; `detail` begins with line and column."),
     ("bad-secret", 400, "The name or the value of a secret is not allowed; `detail` says why."),

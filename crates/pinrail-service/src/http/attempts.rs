@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 
 use super::Shared;
 use super::extract::{At, Caller, Parameters};
+use super::page::{LARGEST_PAGE, PageQuery};
 use super::stream::{last_event_id, log_events};
 use crate::app::App;
 use crate::logs;
@@ -46,7 +47,15 @@ struct LogQuery {
     follow: bool,
     /// Only frames after this number.
     after: Option<u64>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Frames at most; 500 unless said otherwise, fewer where they are long.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
 }
+
+/// Text on a page at most, unless its only frame has more.
+const LONGEST_PAGE: usize = 4 << 20;
 
 /// Reads or follows the log of an attempt.
 #[utoipa::path(
@@ -72,8 +81,12 @@ async fn attempt_log(
     if query.follow {
         return Ok(log_events(app, id, after));
     }
-    let folder = app.attempts.logs();
-    let frames = tokio::task::spawn_blocking(move || logs::read(&folder, id, after)).await;
-    let frames = frames.map_err(|e| Problem::new("internal", e.to_string()))?;
-    Ok(Json(Page { items: frames.iter().map(views::frame).collect(), next: None }).into_response())
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit.or(Some(LARGEST_PAGE)) }.of("frames")?;
+    let after = wanted.after()?.unwrap_or(after);
+    let (folder, most) = (app.attempts.logs(), wanted.limit);
+    let read = tokio::task::spawn_blocking(move || logs::read_some(&folder, id, after, most, LONGEST_PAGE)).await;
+    let (frames, more) = read.map_err(|e| Problem::new("internal", e.to_string()))?;
+    let items: Vec<LogFrame> = frames.iter().map(views::frame).collect();
+    let next = items.last().filter(|_| more).map(|last| wanted.cursor(&last.seq.to_string()));
+    Ok(Json(Page { items, next }).into_response())
 }

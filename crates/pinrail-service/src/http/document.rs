@@ -195,6 +195,9 @@ fn codes(path: &str, operation: &mut Operation, role: Option<&str>) -> BTreeSet<
     if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.parameter_in == ParameterIn::Query)) {
         add(&["bad-parameter"]);
     }
+    if parameters.iter().any(|p| matches!(p, RefOr::T(p) if p.name == "cursor")) {
+        add(&["bad-cursor"]);
+    }
     if let Some(RefOr::T(body)) = &operation.request_body {
         add(&["too-large"]);
         if body.content.contains_key("application/json") {

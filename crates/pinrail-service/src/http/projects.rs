@@ -14,7 +14,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::extract::{At, Body, Bytes, Caller};
+use super::extract::{At, Body, Bytes, Caller, Parameters};
+use super::page::PageQuery;
 use crate::app::{App, Deployed};
 use crate::bundles::Manifest;
 use crate::compile::Compiled;
@@ -33,11 +34,16 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// Lists the projects that the token can see, by name.
 #[utoipa::path(
-    get, path = "/projects", tag = "projects", security(("token" = ["viewer"])),
+    get, path = "/projects", tag = "projects", security(("token" = ["viewer"])), params(PageQuery),
     responses((status = 200, description = "A page of projects", body = Page<ProjectRow>)),
 )]
-async fn projects(State(app): Shared, Caller(caller): Caller) -> Result<Json<Page<ProjectRow>>, Problem> {
-    Ok(Json(Page { items: app.projects(&caller).await?, next: None }))
+async fn projects(
+    State(app): Shared,
+    Caller(caller): Caller,
+    Parameters(query): Parameters<PageQuery>,
+) -> Result<Json<Page<ProjectRow>>, Problem> {
+    let wanted = query.of("projects")?;
+    Ok(Json(wanted.page(app.projects(&caller).await?, |project| project.name.to_string())))
 }
 
 /// The files of a project as they are now.
@@ -150,14 +156,16 @@ async fn deploy(
 /// Lists the active workflows of a project, by name.
 #[utoipa::path(
     get, path = "/projects/{project}/workflows", tag = "projects", security(("token" = ["viewer"])),
-    params(("project" = ProjectName, Path)),
+    params(("project" = ProjectName, Path), PageQuery),
     responses((status = 200, description = "A page of workflows", body = Page<views::Workflow>)),
 )]
 async fn workflows(
     State(app): Shared,
     Caller(caller): Caller,
     At(project): At<ProjectName>,
+    Parameters(query): Parameters<PageQuery>,
 ) -> Result<Json<Page<views::Workflow>>, Problem> {
+    let wanted = query.of("workflows")?;
     let items = app.workflows(&caller, &project).await?.into_iter().map(views::workflow).collect();
-    Ok(Json(Page { items, next: None }))
+    Ok(Json(wanted.page(items, |workflow| workflow.name.to_string())))
 }

@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::{At, Body, Caller, Parameters};
+use super::page::PageQuery;
 use super::stream::{last_event_id, run_events};
 use super::{Shared, idempotency};
 use crate::app::{App, RunRequest};
@@ -26,8 +27,6 @@ use crate::views::{self, Page, Run, RunLine};
 
 /// How long a request may wait for the end of a run, in seconds.
 const LONGEST_WAIT: u64 = 60;
-const PAGE: u32 = 50;
-const LARGEST_PAGE: u32 = 500;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::default()
@@ -75,8 +74,10 @@ struct RunsQuery {
     project: Option<ProjectName>,
     workflow: Option<WorkflowName>,
     state: Option<RunState>,
-    /// The id after which the page begins.
-    cursor: Option<RunId>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Runs at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
     /// The one run that a reference means as people give it: an id, its last characters, `last`, `workflow@date`.
     find: Option<String>,
@@ -100,11 +101,12 @@ async fn runs(
         let stored = app.find_run(&caller, query.project, &reference).await?;
         return Ok(Json(Page { items: vec![views::run(&stored)], next: None }).into_response());
     }
-    let limit = query.limit.unwrap_or(PAGE).clamp(1, LARGEST_PAGE);
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("runs")?;
     let state = query.state.map(|state| state.name().to_owned());
-    let found = app.runs(&caller, query.project, query.workflow, state, query.cursor, limit).await?;
-    let next = if found.len() == limit as usize { found.last().map(|stored| stored.run.id.to_string()) } else { None };
-    Ok(Json(Page { items: found.iter().map(views::run_line).collect(), next }).into_response())
+    let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
+    let found = app.runs(&caller, query.project, query.workflow, state, wanted.after()?, one_more).await?;
+    let lines = found.iter().map(views::run_line).collect();
+    Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -216,6 +218,11 @@ async fn follow_run(
 struct ExplainQuery {
     /// Only this job.
     job: Option<JobName>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Explanations at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
 }
 
 /// Says of each task of a run why it is where it is, the most telling first.
@@ -231,45 +238,51 @@ async fn explain_run(
     At(id): At<RunId>,
     Parameters(query): Parameters<ExplainQuery>,
 ) -> Result<Json<Page<Explanation>>, Problem> {
-    Ok(Json(Page { items: app.explain(&caller, id, query.job).await?, next: None }))
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("explanations")?;
+    let items = app.explain(&caller, id, query.job).await?;
+    wanted.page_in_order(items, |explanation| explanation.job.to_string()).map(Json)
 }
 
 /// Lists the numbers that the attempts of a run left.
 #[utoipa::path(
     get, path = "/runs/{id}/counters", tag = "runs", security(("token" = ["viewer"])),
-    params(("id" = RunId, Path)),
+    params(("id" = RunId, Path), PageQuery),
     responses((status = 200, description = "A page of counters", body = Page<CounterRow>)),
 )]
 async fn run_counters(
     State(app): Shared,
     Caller(caller): Caller,
     At(id): At<RunId>,
+    Parameters(query): Parameters<PageQuery>,
 ) -> Result<Json<Page<CounterRow>>, Problem> {
+    let wanted = query.of("counters")?;
     app.run(&caller, id).await?;
     let items = match app.store.read(&Who::default(), Query::Counters { run: id }).await? {
         Answer::Counters(rows) => rows,
         _ => Vec::new(),
     };
-    Ok(Json(Page { items, next: None }))
+    Ok(Json(wanted.page(items, |row| format!("{}\0{}\0{}", row.attempt, row.group, row.name))))
 }
 
 /// Lists the files that the jobs of a run left for people.
 #[utoipa::path(
     get, path = "/runs/{id}/files", tag = "runs", security(("token" = ["viewer"])),
-    params(("id" = RunId, Path)),
+    params(("id" = RunId, Path), PageQuery),
     responses((status = 200, description = "A page of files", body = Page<FileRow>)),
 )]
 async fn run_files(
     State(app): Shared,
     Caller(caller): Caller,
     At(id): At<RunId>,
+    Parameters(query): Parameters<PageQuery>,
 ) -> Result<Json<Page<FileRow>>, Problem> {
+    let wanted = query.of("files")?;
     app.run(&caller, id).await?;
     let items = match app.store.read(&Who::default(), Query::Files(id)).await? {
         Answer::Files(rows) => rows,
         _ => Vec::new(),
     };
-    Ok(Json(Page { items, next: None }))
+    Ok(Json(wanted.page(items, |row| format!("{}\0{}", row.job, row.name))))
 }
 
 /// Reads a file that a job left.

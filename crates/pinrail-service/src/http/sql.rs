@@ -17,7 +17,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::extract::{At, Body, Caller};
+use super::extract::{At, Body, Caller, Parameters};
+use super::page::PageQuery;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::views::Page;
@@ -29,7 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 /// Lists the tables of a project, by name.
 #[utoipa::path(
     get, path = "/projects/{project}/tables", tag = "sql", security(("token" = ["viewer"])),
-    params(("project" = ProjectName, Path)),
+    params(("project" = ProjectName, Path), PageQuery),
     responses((status = 200, description = "A page of tables", body = Page<TableInfo>)),
     extensions(("x-codes" = json!(["bad-sql", "engine-missing"]))),
 )]
@@ -37,8 +38,10 @@ async fn tables(
     State(app): Shared,
     Caller(caller): Caller,
     At(project): At<ProjectName>,
+    Parameters(query): Parameters<PageQuery>,
 ) -> Result<Json<Page<TableInfo>>, Problem> {
-    Ok(Json(Page { items: app.tables(&caller, &project).await?, next: None }))
+    let wanted = query.of("tables")?;
+    Ok(Json(wanted.page(app.tables(&caller, &project).await?, |table| table.table.to_string())))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -15,8 +15,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::extract::{At, Body, Caller};
+use super::extract::{At, Body, Caller, Parameters};
 use super::idempotency::NotKept;
+use super::page::PageQuery;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::tokens::Role;
@@ -28,12 +29,17 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// Lists the tokens that the caller may end, oldest first.
 #[utoipa::path(
-    get, path = "/tokens", tag = "tokens", security(("token" = ["admin"])),
+    get, path = "/tokens", tag = "tokens", security(("token" = ["admin"])), params(PageQuery),
     responses((status = 200, description = "A page of tokens, without their secrets", body = Page<Token>)),
 )]
-async fn tokens(State(app): Shared, Caller(caller): Caller) -> Result<Json<Page<Token>>, Problem> {
+async fn tokens(
+    State(app): Shared,
+    Caller(caller): Caller,
+    Parameters(query): Parameters<PageQuery>,
+) -> Result<Json<Page<Token>>, Problem> {
+    let wanted = query.of("tokens")?;
     let items = app.tokens(&caller).await?.into_iter().map(views::token).collect::<Result<_, _>>()?;
-    Ok(Json(Page { items, next: None }))
+    Ok(Json(wanted.page(items, |token| token.id.to_string())))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -3,6 +3,7 @@
 
 mod document;
 mod idempotency;
+mod pages;
 mod problems;
 mod retention;
 mod world;

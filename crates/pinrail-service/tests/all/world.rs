@@ -34,13 +34,12 @@ pub struct World {
     pub app: Arc<App>,
     pub admin: String,
     router: Router,
-    /// What the job `["listen"]` is told.
-    pub job: mpsc::UnboundedSender<Tell>,
+    job: mpsc::UnboundedSender<Tell>,
     folder: tempfile::TempDir,
 }
 
 /// What a job that listens does next.
-pub enum Tell {
+enum Tell {
     Log(String),
     End,
 }
@@ -114,6 +113,16 @@ impl World {
     pub async fn token(&self, project: Option<&str>, role: Role, lives: Option<Duration>) -> String {
         let project = project.map(|name| name.parse::<ProjectName>().unwrap());
         self.app.make_token("test", project, role, lives).await.unwrap().1
+    }
+
+    /// What the job `listen` logs next.
+    pub fn say(&self, line: &str) {
+        self.job.send(Tell::Log(line.to_owned())).unwrap();
+    }
+
+    /// Lets the job `listen` end.
+    pub fn finish(&self) {
+        self.job.send(Tell::End).unwrap();
     }
 
     /// Everything in the state database, its log included.
