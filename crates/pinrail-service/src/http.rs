@@ -9,6 +9,7 @@ mod backup;
 mod document;
 mod extract;
 mod idempotency;
+mod metrics;
 mod page;
 mod projects;
 mod runs;
@@ -18,10 +19,11 @@ mod stream;
 mod tokens;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::{Extension, Router};
 use pinrail_model::seam::store::{Query, Who};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -29,9 +31,11 @@ use utoipa_axum::routes;
 pub use document::{document, document_text};
 
 use crate::app::App;
+use crate::owner::{Figures, Input};
 use crate::problem::{CODES, Problem};
 use extract::At;
 use idempotency::Keyed;
+use metrics::Requests;
 
 type Shared = State<Arc<App>>;
 
@@ -48,7 +52,11 @@ fn operations() -> OpenApiRouter<Arc<App>> {
     ];
     let api = resources.into_iter().fold(OpenApiRouter::default(), OpenApiRouter::merge);
     let api = api.routes(routes!(document::openapi)).layer(from_fn(extract::known_parameters));
-    let server = OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(error_page));
+    let server = OpenApiRouter::default()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(error_page));
     server.nest("/api/v1", api)
 }
 
@@ -57,7 +65,8 @@ pub fn router(app: Arc<App>) -> Router {
     let (router, _) = operations().split_for_parts();
     let keyed = from_fn_with_state(Keyed::new(Arc::clone(&app)), idempotency::replay);
     let router = router.route_layer(keyed).fallback(not_found).method_not_allowed_fallback(method_not_allowed);
-    router.with_state(app)
+    let counted = router.layer(from_fn(metrics::count)).layer(Extension(Arc::<Requests>::default()));
+    counted.with_state(app)
 }
 
 /// Serves the API until the process ends.
@@ -96,15 +105,31 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether requests can be served: the database answers.
+/// How long the owner of the runs may take to answer. It commits between two inputs, which takes milliseconds.
+const OWNER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether requests can be served: the database and the owner of the runs answer.
 #[utoipa::path(
     get, path = "/readyz", tag = "server", security(()),
     responses((status = 200, description = "They can", body = String)),
-    extensions(("x-codes" = json!(["state-failed"]))),
+    extensions(("x-codes" = json!(["state-failed", "owner-gone"]))),
 )]
-async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
+async fn readyz(State(app): Shared) -> Result<&'static str, Problem> {
     app.store.read(&Who::default(), Query::Projects).await?;
+    figures(&app).await?;
     Ok("ready\n")
+}
+
+/// What the owner of the runs has to say.
+async fn figures(app: &App) -> Result<Figures, Problem> {
+    match tokio::time::timeout(OWNER_PATIENCE, app.owner.ask(Input::Figures)).await {
+        Ok(Some(figures)) => Ok(figures),
+        Ok(None) => Err(Problem::new("owner-gone", "the server is stopping")),
+        Err(_) => {
+            let detail = format!("the owner of the runs has not answered for {} s", OWNER_PATIENCE.as_secs());
+            Err(Problem::new("owner-gone", detail).hint("Look at the disk and at the server's log."))
+        }
+    }
 }
 
 /// Explains the code of a problem: where its `type` leads.

@@ -152,6 +152,10 @@ pub trait Executor: Send + Sync {
     async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch;
     /// Ends whatever lives of an attempt: asks, waits the grace, kills. Returns when nothing lives.
     async fn stop(&self, attempt: AttemptId, grace: Duration);
+    /// Processes that are kept for the next attempts.
+    fn warm(&self) -> usize {
+        0
+    }
 }
 
 /// Runs a command of the platform's own on user files: contained like a job, without a network, belonging to no attempt.

@@ -3,6 +3,7 @@
 
 mod document;
 mod idempotency;
+mod metrics;
 mod pages;
 mod problems;
 mod retention;

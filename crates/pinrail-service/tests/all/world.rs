@@ -150,6 +150,17 @@ impl World {
         self.ask(Method::GET, path, Body::empty()).await
     }
 
+    /// Waits until an answer contains a text.
+    pub async fn wait_for_text(&self, path: &str, wanted: &str) {
+        for _ in 0..3000 {
+            if self.get(path).await.text().contains(wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("waited in vain for {wanted:?} at {path}");
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
         self.ask(Method::POST, path, body.to_string()).await
     }
