@@ -235,8 +235,13 @@ impl App {
         if let Some(own) = &principal.project
             && project.as_ref() != Some(own)
         {
-            let asked = project.as_ref().map_or("every project", |project| project.as_str());
-            return Err(project_not_found(asked));
+            return Err(match project {
+                Some(project) => project_not_found(project.as_str()),
+                None => {
+                    Problem::new("role-too-low", "a token for every project needs the role \"admin\" in all of them")
+                        .hint(format!("Name the project of the caller: \"{own}\"."))
+                }
+            });
         }
         self.make_token(name, project, role, lives).await
     }

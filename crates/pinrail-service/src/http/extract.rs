@@ -26,6 +26,9 @@ pub(super) const LARGEST_BODY: usize = 4 << 20;
 /// The largest file: a bundle's own limit.
 const LARGEST_BLOB: usize = crate::bundles::LARGEST as usize;
 
+/// The longest text for people: a paragraph.
+const LONGEST_TEXT: usize = 1000;
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -215,6 +218,16 @@ struct Unknown<'a> {
     what: &'a str,
     name: String,
     known: Vec<String>,
+}
+
+/// A text for people, which is kept and shown: not empty, not a book.
+pub(super) fn short_text(pointer: &str, text: String) -> Result<String, Problem> {
+    let length = text.chars().count();
+    if (1..=LONGEST_TEXT).contains(&length) {
+        return Ok(text);
+    }
+    let detail = format!("a text of 1 to {LONGEST_TEXT} characters is wanted, not of {length} (at {pointer})");
+    Err(Problem::new("bad-request", detail).with("pointer", pointer))
 }
 
 /// The name and the candidates in serde's message "unknown field `x`, expected one of `a`, `b`".

@@ -22,6 +22,9 @@ use crate::compile::Compiled;
 use crate::problem::Problem;
 use crate::views::{self, Page};
 
+/// A digest for examples: that of no bytes.
+const EXAMPLE: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::default()
         .routes(routes!(projects))
@@ -51,9 +54,7 @@ async fn projects(
 #[serde(deny_unknown_fields)]
 struct BundleBody {
     /// By path, relative to the project's folder.
-    #[schema(value_type = std::collections::BTreeMap<String, BundleFile>, example = json!({"jobs/a.py": {
-        "sha": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb", "size": 1, "executable": false
-    }}))]
+    #[schema(value_type = BTreeMap<String, BundleFile>)]
     files: Manifest,
     /// The project's folder, for a server that shares its disk.
     #[serde(default)]
@@ -74,7 +75,8 @@ struct Announced {
 /// Answers which of them the server does not have. Send those with `PUT .../blobs/{sha}`, then ask again.
 #[utoipa::path(
     post, path = "/projects/{project}/bundles", tag = "projects", security(("token" = ["operator"])),
-    params(("project" = ProjectName, Path)), request_body = BundleBody,
+    params(("project" = ProjectName, Path)),
+    request_body(content = BundleBody, example = json!({"files": {"jobs/a.py": {"sha": EXAMPLE, "size": 0}}})),
     responses((status = 200, description = "What became of it", body = Announced)),
     extensions(("x-codes" = json!(["bad-bundle"]))),
 )]
@@ -115,7 +117,7 @@ struct CodeBody {
 /// Compiles the workflow files of a bundle.
 #[utoipa::path(
     post, path = "/projects/{project}/compilations", tag = "projects", security(("token" = ["operator"])),
-    params(("project" = ProjectName, Path)), request_body = CodeBody,
+    params(("project" = ProjectName, Path)), request_body(content = CodeBody, example = json!({"bundle": EXAMPLE})),
     responses((status = 200, description = "Good documents and what is wrong", body = Compiled)),
     extensions(("x-codes" = json!(["bad-bundle", "compile-failed", "definition-errors", "interpreter-failed"]))),
 )]
@@ -140,7 +142,7 @@ struct DeployBody {
 /// Makes the workflows of a bundle the active ones.
 #[utoipa::path(
     post, path = "/projects/{project}/deploys", tag = "projects", security(("token" = ["developer"])),
-    params(("project" = ProjectName, Path)), request_body = DeployBody,
+    params(("project" = ProjectName, Path)), request_body(content = DeployBody, example = json!({"bundle": EXAMPLE, "dry_run": true})),
     responses((status = 200, description = "What it came to", body = Deployed)),
     extensions(("x-codes" = json!(["bad-bundle", "compile-failed", "definition-errors", "interpreter-failed"]))),
 )]

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::{At, Body, Caller, Parameters};
+use super::extract::{At, Body, Caller, Parameters, short_text};
 use super::page::PageQuery;
 use super::stream::{last_event_id, run_events};
 use super::{Shared, idempotency};
@@ -159,7 +159,8 @@ async fn cancel_run(
     At(id): At<RunId>,
     Body(body): Body<CancelBody>,
 ) -> Result<Json<Run>, Problem> {
-    let stored = app.cancel(&caller, id, body.job, body.reason).await?;
+    let reason = body.reason.map(|reason| short_text("/reason", reason)).transpose()?;
+    let stored = app.cancel(&caller, id, body.job, reason).await?;
     Ok(Json(views::run(&stored)))
 }
 

@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::extract::{At, Body, Caller, Parameters};
+use super::extract::{At, Body, Caller, Parameters, short_text};
 use super::idempotency::NotKept;
 use super::page::PageQuery;
 use crate::app::App;
@@ -69,7 +69,8 @@ async fn create_token(
     Body(body): Body<TokenBody>,
 ) -> Result<(StatusCode, Extension<NotKept>, Json<NewToken>), Problem> {
     let lives = body.expires_in_seconds.map(Duration::from_secs);
-    let (row, token) = app.create_token(&caller, &body.name, body.project, body.role, lives).await?;
+    let name = short_text("/name", body.name)?;
+    let (row, token) = app.create_token(&caller, &name, body.project, body.role, lives).await?;
     let made = views::token(row)?;
     let view = NewToken {
         id: made.id,

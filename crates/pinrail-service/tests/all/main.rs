@@ -3,6 +3,7 @@
 
 mod document;
 mod idempotency;
+mod matrix;
 mod metrics;
 mod pages;
 mod problems;

@@ -97,6 +97,11 @@ async fn unknown_fields_are_told_the_nearest_and_where_they_are() {
     assert_eq!(value["detail"], "unknown value \"admn\" (at /role)");
     let missing = problem(&world.post("/api/v1/tokens", &json!({"name": "x"})).await, 400, "bad-request");
     assert_eq!(missing["detail"], "missing field `role`");
+    for name in ["", &"x".repeat(1001)] {
+        let body = json!({"name": name, "role": "viewer"});
+        let text = problem(&world.post("/api/v1/tokens", &body).await, 400, "bad-request");
+        assert_eq!(text["pointer"], "/name");
+    }
     let list = problem(&world.post(RUNS, &json!([1])).await, 400, "bad-request");
     assert!(list["detail"].is_string());
 }
