@@ -62,12 +62,15 @@ const LONGEST_PAGE: usize = 4 << 20;
     get, path = "/attempts/{id}/log", tag = "attempts", security(("token" = ["viewer"])),
     params(
         ("id" = AttemptId, Path), LogQuery,
-        ("Last-Event-ID" = Option<u64>, Header, description = "The last frame that is known; `after` wins over it"),
+        ("Last-Event-ID" = Option<u64>, Header, description = "The last frame that is known; as `after`"),
     ),
-    responses((
-        status = 200, description = "A page of frames, or events with one frame each",
-        content((Page<LogFrame> = "application/json"), (String = "text/event-stream")),
-    )),
+    responses(
+        (
+            status = 200, description = "A page of frames, or events with one frame each",
+            content((Page<LogFrame> = "application/json"), (String = "text/event-stream")),
+        ),
+        (status = 204, description = "Nothing is left to follow: the attempt is over"),
+    ),
 )]
 async fn attempt_log(
     State(app): Shared,
@@ -76,10 +79,11 @@ async fn attempt_log(
     Parameters(query): Parameters<LogQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    app.attempt(&caller, id).await?;
-    let after = query.after.unwrap_or_else(|| last_event_id(&headers));
+    let stored = app.attempt(&caller, id).await?;
+    // Who comes back sends the same URL and a later header.
+    let after = query.after.unwrap_or(0).max(last_event_id(&headers)?);
     if query.follow {
-        return Ok(log_events(app, id, after));
+        return log_events(app, &stored, after).await;
     }
     let wanted = PageQuery { cursor: query.cursor, limit: query.limit.or(Some(LARGEST_PAGE)) }.of("frames")?;
     let after = wanted.after()?.unwrap_or(after);

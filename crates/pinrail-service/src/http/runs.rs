@@ -113,7 +113,8 @@ async fn runs(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct WaitQuery {
-    /// Seconds to wait for the run's end, at most 60; more is cut to that. Then the run is answered as it is.
+    /// Seconds to wait for the run's end. Then the run is answered as it is.
+    #[param(minimum = 0, maximum = 60)]
     wait: Option<u64>,
 }
 
@@ -131,7 +132,13 @@ async fn run(
 ) -> Result<Json<Run>, Problem> {
     let stored = match query.wait {
         None => app.run(&caller, id).await?,
-        Some(wait) => app.wait(&caller, id, Duration::from_secs(wait.min(LONGEST_WAIT))).await?,
+        Some(wait) if wait <= LONGEST_WAIT => app.wait(&caller, id, Duration::from_secs(wait)).await?,
+        Some(wait) => {
+            let detail = format!("parameter \"wait\": it must be from 0 to {LONGEST_WAIT}, not {wait}");
+            return Err(
+                Problem::new("bad-parameter", detail).hint("Ask again when the time is over, or follow /events.")
+            );
+        }
     };
     Ok(Json(views::run(&stored)))
 }
@@ -201,7 +208,11 @@ async fn retry_run(
 #[utoipa::path(
     get, path = "/runs/{id}/events", tag = "runs", security(("token" = ["viewer"])),
     params(("id" = RunId, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last event that is known")),
-    responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")),
+    responses(
+        (status = 200, description = "Events", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The run has ended and there are no further events"),
+    ),
+    extensions(("x-codes" = json!(["bad-parameter"]))),
 )]
 async fn follow_run(
     State(app): Shared,
@@ -209,8 +220,8 @@ async fn follow_run(
     At(id): At<RunId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    app.run(&caller, id).await?;
-    Ok(run_events(app, id, last_event_id(&headers)))
+    let stored = app.run(&caller, id).await?;
+    run_events(app, &stored, last_event_id(&headers)?)
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -8,4 +8,5 @@ mod metrics;
 mod pages;
 mod problems;
 mod retention;
+mod streams;
 mod world;
