@@ -237,10 +237,7 @@ impl App {
         {
             return Err(match project {
                 Some(project) => project_not_found(project.as_str()),
-                None => {
-                    Problem::new("role-too-low", "a token for every project needs the role \"admin\" in all of them")
-                        .hint(format!("Name the project of the caller: \"{own}\"."))
-                }
+                None => everywhere_only().hint(format!("Name the caller's project: \"{own}\".")),
             });
         }
         self.make_token(name, project, role, lives).await
@@ -904,6 +901,11 @@ struct Find {
     workflow: Option<WorkflowName>,
     date: Option<String>,
     ends_with: Option<String>,
+}
+
+/// The refusal of what concerns all projects, to the admin of one.
+pub(crate) fn everywhere_only() -> Problem {
+    Problem::new("role-too-low", "this needs the role \"admin\" in every project; the token is for one")
 }
 
 pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {

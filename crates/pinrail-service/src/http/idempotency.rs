@@ -33,8 +33,13 @@ const LARGEST_KEPT: usize = 256 << 10;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NotKept(pub &'static str);
 
+/// What makes a request with a key unlike any other of its caller: the key and the digest of the request. With the
+/// digest, a key that is used again after its reply was forgotten does not find what another request made.
+#[derive(Debug, Clone)]
+pub(super) struct OwnKey(pub String);
+
 /// The key of a request.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(&KEY) else { return Ok(None) };
     match value.to_str() {
         Ok(text) if !text.is_empty() && text.len() <= LONGEST_KEY => Ok(Some(text.to_owned())),
@@ -109,6 +114,7 @@ pub(super) async fn replay(State(keyed): State<Keyed>, request: Request, next: N
     let Caller(caller) = Caller::from_request_parts(&mut parts, &keyed.app).await?;
     let bytes = read_body(body, LARGEST_BODY).await?;
     let digest = Sha::of(&[parts.uri.to_string().as_bytes(), b"\n", &bytes].concat());
+    parts.extensions.insert(OwnKey(format!("{key}/{digest}")));
     let request = Request::from_parts(parts, Body::from(bytes));
     // Carried out to its end even if the client goes away meanwhile.
     let carried = tokio::spawn(async move {

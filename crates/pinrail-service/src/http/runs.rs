@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -17,10 +18,11 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Shared;
 use super::extract::{At, Body, Caller, Parameters, short_text};
+use super::idempotency::OwnKey;
 use super::page::PageQuery;
 use super::stream::{last_event_id, run_events};
-use super::{Shared, idempotency};
 use crate::app::{App, RunRequest};
 use crate::problem::Problem;
 use crate::views::{self, Page, Run, RunLine};
@@ -58,10 +60,10 @@ async fn create_run(
     State(app): Shared,
     Caller(caller): Caller,
     At(project): At<ProjectName>,
-    headers: HeaderMap,
+    key: Option<Extension<OwnKey>>,
     Body(body): Body<RunRequest>,
 ) -> Result<Response, Problem> {
-    let key = idempotency::key(&headers)?;
+    let key = key.map(|Extension(OwnKey(key))| key);
     let stored = app.create_run(&caller, &project, body, key).await?;
     let location = format!("/api/v1/runs/{}", stored.run.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(views::run(&stored))).into_response())

@@ -12,7 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
-use super::extract::{At, Body, Caller};
+use super::extract::{At, Body, Caller, Parameters};
+use super::page::PageQuery;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::secrets::secret_not_found;
@@ -26,16 +27,19 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 /// Lists the secrets of a project, by name, without their values.
 #[utoipa::path(
     get, path = "/projects/{project}/secrets", tag = "secrets", security(("token" = ["developer"])),
-    params(("project" = ProjectName, Path)),
+    params(("project" = ProjectName, Path), PageQuery),
     responses((status = 200, description = "A page of secrets", body = Page<Secret>)),
 )]
 async fn secrets(
     State(app): Shared,
     Caller(caller): Caller,
     At(project): At<ProjectName>,
+    Parameters(query): Parameters<PageQuery>,
 ) -> Result<Json<Page<Secret>>, Problem> {
+    let wanted = query.of("secrets")?;
     let rows = app.secrets(&caller, &project).await?;
-    Ok(Json(Page { items: rows.iter().map(|(row, opens)| views::secret(row, *opens)).collect(), next: None }))
+    let items = rows.iter().map(|(row, opens)| views::secret(row, *opens)).collect();
+    Ok(Json(wanted.page(items, |secret: &Secret| secret.name.to_string())))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -2,7 +2,9 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request};
-use pinrail_service::app::{OneOff, RunRequest};
+use pinrail_model::ids::{Ids, TransitionId, fresh};
+use pinrail_model::seam::store::{Durability, Transition, Write};
+use pinrail_service::system::SystemIds;
 use pinrail_service::tokens::Role;
 use serde_json::{Value, json};
 
@@ -22,6 +24,15 @@ fn replayed(answer: &Answer) -> bool {
 
 async fn runs(world: &World) -> usize {
     world.get("/api/v1/runs").await.json()["items"].as_array().unwrap().len()
+}
+
+/// Forgets the reply to a request, as a crash does before it is stored and retention long after.
+async fn forget(world: &World, key: &str) {
+    let admin = world.app.authenticate(&world.admin).await.unwrap();
+    let drop = Write::DropIdempotency { principal: admin.id.to_string(), key: key.to_owned() };
+    let ids: &dyn Ids = &SystemIds;
+    let transition = Transition::new(fresh::<TransitionId>(ids), vec![drop]);
+    world.app.store.commit(vec![transition], Durability::Waited).await.unwrap();
 }
 
 fn job() -> Value {
@@ -76,14 +87,19 @@ async fn requests_at_once_are_carried_out_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_made_once_even_if_its_reply_was_never_stored() {
     let world = World::new().await;
+    let made = world.send(keyed(RUNS, &world.admin, "k", &job())).await.json();
     // What a server that died before it stored the reply has left.
-    let admin = world.app.authenticate(&world.admin).await.unwrap();
-    let asked = RunRequest { job: Some(OneOff::Shell(vec!["true".to_owned()])), ..RunRequest::default() };
-    let made = world.app.create_run(&admin, &"demo".parse().unwrap(), asked, Some("k".to_owned())).await.unwrap();
+    forget(&world, "k").await;
     let answer = world.send(keyed(RUNS, &world.admin, "k", &job())).await;
     assert_eq!((answer.status, replayed(&answer)), (201, false), "{}", answer.text());
-    assert_eq!(answer.json()["id"], made.run.id.to_string());
+    assert_eq!(answer.json()["id"], made["id"]);
     assert_eq!(runs(&world).await, 1);
+    // A key whose reply has been forgotten is free for another request, and never finds the old one's run.
+    forget(&world, "k").await;
+    let other = json!({"job": {"shell": ["true", "again"]}});
+    let answer = world.send(keyed(RUNS, &world.admin, "k", &other)).await;
+    assert_eq!((answer.status, replayed(&answer)), (201, false), "{}", answer.text());
+    assert_ne!(answer.json()["id"], made["id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ use pinrail_service::http::router;
 use pinrail_service::owner::{self, OwnerParts};
 use pinrail_service::system::{SystemClock, SystemIds};
 use pinrail_service::tokens::Role;
+use pinrail_service::vault::Vault;
 use pinrail_store::SqliteStore;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
@@ -74,6 +75,7 @@ impl World {
         let state = folder.path().to_owned();
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state).unwrap());
         let (clock, ids) = (Arc::new(SystemClock::new()), Arc::new(SystemIds));
+        let bundles = Bundles::new(&state, clock.clone());
         let (handle, inputs) = owner::channel();
         let (job, told) = mpsc::unbounded_channel();
         let scripted: Arc<dyn Executor> = Arc::new(Scripted { told: Mutex::new(told) });
@@ -81,12 +83,14 @@ impl World {
             state: state.clone(),
             store: Arc::clone(&store),
             clock: clock.clone(),
-            bundles: Bundles::new(&state),
+            bundles: bundles.clone(),
             executors: HashMap::from([(ExecutorKind::Shell, scripted)]),
             engine: None,
             catalog: None,
             interpreter: "python3".into(),
-            kill_marked: |_| {},
+            vault: Arc::new(Vault::new(&state)),
+            installation: "installed".to_owned(),
+            kill_marked: |_, _| {},
         });
         let owner_parts =
             OwnerParts { store: Arc::clone(&store), clock: clock.clone(), ids: ids.clone(), slots: 4, only: None };
@@ -97,7 +101,7 @@ impl World {
             ids,
             owner: handle.clone(),
             attempts: Arc::clone(&attempts),
-            bundles: Bundles::new(&state),
+            bundles,
             compiler,
             sandbox: Arc::new(Printed),
             engine: None,
