@@ -12,9 +12,6 @@ use serde_json::Value;
 /// How long a server may be silent. It is the patience of a person at a slow machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What there is already.
-const CONFLICT: u16 = 409;
-
 type Reader = BufReader<TcpStream>;
 
 /// A server and a token for it.
@@ -48,10 +45,10 @@ impl Api {
         Ok(bytes)
     }
 
-    /// Posts with an idempotency key: the same key again does nothing, and the answer names what is there.
+    /// Posts with an idempotency key: the same request with the same key does nothing and is answered as the first was.
     pub fn post(&self, path: &str, key: &str, body: &Value) -> Result<Value> {
         let (status, reader) = self.send("POST", path, &[("idempotency-key", key)], Some(body))?;
-        if status == CONFLICT { json(reader) } else { json(good("POST", path, status, reader)?) }
+        json(good("POST", path, status, reader)?)
     }
 
     /// Follows a run after one of its events, until it has ended or the visitor has seen enough.

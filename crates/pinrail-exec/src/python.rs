@@ -233,6 +233,10 @@ impl Executor for Python {
     async fn stop(&self, attempt: AttemptId, grace: Duration) {
         stop(&self.launcher, &attempt.to_string(), grace).await;
     }
+
+    fn warm(&self) -> usize {
+        lock(&self.warm).values().filter(|warm| !warm.is_lost()).count()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

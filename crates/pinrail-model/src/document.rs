@@ -11,6 +11,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::fault::Fault;
 use crate::names::{JobName, ParamName, SecretName, WorkflowName};
@@ -121,7 +122,7 @@ pub enum RunIf {
 }
 
 /// What runs a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecutorKind {
     Python,
@@ -314,6 +315,15 @@ impl FromStr for Sha {
         Ok(Self(bytes))
     }
 }
+
+crate::schema::describe!(
+    Sha,
+    crate::schema::text(
+        "A SHA-256 in hexadecimal digits.",
+        Some("^[0-9a-f]{64}$"),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    )
+);
 
 impl Serialize for Sha {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

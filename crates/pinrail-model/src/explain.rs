@@ -1,6 +1,7 @@
 //! Why a task is where it is: a pure function of the same state that decides what happens next, so it cannot disagree.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::admit::{RESERVED, Shard};
 use crate::fault::{Evidence, Fault};
@@ -10,7 +11,7 @@ use crate::run::{Attempt, Ending, Ends, Outcome, Phase, Position, Run, Step, Tas
 use crate::time::Micros;
 
 /// The answer for one task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     pub run: RunId,
     pub job: JobName,
@@ -27,7 +28,7 @@ pub struct Explanation {
 }
 
 /// The reason, with what it rests on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 pub enum Why {
     /// The jobs it waits for have not ended.
@@ -114,21 +115,23 @@ impl Why {
 }
 
 /// A job that another one waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Awaited {
     pub job: JobName,
     pub state: String,
 }
 
 /// Who holds a slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Holder {
     pub run: RunId,
+    /// Its place in the run, from 0.
+    #[schema(value_type = usize)]
     pub task: TaskIx,
 }
 
 /// How often it was tried and may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Tries {
     pub number: u32,
     /// Attempts that the user's retries allow; free ones (platform, external, conflict) come on top.
@@ -136,7 +139,7 @@ pub struct Tries {
 }
 
 /// A failure with its evidence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     pub attempt: AttemptId,
     pub phase: Option<Phase>,

@@ -2,9 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Whose fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// The job's own code, query or command.
@@ -92,7 +93,7 @@ impl std::str::FromStr for Fault {
 }
 
 /// Where in the user's own code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CodePlace {
     pub file: String,
     pub line: u32,
@@ -103,7 +104,7 @@ pub struct CodePlace {
 }
 
 /// What is known of a failure: enough to answer "what happened, where, what now" without a log.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Evidence {
     /// What happened, one lower-case line without full stop.
     pub message: String,

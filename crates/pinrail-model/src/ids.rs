@@ -25,6 +25,8 @@ macro_rules! ids {
         impl $name {
             /// What every id of this kind begins with.
             pub const PREFIX: &'static str = $prefix;
+            /// What people call it.
+            pub const KIND: &'static str = $kind;
 
             /// Makes an id from 128 bits: 48 of milliseconds since 1970, 80 random ones.
             #[must_use]
@@ -113,6 +115,15 @@ pub fn fresh<T: FromParts>(ids: &dyn Ids) -> T {
 pub trait FromParts {
     fn from_parts(millis: u64, random: u128) -> Self;
 }
+
+macro_rules! schemas { ($($name:ident)*) => {$(
+    crate::schema::describe!($name, crate::schema::text(
+        &format!("The id of a {}.", $name::KIND),
+        Some(&format!("^{}[0-9A-HJKMNP-TV-Z]{{26}}$", $name::PREFIX)),
+        &$name::from_parts(1_700_000_000_000, 1 << 79).to_string(),
+    ));
+)*} }
+schemas!(RunId AttemptId QueryId TokenId);
 
 macro_rules! from_parts { ($($name:ident)*) => {$(
     impl FromParts for $name {

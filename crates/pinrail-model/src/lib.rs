@@ -18,6 +18,7 @@ pub mod near;
 pub mod problem;
 pub mod run;
 pub mod schedule;
+pub mod schema;
 pub mod seam;
 pub mod select;
 pub mod steps;

@@ -116,6 +116,30 @@ names! {
     TableName, "table", check_table_part;
 }
 
+macro_rules! schemas { ($($name:ident, $description:literal, $example:literal;)*) => {$(
+    crate::schema::describe!($name, crate::schema::text($description, Some(NAME), $example));
+)*} }
+
+/// What [`check_name`] allows, as a regular expression.
+const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,63}$";
+
+schemas! {
+    ProjectName, "The name of a project.", "flights";
+    WorkflowName, "The name of a workflow.", "flights";
+    JobName, "The name of a job of a workflow.", "daily_delays";
+    SecretName, "The name of a secret of a project.", "ftp";
+    ParamName, "The name of a parameter of a workflow.", "min_flights";
+}
+
+crate::schema::describe!(
+    TableRef as "TableName",
+    crate::schema::text(
+        "A table with its namespace.",
+        Some("^[a-z_][a-z0-9_]{0,127}\\.[a-z_][a-z0-9_]{0,127}$"),
+        "marts.daily_delays",
+    )
+);
+
 /// A table with its namespace, as in `marts.daily_delays`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableRef {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 pub use apply::apply;
 pub use edges::{EDGES, Edge, edges_markdown};
@@ -69,7 +70,7 @@ pub struct Run {
 }
 
 /// Who comes first when slots are short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     Interactive,
@@ -78,7 +79,7 @@ pub enum Class {
 }
 
 /// What made a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Cause {
     /// Asked for by a person or program.
@@ -88,7 +89,7 @@ pub enum Cause {
 }
 
 /// Why something is to end before its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stop {
     pub by: String,
     pub at: Micros,
@@ -131,7 +132,7 @@ pub struct Task {
 }
 
 /// Where a task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Position {
     /// For the jobs that it names.
@@ -211,6 +212,8 @@ pub enum Ending {
 }
 
 impl Ending {
+    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::Skipped, Self::Cancelled, Self::UpstreamFailed];
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -264,7 +267,8 @@ pub struct PhaseRecord {
     pub ended_at: Option<Micros>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[schema(as = PhaseName)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     Setup,
@@ -285,7 +289,7 @@ impl Phase {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PhaseState {
     Running,
@@ -341,13 +345,26 @@ pub enum RetryWish {
 }
 
 /// How an attempt that did not succeed ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ends {
     Failed,
     Cancelled,
     /// No trustworthy end was seen: owner, worker, launcher or warm process vanished.
     Lost,
+}
+
+impl Ends {
+    pub const ALL: [Self; 3] = [Self::Failed, Self::Cancelled, Self::Lost];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 /// How an attempt ended; never changes.
@@ -363,15 +380,13 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
-            Self::Ended(Verdict { ends: Ends::Failed, .. }) => "failed",
-            Self::Ended(Verdict { ends: Ends::Cancelled, .. }) => "cancelled",
-            Self::Ended(Verdict { ends: Ends::Lost, .. }) => "lost",
+            Self::Ended(verdict) => verdict.ends.name(),
         }
     }
 }
 
 /// The recorded end of cleanup. One that failed is a warning, never a failure of the attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CleanupEnd {
     pub ok: bool,
     pub detail: Option<String>,
@@ -386,7 +401,7 @@ pub enum Step {
 }
 
 /// What a run is, derived from its tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     Queued,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// Wall time in microseconds since 1970, UTC. Shown and read as ISO 8601 with six digits and `Z`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -51,6 +52,11 @@ impl fmt::Debug for Micros {
     }
 }
 
+crate::schema::describe!(
+    Micros as "Time",
+    crate::schema::time("A time in UTC, to the microsecond.", "2013-01-02T03:04:05.000000Z")
+);
+
 impl Serialize for Micros {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
@@ -80,7 +86,7 @@ pub trait Clock: Send + Sync {
 }
 
 /// A half-open interval of wall time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct Interval {
     pub start: Micros,
     pub end: Micros,

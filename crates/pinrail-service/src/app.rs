@@ -18,14 +18,15 @@ use pinrail_model::seam::lake::{
     TableInfo, View,
 };
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, NewRun, ProjectRow, Query, Reply, Store,
-    StoredAttempt, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, NewRun, ProjectRow,
+    Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
@@ -55,9 +56,10 @@ pub struct App {
 }
 
 /// What a run is asked for with.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
+    /// Either this or `job`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<WorkflowName>,
     /// A job without a workflow.
@@ -66,14 +68,16 @@ pub struct RunRequest {
     /// A date or time of the interval; none: the last complete one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
+    /// Values of the workflow's parameters; texts are read as the parameter's type.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, Value>,
-    /// One for all jobs, or one by job.
+    /// Runs all jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executor: Option<ExecutorKind>,
+    /// Runs these jobs, whatever runs the others.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub executors: BTreeMap<JobName, ExecutorKind>,
-    /// Selected jobs, in dbt's notation.
+    /// Which jobs, as in `a`, `a+`, `+a`; none: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<String>,
     /// Outputs of jobs above that the selection leaves out. Given, those jobs count as succeeded, for tests of one job.
@@ -85,24 +89,38 @@ pub struct RunRequest {
 }
 
 /// A job of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum OneOff {
+    /// A dotted path, such as `jobs.load.LoadFlights`.
     Class(String),
+    /// Statements.
     Sql(String),
+    /// A file of statements, relative to the project.
     SqlFile(String),
+    /// A program and its arguments.
     Shell(Vec<String>),
 }
 
 /// What a deploy came to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
     pub bundle: Sha,
+    /// Nothing was changed.
     pub dry_run: bool,
-    pub workflows: Vec<Value>,
+    pub workflows: Vec<DeployedWorkflow>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
     /// What people should know, such as that schedules do not fire yet.
     pub notes: Vec<String>,
+}
+
+/// One workflow of a deploy.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DeployedWorkflow {
+    pub name: WorkflowName,
+    pub version: Sha,
+    /// How many it has.
+    pub jobs: usize,
 }
 
 impl App {
@@ -189,7 +207,7 @@ impl App {
         if expired || row.revoked_at.is_some() {
             return Err(invalid());
         }
-        Ok(Principal { name: row.name, role: row.role.parse()?, project: row.project })
+        Ok(Principal { id: row.id, name: row.name, role: row.role.parse()?, project: row.project })
     }
 
     /// The tokens that a caller may see.
@@ -220,8 +238,10 @@ impl App {
         if let Some(own) = &principal.project
             && project.as_ref() != Some(own)
         {
-            let asked = project.as_ref().map_or("every project", |project| project.as_str());
-            return Err(project_not_found(asked));
+            return Err(match project {
+                Some(project) => project_not_found(project.as_str()),
+                None => everywhere_only().hint(format!("Name the caller's project: \"{own}\".")),
+            });
         }
         self.make_token(name, project, role, lives).await
     }
@@ -233,9 +253,58 @@ impl App {
     pub async fn revoke_token(&self, principal: &Principal, id: pinrail_model::ids::TokenId) -> Result<(), Problem> {
         let known = self.tokens(principal).await?.iter().any(|row| row.id == id);
         if !known {
-            return Err(Problem::new("token-not-found", format!("no token \"{id}\"")));
+            return Err(token_not_found(&id.to_string()));
         }
         self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
+    }
+
+    // Requests with a key.
+
+    /// The request that a caller sent with a key before.
+    pub(crate) async fn earlier(&self, principal: &Principal, key: &str) -> Result<Option<IdempotencyRow>, Problem> {
+        let query = Query::Idempotency { principal: principal.id.to_string(), key: key.to_owned() };
+        match self.store.read(&Who::default(), query).await? {
+            Answer::Idempotency(row) => Ok(Some(*row)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes a request before it is carried out. It is durable no later than whatever the request does.
+    pub(crate) async fn begin(&self, principal: &Principal, key: &str, request: Sha) -> Result<(), Problem> {
+        let row = self.idempotency(principal, key, request, None);
+        self.store.commit(vec![self.transition(vec![Write::Idempotency(row)])], Durability::Behind).await?;
+        Ok(())
+    }
+
+    /// Stores the reply to a request.
+    pub(crate) async fn remember(
+        &self,
+        principal: &Principal,
+        key: &str,
+        request: Sha,
+        status: u16,
+        body: String,
+    ) -> Result<(), Problem> {
+        let row = self.idempotency(principal, key, request, Some(StoredReply { status, body }));
+        self.commit(vec![Write::Idempotency(row)]).await
+    }
+
+    /// Forgets a request that was refused.
+    pub(crate) async fn forget(&self, principal: &Principal, key: &str) -> Result<(), Problem> {
+        let drop = Write::DropIdempotency { principal: principal.id.to_string(), key: key.to_owned() };
+        self.store.commit(vec![self.transition(vec![drop])], Durability::Behind).await?;
+        Ok(())
+    }
+
+    fn idempotency(
+        &self,
+        principal: &Principal,
+        key: &str,
+        request: Sha,
+        reply: Option<StoredReply>,
+    ) -> IdempotencyRow {
+        let (principal, key) = (principal.id.to_string(), key.to_owned());
+        IdempotencyRow { principal, key, request, reply, at: self.now() }
     }
 
     // Projects and bundles.
@@ -407,7 +476,8 @@ impl App {
                     read.workflow
                 ));
             }
-            workflows.push(json!({"name": read.workflow, "version": version, "jobs": read.jobs.len()}));
+            let (name, jobs) = (read.workflow.clone(), read.jobs.len());
+            workflows.push(DeployedWorkflow { name, version: *version, jobs });
             versions.insert(read.workflow, *version);
         }
         if !dry_run {
@@ -431,7 +501,7 @@ impl App {
 
     // Runs.
 
-    /// Makes a run.
+    /// Makes a run; with a key that the caller has used before, gives the run that it made then.
     ///
     /// # Errors
     /// Everything that makes the run impossible, before any of it exists.
@@ -476,9 +546,11 @@ impl App {
             executors,
             by: principal.name.clone(),
             jobs: request.jobs,
-            unique_key: key.map(|key| format!("{project}/{}/{key}", principal.name)),
+            unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
-        self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
+        let reply = self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
+        // Under a key that has a run already, that run.
+        let id = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(id);
         self.run(principal, id).await
     }
 
@@ -748,7 +820,7 @@ impl App {
     pub async fn attempt(&self, principal: &Principal, id: AttemptId) -> Result<StoredAttempt, Problem> {
         match self.store.read(&Self::who(principal), Query::Attempt(id)).await? {
             Answer::Attempt(attempt) => Ok(*attempt),
-            _ => Err(Problem::new("attempt-not-found", format!("no attempt \"{id}\" that this token can see"))),
+            _ => Err(attempt_not_found(&id.to_string())),
         }
     }
 
@@ -856,6 +928,11 @@ fn given_outside(
     Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
 }
 
+/// The refusal of what concerns all projects, to the admin of one.
+pub(crate) fn everywhere_only() -> Problem {
+    Problem::new("role-too-low", "this needs the role \"admin\" in every project; the token is for one")
+}
+
 pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {
     if principal.role == Role::Admin {
         return Ok(());
@@ -868,9 +945,18 @@ fn no_engine() -> Problem {
     Problem::new("engine-missing", "this build of pinrail has no SQL engine")
 }
 
-fn run_not_found(reference: &str) -> Problem {
+pub(crate) fn run_not_found(reference: &str) -> Problem {
     Problem::new("run-not-found", format!("no run \"{reference}\" in the projects that this token can see"))
         .hint("List runs with GET /api/v1/runs.")
+}
+
+pub(crate) fn attempt_not_found(reference: &str) -> Problem {
+    Problem::new("attempt-not-found", format!("no attempt \"{reference}\" in the projects that this token can see"))
+}
+
+pub(crate) fn token_not_found(reference: &str) -> Problem {
+    Problem::new("token-not-found", format!("no token \"{reference}\" that this token can see"))
+        .hint("List tokens with GET /api/v1/tokens.")
 }
 
 fn sql_problem(error: LakeError) -> Problem {
@@ -883,7 +969,15 @@ fn sql_problem(error: LakeError) -> Problem {
 
 fn refusal(reply: &Value) -> Option<Problem> {
     let error = reply.get("error")?;
-    let known = ["run-exists", "wrong-state", "job-not-found", "run-not-found", "version-not-found", "state-failed"];
+    let known = [
+        "run-exists",
+        "wrong-state",
+        "job-not-found",
+        "run-not-found",
+        "version-not-found",
+        "state-failed",
+        "bad-document",
+    ];
     let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");
     let mut problem = Problem::new(code, error["message"].as_str().unwrap_or_default());
     if let Some(run) = error["run"].as_str() {

@@ -19,10 +19,10 @@ use sha2::{Digest, Sha256};
 use tar::{Archive, Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
-use crate::app::{App, admin_only};
+use crate::app::{App, admin_only, everywhere_only};
 use crate::problem::Problem;
 use crate::system::random;
-use crate::tokens::{Principal, project_not_found};
+use crate::tokens::Principal;
 use crate::vault::KEY_FILE;
 
 /// The first entry: what the archive is.
@@ -91,7 +91,7 @@ impl App {
     ) -> Result<mpsc::Receiver<io::Result<Bytes>>, Problem> {
         admin_only(principal)?;
         if principal.project.is_some() {
-            return Err(project_not_found("every project"));
+            return Err(everywhere_only());
         }
         let held = self.bundles.hold().await;
         let scratch = Scratch::new(&self.state).map_err(state_failed)?;

@@ -9,6 +9,7 @@ use pinrail_model::document::{Document, Sha, canonical};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 use crate::project::Project;
@@ -17,15 +18,16 @@ use crate::project::Project;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What workflow files came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Compiled {
     /// Good documents by their version.
+    #[schema(value_type = BTreeMap<Sha, Object>)]
     pub documents: BTreeMap<Sha, Value>,
     pub diagnostics: Vec<Diagnostic>,
 }
 
 /// Something that is wrong or dubious, at its place in the user's file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Diagnostic {
     /// `error` or `warning`
     pub level: String,
@@ -46,7 +48,9 @@ pub struct Diagnostic {
     pub hint: Option<String>,
     #[serde(default)]
     pub workflow: Option<String>,
+    /// Other places that have to do with it: `file`, `line`, `message`.
     #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
     pub related: Vec<Value>,
 }
 

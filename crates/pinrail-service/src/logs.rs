@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -144,23 +144,44 @@ fn encode(seq: u64, at: Micros, phase: Option<Phase>, stream: Stream, bytes: &[u
 /// The frames after a sequence number, oldest first. A frame that a crash cut off ends the reading of its file.
 #[must_use]
 pub fn read(folder: &Path, attempt: AttemptId, after: u64) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    for first in std::iter::once(0).chain(segments(folder, attempt)) {
-        let Ok(file) = File::open(path(folder, attempt, first)) else { continue };
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        while let Some(frame) = decode(&mut reader) {
-            if frame.seq > after {
-                frames.push(frame);
-            }
-        }
-    }
-    frames
+    read_some(folder, attempt, after, usize::MAX, usize::MAX).0
 }
 
-fn decode(reader: &mut impl Read) -> Option<Frame> {
+/// As [`read`], but at most so many frames, and no further one once there are so many bytes; and whether there are more.
+#[must_use]
+pub fn read_some(folder: &Path, attempt: AttemptId, after: u64, most: usize, bytes: usize) -> (Vec<Frame>, bool) {
+    let mut frames = Vec::new();
+    let mut size = 0;
+    let files: Vec<u64> = std::iter::once(0).chain(segments(folder, attempt)).collect();
+    for (at, first) in files.iter().enumerate() {
+        // All of it is known if the next file begins no later than what is wanted.
+        if files.get(at + 1).is_some_and(|next| *next <= after + 1) {
+            continue;
+        }
+        let Ok(file) = File::open(path(folder, attempt, *first)) else { continue };
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        while let Some(found) = decode(&mut reader, after) {
+            let Some(frame) = found else { continue };
+            if frames.len() == most || size >= bytes {
+                return (frames, true);
+            }
+            size += frame.bytes.len();
+            frames.push(frame);
+        }
+    }
+    (frames, false)
+}
+
+/// The next frame, passed over if it is not after a sequence number.
+fn decode(reader: &mut (impl Read + Seek), after: u64) -> Option<Option<Frame>> {
     let mut header = [0; HEADER];
     reader.read_exact(&mut header).ok()?;
     let seq = u64::from_le_bytes(header[..8].try_into().ok()?);
+    let length = u32::from_le_bytes(header[18..22].try_into().ok()?);
+    if seq <= after {
+        reader.seek_relative(length.into()).ok()?;
+        return Some(None);
+    }
     let at = Micros(i64::from_le_bytes(header[8..16].try_into().ok()?));
     let phase = match header[16] {
         1 => Some(Phase::Setup),
@@ -175,10 +196,9 @@ fn decode(reader: &mut impl Read) -> Option<Frame> {
         2 => Stream::Log,
         _ => Stream::System,
     };
-    let length = u32::from_le_bytes(header[18..22].try_into().ok()?);
     let mut bytes = vec![0; length as usize];
     reader.read_exact(&mut bytes).ok()?;
-    Some(Frame { seq, at, phase, stream, bytes })
+    Some(Some(Frame { seq, at, phase, stream, bytes }))
 }
 
 #[cfg(test)]
@@ -207,6 +227,13 @@ mod tests {
             [(1, b"a\xff\n".to_vec()), (2, b"b".to_vec()), (3, b"c".to_vec())]
         );
         assert_eq!(read(&folder, id, 2).len(), 1);
+        let some = |after, most, bytes| {
+            let (frames, more) = read_some(&folder, id, after, most, bytes);
+            (frames.iter().map(|frame| frame.seq).collect::<Vec<_>>(), more)
+        };
+        assert_eq!(some(0, 2, 100), (vec![1, 2], true));
+        assert_eq!(some(2, 2, 100), (vec![3], false));
+        assert_eq!(some(0, 9, 3), (vec![1], true), "at least one, whatever its size");
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -62,6 +62,22 @@ pub enum Input {
     },
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
+    Figures(oneshot::Sender<Figures>),
+}
+
+/// What the owner has in memory and has done since it took over the shard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Unfinished runs by their state.
+    pub runs: BTreeMap<&'static str, u64>,
+    /// Tasks of unfinished runs by their state.
+    pub tasks: BTreeMap<&'static str, u64>,
+    pub slots: u32,
+    pub slots_held: u32,
+    /// Commits that were waited for, because work depended on them.
+    pub commits_waited: u64,
+    /// Commits that nobody waited for.
+    pub commits_behind: u64,
 }
 
 /// What became of a publication.
@@ -126,6 +142,8 @@ struct Owner {
     timers: BinaryHeap<Reverse<Alarm>>,
     /// The last command that was taken.
     taken: u64,
+    commits_waited: u64,
+    commits_behind: u64,
 }
 
 /// When, on the monotonic clock, which task, in which epoch, and what for.
@@ -160,6 +178,8 @@ pub async fn start(
         shard,
         timers: BinaryHeap::new(),
         taken: 0,
+        commits_waited: 0,
+        commits_behind: 0,
     };
     owner.recover().await?;
     Ok(tokio::spawn(owner.work(inputs)))
@@ -235,9 +255,29 @@ impl Owner {
                     let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
                     let _ = answer.send(busy);
                 }
+                Input::Figures(answer) => {
+                    let _ = answer.send(self.figures());
+                }
             }
         }
         self.flush(&mut batch).await
+    }
+
+    fn figures(&self) -> Figures {
+        let mut figures = Figures {
+            slots: self.shard.slots,
+            slots_held: self.shard.slots_held(),
+            commits_waited: self.commits_waited,
+            commits_behind: self.commits_behind,
+            ..Figures::default()
+        };
+        for run in self.runs.values().map(|held| &held.run).filter(|run| !run.state().is_final()) {
+            *figures.runs.entry(run.state().name()).or_default() += 1;
+            for task in &run.tasks {
+                *figures.tasks.entry(task.state_name()).or_default() += 1;
+            }
+        }
+        figures
     }
 
     /// Applies an event to a run in memory; what it means for the database and the world waits in the batch.
@@ -371,9 +411,13 @@ impl Owner {
         step!("owner.before-commit");
         let answers = self.parts.store.commit(transitions, durability).await?;
         step!("owner.after-commit");
+        match durability {
+            Durability::Waited => self.commits_waited += 1,
+            Durability::Behind => self.commits_behind += 1,
+        }
         for ((id, change), reply) in changes.into_iter().zip(answers) {
             if let (Reply::Exists(other), Some(command)) = (&reply, change.created_by) {
-                self.refuse_existing(id, command, other).await?;
+                self.answer_existing(id, command, other).await?;
             } else {
                 self.conclude(id, change, reply)?;
             }
@@ -382,13 +426,11 @@ impl Owner {
     }
 
     /// The run that a command made exists already under its key: it never was, and the command hears of the other one.
-    async fn refuse_existing(&mut self, id: RunId, command: CommandId, other: &str) -> Result<(), StoreError> {
+    async fn answer_existing(&mut self, id: RunId, command: CommandId, other: &str) -> Result<(), StoreError> {
         if let Some(held) = self.runs.remove(&id) {
             self.shard.forget(&held.run);
         }
-        let message = format!("run {other} has the same key");
-        let refusal = Refusal { run: other.parse().ok(), ..Refusal::new("run-exists", message) };
-        let write = Write::CommandReply { command, reply: refusal.reply() };
+        let write = Write::CommandReply { command, reply: json!({"ok": {"id": other}}) };
         self.parts.store.commit(vec![self.transition(vec![write])], Durability::Waited).await.map(|_| ())
     }
 
@@ -547,8 +589,7 @@ impl Owner {
         if let Some(key) = &new.unique_key {
             let other = self.runs.values().find(|held| held.unique_key.as_ref() == Some(key));
             if let Some(other) = other {
-                let message = format!("run {} has the same key", other.run.id);
-                return Err(Refusal { run: Some(other.run.id), ..Refusal::new("run-exists", message) });
+                return Ok(json!({"id": other.run.id}));
             }
         }
         let same = self.runs.values().find(|held| {

@@ -3,6 +3,9 @@
 
 use pinrail_model::seam::store::StoreError;
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// An error as the API tells it. Type and title follow from the code.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -36,48 +39,73 @@ impl Serialize for Problem {
     }
 }
 
-/// Codes with their status; an unknown one is ours to mend and counts as 500.
-const STATUS: &[(&str, u16)] = &[
-    ("bad-request", 400),
-    ("bad-json", 400),
-    ("unknown-field", 400),
-    ("unknown-parameter", 400),
-    ("bad-parameter", 400),
-    ("bad-bundle", 400),
-    ("bad-sql", 400),
-    ("bad-secret", 400),
-    ("definition-errors", 400),
-    ("executor-impossible", 400),
-    ("job-not-found", 400),
-    ("token-missing", 401),
-    ("token-invalid", 401),
-    ("role-too-low", 403),
-    ("route-not-found", 404),
-    ("project-not-found", 404),
-    ("workflow-not-found", 404),
-    ("run-not-found", 404),
-    ("attempt-not-found", 404),
-    ("version-not-found", 404),
-    ("file-not-found", 404),
-    ("token-not-found", 404),
-    ("secret-not-found", 404),
-    ("method-not-allowed", 405),
-    ("run-exists", 409),
-    ("name-taken", 409),
-    ("wrong-state", 409),
-    ("parents-missing", 409),
-    ("idempotency-conflict", 409),
-    ("too-large", 413),
-    ("engine-missing", 501),
-    ("state-failed", 503),
-    ("owner-gone", 503),
+/// All codes with their status and what they mean, a sentence each; one that is not here is ours to mend and counts as 500.
+pub const CODES: &[(&str, u16, &str)] = &[
+    ("bad-request", 400, "The body is JSON but not what this operation takes; `pointer` says where."),
+    ("bad-json", 400, "The body is not JSON; `line` and `column` say where."),
+    ("unknown-field", 400, "The body has a field that this operation does not know; `pointer` says which."),
+    ("unknown-parameter", 400, "The URL has a query parameter that this operation does not know."),
+    ("bad-parameter", 400, "A parameter, of the URL or of the workflow, has a value that is not allowed."),
+    ("bad-cursor", 400, "The cursor is not one that this list gave."),
+    ("bad-bundle", 400, "A bundle or one of its files is not allowed, not complete, or not known."),
+    ("bad-sql", 400, "The SQL text cannot be run; `detail` begins with line and column."),
+    ("bad-secret", 400, "The name or the value of a secret is not allowed; `detail` says why."),
+    ("definition-errors", 400, "The workflow files have errors; `diagnostics` lists them with their places."),
+    ("executor-impossible", 400, "The chosen executor cannot run this kind of job."),
+    ("job-not-found", 400, "The request names a job that the workflow or the run does not have."),
+    ("token-missing", 401, "There is no bearer token in the header `Authorization`."),
+    ("token-invalid", 401, "The bearer token is unknown, expired or revoked."),
+    ("role-too-low", 403, "The token's role does not allow this; `detail` names the role that does."),
+    ("route-not-found", 404, "There is nothing at this path."),
+    ("project-not-found", 404, "There is no such project that the token can see."),
+    ("workflow-not-found", 404, "There is no such workflow in the bundle, or none is deployed."),
+    ("run-not-found", 404, "There is no such run that the token can see."),
+    ("attempt-not-found", 404, "There is no such attempt that the token can see."),
+    ("version-not-found", 404, "The version of the workflow is not known."),
+    ("file-not-found", 404, "The run left no such file."),
+    ("token-not-found", 404, "There is no such token that the caller can see."),
+    ("secret-not-found", 404, "The project has no such secret."),
+    ("method-not-allowed", 405, "The path exists but not with this method; the header `Allow` lists those that do."),
+    ("run-exists", 409, "A run for the same workflow and interval is active; `run` names it."),
+    ("name-taken", 409, "There is one already whose name differs only in case."),
+    ("wrong-state", 409, "The thing is not in a state that allows this."),
+    ("parents-missing", 409, "Jobs that the selection leaves out have not succeeded for the same interval."),
+    ("reply-not-kept", 409, "A request with this idempotency key was carried out, but its reply was not kept."),
+    ("too-large", 413, "The body has more bytes than this operation takes; `limit` says how many it takes."),
+    ("idempotency-mismatch", 422, "The idempotency key came before with another request."),
+    ("internal", 500, "Something that should not happen has happened; the server's log says more."),
+    ("bad-document", 500, "A stored workflow document cannot be read by this version."),
+    ("compile-failed", 500, "The workflow files could not be compiled: the interpreter ended or took too long."),
+    ("interpreter-failed", 500, "The Python interpreter could not be started."),
+    ("engine-missing", 501, "This build has no SQL engine."),
+    ("state-failed", 503, "The state database or folder could not be read or written."),
+    ("owner-gone", 503, "The server is stopping, or has not yet applied what it accepted."),
 ];
 
+/// The page of all codes.
+#[must_use]
+pub fn codes_markdown() -> String {
+    let mut page = String::from("| code | status | retry helps | meaning |\n|---|---|---|---|\n");
+    for (code, status, meaning) in CODES {
+        let helps = if retry_helps(*status) { "yes" } else { "no" };
+        page.push_str(&format!("| <a id=\"{code}\"></a>`{code}` | {status} | {helps} | {meaning} |\n"));
+    }
+    page
+}
+
+/// Whether the same request may succeed later although nobody has mended anything.
+fn retry_helps(status: u16) -> bool {
+    status == 503
+}
+
 impl Problem {
+    pub const MEDIA_TYPE: &str = "application/problem+json";
+
     #[must_use]
     pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        let status = STATUS.iter().find(|(known, _)| *known == code).map_or(500, |(_, status)| *status);
-        Self { code, status, detail: detail.into(), hint: None, retryable: status == 503, more: serde_json::Map::new() }
+        let status = CODES.iter().find(|(known, ..)| *known == code).map_or(500, |(_, status, _)| *status);
+        let retryable = retry_helps(status);
+        Self { code, status, detail: detail.into(), hint: None, retryable, more: serde_json::Map::new() }
     }
 
     #[must_use]
@@ -92,6 +120,31 @@ impl Problem {
         self
     }
 }
+
+impl PartialSchema for Problem {
+    fn schema() -> RefOr<Schema> {
+        let text = |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description));
+        let object = ObjectBuilder::new()
+            .description(Some("What went wrong (RFC 9457). Some codes have further members."))
+            .property("type", text("Where the code is explained, relative to the server."))
+            .property("code", text("Stable, for programs."))
+            .property("title", text("The code in words."))
+            .property("status", ObjectBuilder::new().schema_type(Type::Integer).description(Some("As in the answer.")))
+            .property("detail", text("What happened, with the names and values of this request."))
+            .property("hint", text("What to do about it: a sentence."))
+            .property(
+                "retryable",
+                ObjectBuilder::new()
+                    .schema_type(Type::Boolean)
+                    .description(Some("Whether the same request may succeed later.")),
+            );
+        let required = ["type", "code", "title", "status", "detail", "retryable"];
+        let object = required.into_iter().fold(object, ObjectBuilder::required);
+        Schema::Object(object.build()).into()
+    }
+}
+
+impl ToSchema for Problem {}
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {

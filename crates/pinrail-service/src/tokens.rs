@@ -4,9 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use pinrail_model::document::Sha;
+use pinrail_model::ids::TokenId;
 use pinrail_model::names::ProjectName;
 use pinrail_model::near::nearest;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 use crate::system::random;
@@ -15,7 +17,7 @@ use crate::system::random;
 const PREFIX: &str = "pinrail_";
 
 /// What somebody may do in a project; each role includes the earlier ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     Viewer,
@@ -27,7 +29,7 @@ pub enum Role {
 }
 
 impl Role {
-    const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 4] = [
         (Self::Viewer, "viewer"),
         (Self::Operator, "operator"),
         (Self::Developer, "developer"),
@@ -61,6 +63,8 @@ impl FromStr for Role {
 /// Who calls, once the token is known to be good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
+    /// Of the token.
+    pub id: TokenId,
     pub name: String,
     pub role: Role,
     /// None: every project.

@@ -1,76 +1,327 @@
-//! What the API shows of runs: the shapes that scripts rely on.
+//! What the API shows: the shapes that scripts rely on, one type each.
 
-use pinrail_model::run::{Attempt, Run, Task};
-use pinrail_model::seam::store::{StoredRun, attempt_fault, attempt_state};
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use pinrail_model::document::{ExecutorKind, Sha};
+use pinrail_model::fault::Fault;
+use pinrail_model::ids::{AttemptId, RunId, TokenId};
+use pinrail_model::names::{JobName, ProjectName, SecretName, WorkflowName};
+use pinrail_model::run::{Cause, Class, CleanupEnd, Ending, Ends, Position, RunState, Stop};
+use pinrail_model::seam::exec::Stream;
+use pinrail_model::seam::store::{
+    ActiveVersion, SecretRow, StoredAttempt, StoredRun, TokenRow, attempt_fault, attempt_state,
+};
+use pinrail_model::time::{Interval, Micros};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::logs::Frame;
+use crate::tokens::Role;
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Where the next page begins, for `?cursor=`; null on the last page.
+    pub next: Option<String>,
+}
+
+/// A run as it stands in lists.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RunLine {
+    pub id: RunId,
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    #[schema(value_type = RunState)]
+    pub state: String,
+    pub class: Class,
+    pub cause: Cause,
+    /// The local date that the run is for, in the zone of its workflow.
+    #[schema(value_type = Option<String>, format = Date)]
+    pub ds: Option<chrono::NaiveDate>,
+    pub interval: Interval,
+    pub params: BTreeMap<String, Value>,
+    pub bundle: Sha,
+    /// The version of the workflow: the digest of its document.
+    pub version: Sha,
+    pub created_at: Micros,
+    pub started_at: Option<Micros>,
+    pub ended_at: Option<Micros>,
+    /// Who wanted it to end before its time.
+    pub stop: Option<Stop>,
+}
+
+/// A run with its tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Run {
+    #[serde(flatten)]
+    pub line: RunLine,
+    /// One for each job, in the order of the workflow file.
+    pub tasks: Vec<Task>,
+}
+
+/// One job within a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Task {
+    pub name: JobName,
+    #[schema(value_type = TaskState)]
+    pub state: &'static str,
+    /// One more after each retry by hand.
+    pub generation: u32,
+    /// Why it is held, if it is.
+    pub held: Option<String>,
+    /// When it is tried again, if it waits for that.
+    pub backoff_until: Option<Micros>,
+    /// What it left for the jobs below.
+    pub outputs: BTreeMap<String, Value>,
+    pub bundle: Sha,
+    /// By number.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One try of a task.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Attempt {
+    pub id: AttemptId,
+    /// Unique within the task, from 1.
+    pub number: u32,
+    pub generation: u32,
+    #[schema(value_type = AttemptState)]
+    pub state: &'static str,
+    /// Whose fault it is that it did not succeed.
+    pub fault: Option<Fault>,
+    pub executor: ExecutorKind,
+    pub started_at: Micros,
+    pub ended_at: Option<Micros>,
+    /// In the order in which they were begun.
+    pub phases: Vec<Phase>,
+    /// How its cleanup ended; null while it has not.
+    pub cleanup: Option<CleanupEnd>,
+}
+
+/// One phase of an attempt.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Phase {
+    pub name: pinrail_model::run::Phase,
+    pub state: pinrail_model::run::PhaseState,
+    pub started_at: Micros,
+    pub ended_at: Option<Micros>,
+}
+
+/// An attempt with where it belongs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PlacedAttempt {
+    #[serde(flatten)]
+    pub attempt: Attempt,
+    pub run: RunId,
+    pub job: JobName,
+}
+
+/// Some bytes that an attempt wrote at once.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LogFrame {
+    /// Its address for ever, and the id of its event.
+    pub seq: u64,
+    pub at: Micros,
+    pub phase: Option<pinrail_model::run::Phase>,
+    pub stream: Stream,
+    /// Bytes that are no UTF-8 are shown replaced.
+    pub text: String,
+}
+
+/// An active workflow of a project.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Workflow {
+    pub name: WorkflowName,
+    pub version: Sha,
+    pub bundle: Sha,
+    pub deployed_at: Micros,
+    /// The workflow document; docs/generated/workflow.schema.json describes it.
+    #[schema(value_type = Object)]
+    pub document: Value,
+}
+
+/// A token without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Token {
+    pub id: TokenId,
+    pub name: String,
+    /// The one project that it is for; null: every project.
+    pub project: Option<ProjectName>,
+    pub role: Role,
+    pub created_at: Micros,
+    pub expires_at: Option<Micros>,
+    pub revoked_at: Option<Micros>,
+}
+
+/// A token that was just made. Its secret is shown this once.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NewToken {
+    pub id: TokenId,
+    pub name: String,
+    /// The one project that it is for; null: every project.
+    pub project: Option<ProjectName>,
+    pub role: Role,
+    pub expires_at: Option<Micros>,
+    /// What goes behind `Authorization: Bearer`.
+    pub token: String,
+}
+
+/// A secret of a project without its value.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Secret {
+    pub name: SecretName,
+    pub set_at: Micros,
+    pub set_by: String,
+    /// Whether it can be opened with the key that the server has.
+    pub usable: bool,
+}
+
+/// How the state of a task is called in the API's document: its position or, when done, what became of it.
+pub struct TaskState;
+
+/// How the state of an attempt is called in the API's document.
+pub struct AttemptState;
+
+fn one_of(description: &str, names: Vec<&'static str>) -> RefOr<Schema> {
+    let object = ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(names));
+    Schema::Object(object.build()).into()
+}
+
+impl PartialSchema for TaskState {
+    fn schema() -> RefOr<Schema> {
+        let positions = Position::ALL.into_iter().filter(|position| *position != Position::Done).map(Position::name);
+        let endings = Ending::ALL.into_iter().map(Ending::name);
+        one_of("Where a task is or, when done, what became of it.", positions.chain(endings).collect())
+    }
+}
+
+impl ToSchema for TaskState {}
+
+impl PartialSchema for AttemptState {
+    fn schema() -> RefOr<Schema> {
+        let names = ["running", "succeeded"].into_iter().chain(Ends::ALL.map(Ends::name));
+        one_of("Whether and how an attempt has ended.", names.collect())
+    }
+}
+
+impl ToSchema for AttemptState {}
 
 /// A run as the API gives it.
 #[must_use]
-pub fn run(stored: &StoredRun) -> Value {
-    let run = &stored.run;
-    let tasks: Vec<Value> = stored.tasks.iter().map(task).collect();
-    let mut view = head(run, &stored.state);
-    view["tasks"] = tasks.into();
-    view
+pub fn run(stored: &StoredRun) -> Run {
+    Run { line: run_line(stored), tasks: stored.tasks.iter().map(task).collect() }
 }
 
 /// A run without its tasks, for lists.
 #[must_use]
-pub fn run_line(stored: &StoredRun) -> Value {
-    head(&stored.run, &stored.state)
+pub fn run_line(stored: &StoredRun) -> RunLine {
+    let run = &stored.run;
+    let tz = pinrail_model::schedule::zone(&run.tz);
+    RunLine {
+        id: run.id,
+        project: run.project.clone(),
+        workflow: run.workflow.clone(),
+        state: stored.state.clone(),
+        class: run.class,
+        cause: run.cause.clone(),
+        ds: tz.ok().map(|tz| pinrail_model::schedule::ds(run.interval, tz)),
+        interval: run.interval,
+        params: run.params.clone(),
+        bundle: run.bundle,
+        version: run.version,
+        created_at: run.created_at,
+        started_at: run.started_at,
+        ended_at: run.ended_at,
+        stop: run.stop.clone(),
+    }
 }
 
-fn head(run: &Run, state: &str) -> Value {
-    json!({
-        "id": run.id,
-        "project": run.project,
-        "workflow": run.workflow,
-        "state": state,
-        "class": run.class,
-        "cause": run.cause,
-        "ds": pinrail_model::schedule::zone(&run.tz).ok().map(|tz| pinrail_model::schedule::ds(run.interval, tz)),
-        "interval": run.interval,
-        "params": run.params,
-        "bundle": run.bundle,
-        "version": run.version,
-        "created_at": run.created_at,
-        "started_at": run.started_at,
-        "ended_at": run.ended_at,
-        "stop": run.stop,
-    })
+fn task(task: &pinrail_model::run::Task) -> Task {
+    Task {
+        name: task.job.clone(),
+        state: task.state_name(),
+        generation: task.generation,
+        held: task.held.clone(),
+        backoff_until: task.backoff_until,
+        outputs: task.outputs.clone(),
+        bundle: task.bundle,
+        attempts: task.attempts.iter().map(|attempt| self::attempt(attempt)).collect(),
+    }
 }
 
-fn task(task: &Task) -> Value {
-    json!({
-        "name": task.job,
-        "state": task.state_name(),
-        "generation": task.generation,
-        "held": task.held,
-        "backoff_until": task.backoff_until,
-        "outputs": task.outputs,
-        "bundle": task.bundle,
-        "attempts": task.attempts.iter().map(|a| attempt(a)).collect::<Vec<_>>(),
-    })
+fn attempt(attempt: &pinrail_model::run::Attempt) -> Attempt {
+    let phases = attempt.phases.iter().map(|phase| Phase {
+        name: phase.name,
+        state: phase.state,
+        started_at: phase.started_at,
+        ended_at: phase.ended_at,
+    });
+    Attempt {
+        id: attempt.id,
+        number: attempt.number,
+        generation: attempt.generation,
+        state: attempt_state(attempt),
+        fault: attempt_fault(attempt),
+        executor: attempt.executor,
+        started_at: attempt.started_at,
+        ended_at: attempt.ended_at,
+        phases: phases.collect(),
+        cleanup: attempt.cleanup.clone(),
+    }
 }
 
 /// An attempt as the API gives it.
 #[must_use]
-pub fn attempt(attempt: &Attempt) -> Value {
-    let phases: Vec<Value> = attempt
-        .phases
-        .iter()
-        .map(|p| json!({"name": p.name, "state": p.state, "started_at": p.started_at, "ended_at": p.ended_at}))
-        .collect();
-    json!({
-        "id": attempt.id,
-        "number": attempt.number,
-        "generation": attempt.generation,
-        "state": attempt_state(attempt),
-        "fault": attempt_fault(attempt),
-        "executor": attempt.executor,
-        "started_at": attempt.started_at,
-        "ended_at": attempt.ended_at,
-        "phases": phases,
-        "cleanup": attempt.cleanup,
+pub fn placed_attempt(stored: &StoredAttempt) -> PlacedAttempt {
+    PlacedAttempt { attempt: attempt(&stored.attempt), run: stored.run, job: stored.job.clone() }
+}
+
+/// A part of a log as the API gives it.
+#[must_use]
+pub fn frame(frame: &Frame) -> LogFrame {
+    LogFrame {
+        seq: frame.seq,
+        at: frame.at,
+        phase: frame.phase,
+        stream: frame.stream,
+        text: String::from_utf8_lossy(&frame.bytes).into_owned(),
+    }
+}
+
+/// An active workflow as the API gives it.
+#[must_use]
+pub fn workflow(version: ActiveVersion) -> Workflow {
+    Workflow {
+        name: version.workflow,
+        version: version.version,
+        bundle: version.bundle,
+        deployed_at: version.deployed_at,
+        document: version.document,
+    }
+}
+
+/// A secret as the API gives it.
+#[must_use]
+pub fn secret(row: &SecretRow, usable: bool) -> Secret {
+    Secret { name: row.name.clone(), set_at: row.set_at, set_by: row.set_by.clone(), usable }
+}
+
+/// A token as the API lists it.
+///
+/// # Errors
+/// When its role is not one that this version knows.
+pub fn token(row: TokenRow) -> Result<Token, crate::problem::Problem> {
+    Ok(Token {
+        id: row.id,
+        name: row.name,
+        project: row.project,
+        role: row.role.parse()?,
+        created_at: row.created_at,
+        expires_at: row.expires_at,
+        revoked_at: row.revoked_at,
     })
 }

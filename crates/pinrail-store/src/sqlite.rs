@@ -86,6 +86,19 @@ impl SqliteStore {
         result
     }
 
+    /// Runs a read whose parts are all of one moment.
+    async fn at_once<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.reading(move |connection| {
+            // Nothing was written, so that it is rolled back in the end changes nothing.
+            let snapshot = connection.unchecked_transaction().map_err(failed)?;
+            read(&snapshot)
+        })
+        .await
+    }
+
     async fn ordered<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.writer.order(make(answer))?;
@@ -153,7 +166,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self, what: Load) -> Result<Vec<StoredRun>, StoreError> {
-        self.reading(move |connection| read::load(connection, what)).await
+        self.at_once(move |connection| read::load(connection, what)).await
     }
 
     async fn commit(&self, transitions: Vec<Transition>, durability: Durability) -> Result<Vec<Reply>, StoreError> {
@@ -180,7 +193,7 @@ impl Store for SqliteStore {
 
     async fn read(&self, who: &Who, query: Query) -> Result<Answer, StoreError> {
         let who = who.clone();
-        self.reading(move |connection| read::read(connection, &who, query)).await
+        self.at_once(move |connection| read::read(connection, &who, query)).await
     }
 
     async fn follow(&self, topic: Topic, after: u64) -> Result<(), StoreError> {

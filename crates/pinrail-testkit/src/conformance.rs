@@ -10,8 +10,8 @@ use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, 
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
     Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow, FileRow, Forget,
-    IdempotencyRow, Load, Publication, Query, Reply, RunRow, Store, TaskRow, TokenRow, Transition, VersionRow, Who,
-    Write,
+    IdempotencyRow, Load, Publication, Query, Reply, RunRow, Store, StoredReply, TaskRow, TokenRow, Transition,
+    VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -36,6 +36,8 @@ where
     what_belongs_to_no_run_is_forgotten_by_age(fresh().await.as_ref()).await;
     a_bundle_is_dropped_when_nothing_names_it(fresh().await.as_ref()).await;
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
+    a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
+    what_is_read_of_a_run_is_of_one_moment(fresh().await).await;
 }
 
 fn project() -> ProjectName {
@@ -398,8 +400,7 @@ async fn what_belongs_to_no_run_is_forgotten_by_age(store: &dyn Store) {
         principal: "anna".to_owned(),
         key: key.to_owned(),
         request: sha(),
-        status: 201,
-        body: "{}".to_owned(),
+        reply: Some(StoredReply { status: 201, body: "{}".to_owned() }),
         at: at(second),
     };
     let writes = vec![
@@ -528,4 +529,62 @@ async fn an_installation_keeps_its_name_until_it_gets_another(store: &dyn Store)
         let found = store.read(&Who::default(), Query::Installation).await;
         assert!(matches!(found, Ok(Answer::Installation(found)) if found == name));
     }
+}
+
+async fn a_reply_is_stored_once_for_its_key(store: &dyn Store) {
+    let row = |request: &[u8], reply: Option<&str>| IdempotencyRow {
+        principal: "anna".to_owned(),
+        key: "k".to_owned(),
+        request: Sha::of(request),
+        reply: reply.map(|body| StoredReply { status: 201, body: body.to_owned() }),
+        at: Micros(1),
+    };
+    let read = async || {
+        let query = Query::Idempotency { principal: "anna".to_owned(), key: "k".to_owned() };
+        match store.read(&Who::default(), query).await.expect("an answer") {
+            Answer::Idempotency(row) => Some(*row),
+            _ => None,
+        }
+    };
+    let write = async |n, write| {
+        assert_eq!(commit(store, Transition::new(id(n), vec![write])).await, Reply::Committed);
+    };
+    assert_eq!(read().await, None);
+    write(1, Write::Idempotency(row(b"a", None))).await;
+    assert_eq!(read().await, Some(row(b"a", None)));
+    write(2, Write::Idempotency(row(b"b", Some("other")))).await;
+    assert_eq!(read().await, Some(row(b"a", None)), "another request does not take the key");
+    write(3, Write::Idempotency(row(b"a", Some("first")))).await;
+    write(4, Write::Idempotency(row(b"a", Some("second")))).await;
+    assert_eq!(read().await, Some(row(b"a", Some("first"))), "the first reply stays");
+    write(5, Write::DropIdempotency { principal: "anna".to_owned(), key: "k".to_owned() }).await;
+    assert_eq!(read().await, None);
+}
+
+/// Who reads that a run goes on and waits for what happens after its last event must not have read past its end.
+async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
+    const CHANGES: u64 = 300;
+    let run = new_run(1, &project());
+    let id = run.id;
+    let writer = Arc::clone(&store);
+    let change = move |seq: u64| {
+        let mut changed = run.clone();
+        changed.started_at = Some(Micros(seq.cast_signed()));
+        let event = EventRow { run: id, seq, at: Micros(0), kind: "changed".to_owned(), job: None, data: json!({}) };
+        Transition { events: vec![event], ..Transition::new(self::id(seq.into()), rows(&changed, None)) }
+    };
+    let written = async move {
+        for seq in 1..=CHANGES {
+            assert_eq!(commit(writer.as_ref(), change(seq)).await, Reply::Committed);
+        }
+    };
+    let read = async {
+        let mut seen = 0;
+        while seen < CHANGES {
+            let Ok(Answer::Runs(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
+            seen = found[0].last_event;
+            assert_eq!(found[0].run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
+        }
+    };
+    futures::future::join(written, read).await;
 }

@@ -123,6 +123,20 @@ impl Client {
         self.answer(request.header("authorization", format!("Bearer {}", self.token)).call())
     }
 
+    /// All items of a list, page by page.
+    pub fn list(&self, path: &str) -> Result<Value, Failure> {
+        let mut items = Vec::new();
+        let mut page = self.get(path)?;
+        loop {
+            if let Some(more) = page["items"].as_array_mut() {
+                items.append(more);
+            }
+            let Some(next) = page["next"].as_str() else { return Ok(json!({"items": items, "next": null})) };
+            let joint = if path.contains('?') { '&' } else { '?' };
+            page = self.get(&format!("{path}{joint}cursor={next}"))?;
+        }
+    }
+
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.answer(self.send(path, body))
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::document::{ExecutorKind, Job, Sha, SqlSource};
 use crate::ids::{AttemptId, RunId};
@@ -81,7 +82,7 @@ pub struct CodePlaceOnDisk {
 }
 
 /// Which standard stream, or the job's own log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stream {
     Stdout,
@@ -151,6 +152,10 @@ pub trait Executor: Send + Sync {
     async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch;
     /// Ends whatever lives of an attempt: asks, waits the grace, kills. Returns when nothing lives.
     async fn stop(&self, attempt: AttemptId, grace: Duration);
+    /// Processes that are kept for the next attempts.
+    fn warm(&self) -> usize {
+        0
+    }
 }
 
 /// Runs a command of the platform's own on user files: contained like a job, without a network, belonging to no attempt.

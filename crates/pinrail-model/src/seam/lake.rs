@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, RunId, TableId};
@@ -159,7 +160,8 @@ pub trait Catalog: Send + Sync {
 }
 
 /// What people see of a table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Table)]
 pub struct TableInfo {
     pub table: TableRef,
     pub columns: Vec<Column>,
@@ -173,7 +175,7 @@ pub struct TableInfo {
 }
 
 /// A column of a table or result, its type by Iceberg's name, such as `decimal(10, 2)`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Column {
     pub name: String,
     #[serde(rename = "type")]
@@ -239,7 +241,7 @@ pub struct Checked {
 }
 
 /// How a result is encoded on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResultFormat {
     /// An Arrow IPC stream.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::document::{ExecutorKind, Sha};
 use crate::fault::Fault;
@@ -197,7 +198,13 @@ pub enum Write {
         id: TokenId,
         at: Micros,
     },
+    /// Takes note of a request with a key, or of the reply to one that has none yet.
     Idempotency(IdempotencyRow),
+    /// Nothing was done under the key.
+    DropIdempotency {
+        principal: String,
+        key: String,
+    },
     Query(Box<QueryRow>),
     Log(LogRow),
     File(FileRow),
@@ -233,7 +240,8 @@ pub struct AttemptRow {
 }
 
 /// A number that an attempt left.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Counter)]
 pub struct CounterRow {
     pub attempt: AttemptId,
     pub run: RunId,
@@ -255,7 +263,8 @@ pub struct EventRow {
     pub data: Value,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Project)]
 pub struct ProjectRow {
     pub name: ProjectName,
     /// The folder that a server on the same disk reads `[files]` from.
@@ -272,7 +281,7 @@ pub struct BundleRow {
     pub created_at: Micros,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BundleFile {
     pub sha: Sha,
     pub size: u64,
@@ -314,14 +323,23 @@ pub struct TokenRow {
     pub revoked_at: Option<Micros>,
 }
 
+/// A request that came with a key of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyRow {
     pub principal: String,
     pub key: String,
+    /// The digest of the request: the same key may not come with another one.
     pub request: Sha,
+    /// None: it was begun, and nobody knows what became of it.
+    pub reply: Option<StoredReply>,
+    pub at: Micros,
+}
+
+/// What a request was answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredReply {
     pub status: u16,
     pub body: String,
-    pub at: Micros,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -343,7 +361,8 @@ pub struct LogRow {
 }
 
 /// A file that an attempt left for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = File)]
 pub struct FileRow {
     pub run: RunId,
     pub attempt: AttemptId,

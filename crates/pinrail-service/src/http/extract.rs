@@ -1,19 +1,33 @@
-//! What every request begins with: the caller, a body, parameters; and what every error ends as.
+//! What every request begins with: the caller, the parts of the path, parameters, a body; and what every error ends as.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use pinrail_model::document::Sha;
+use pinrail_model::ids::{AttemptId, RunId, TokenId};
+use pinrail_model::names::ProjectName;
 use pinrail_model::near::nearest;
 use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path, Segment};
 
-use crate::app::App;
+use super::document;
+use crate::app::{App, attempt_not_found, run_not_found, token_not_found};
 use crate::problem::Problem;
-use crate::tokens::Principal;
+use crate::tokens::{Principal, project_not_found};
+
+/// The largest JSON body.
+pub(super) const LARGEST_BODY: usize = 4 << 20;
+/// The largest file: a bundle's own limit.
+const LARGEST_BLOB: usize = crate::bundles::LARGEST as usize;
+
+/// The longest text for people: a paragraph.
+const LONGEST_TEXT: usize = 1000;
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
@@ -22,7 +36,7 @@ impl IntoResponse for Problem {
             tracing::error!(code = self.code, detail = self.detail, "a request failed");
         }
         let mut response = (status, Json(&self)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(Problem::MEDIA_TYPE));
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -41,9 +55,81 @@ impl FromRequestParts<Arc<App>> for Caller {
             Problem::new("token-missing", "this needs a bearer token")
                 .hint("Send the header `Authorization: Bearer TOKEN`; `pinrail token create` makes one.")
         };
-        let header = parts.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
-        let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(missing)?;
+        let header = parts.headers.get(header::AUTHORIZATION).and_then(|header| header.to_str().ok());
+        let (scheme, token) = header.and_then(|header| header.split_once(' ')).ok_or_else(missing)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(missing());
+        }
         app.authenticate(token.trim()).await.map(Self)
+    }
+}
+
+/// The variable parts of the path, in their order; what cannot be what it should is not found.
+pub(super) struct At<T>(pub T);
+
+/// One variable part of a path.
+pub(super) trait Part: Sized {
+    fn read(text: &str) -> Result<Self, Problem>;
+}
+
+/// Enough of what somebody sent to recognise it by.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+macro_rules! parts {
+    ($($kind:ty, $problem:expr;)*) => {$(
+        impl Part for $kind {
+            fn read(text: &str) -> Result<Self, Problem> {
+                let problem: fn(&str) -> Problem = $problem;
+                text.parse().map_err(|_| problem(&shown(text)))
+            }
+        }
+    )*};
+}
+
+parts! {
+    ProjectName, project_not_found;
+    RunId, run_not_found;
+    AttemptId, attempt_not_found;
+    TokenId, token_not_found;
+    Sha, |text| Problem::new("bad-bundle", format!("\"{text}\" is not a SHA-256"));
+    String, |text| Problem::new("route-not-found", format!("there is nothing at \"{text}\""));
+}
+
+async fn path_parts(parts: &mut Parts, app: &Arc<App>) -> Result<std::vec::IntoIter<String>, Problem> {
+    let found = RawPathParams::from_request_parts(parts, app).await;
+    let found = found.map_err(|rejection| Problem::new("route-not-found", rejection.body_text()))?;
+    Ok(found.iter().map(|(_, text)| text.to_owned()).collect::<Vec<_>>().into_iter())
+}
+
+fn next<T: Part>(parts: &mut impl Iterator<Item = String>) -> Result<T, Problem> {
+    T::read(&parts.next().ok_or_else(|| Problem::new("internal", "the path has too few parts"))?)
+}
+
+impl<A: Part> FromRequestParts<Arc<App>> for At<A> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        Ok(Self(next(&mut path_parts(parts, app).await?)?))
+    }
+}
+
+impl<A: Part, B: Part> FromRequestParts<Arc<App>> for At<(A, B)> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let mut found = path_parts(parts, app).await?;
+        Ok(Self((next(&mut found)?, next(&mut found)?)))
+    }
+}
+
+impl<A: Part, B: Part, C: Part> FromRequestParts<Arc<App>> for At<(A, B, C)> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let mut found = path_parts(parts, app).await?;
+        Ok(Self((next(&mut found)?, next(&mut found)?, next(&mut found)?)))
     }
 }
 
@@ -53,74 +139,154 @@ pub(super) struct Body<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
-        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::new("too-large", "the body is too large")
-            } else {
-                Problem::new("bad-request", rejection.body_text())
-            }
-        })?;
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Problem> {
+        let bytes = read_body(request.into_body(), LARGEST_BODY).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(bytes).map(Self).map_err(|e| json_problem(&e))
+        // First whether it is JSON at all, with the place where it ceases to be; then whether it is the right JSON.
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| {
+            Problem::new("bad-json", format!("the body is not JSON: {error}"))
+                .with("line", error.line())
+                .with("column", error.column())
+        })?;
+        serde_path_to_error::deserialize(value).map(Self).map_err(|error| {
+            let text = error.inner().to_string();
+            misfit(&text, error.path())
+        })
     }
 }
 
-fn json_problem(error: &serde_json::Error) -> Problem {
-    let text = error.to_string();
-    if error.is_data() {
-        let problem =
-            Problem::new(if text.starts_with("unknown field") { "unknown-field" } else { "bad-request" }, text.clone());
-        return match unknown_field(&text) {
-            Some((name, known)) => match nearest(&name, known.iter().map(String::as_str)) {
-                Some(near) => problem.hint(format!("Did you mean \"{near}\"?")),
-                None => problem,
-            },
-            None => problem,
-        };
+/// The bytes of a file.
+pub(super) struct Bytes(pub Vec<u8>);
+
+impl FromRequest<Arc<App>> for Bytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Problem> {
+        Ok(Self(read_body(request.into_body(), LARGEST_BLOB).await?.into()))
     }
-    Problem::new("bad-json", format!("the body is not JSON: {text}"))
+}
+
+/// All of a body that is not too large.
+pub(super) async fn read_body(body: axum::body::Body, limit: usize) -> Result<axum::body::Bytes, Problem> {
+    to_bytes(body, limit).await.map_err(|error| {
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(found) = cause {
+            if found.is::<http_body_util::LengthLimitError>() {
+                let detail = format!("the body has more than {limit} bytes ({} MiB)", limit >> 20);
+                return Problem::new("too-large", detail).with("limit", limit);
+            }
+            cause = found.source();
+        }
+        Problem::new("bad-request", format!("the body ended before its end: {error}"))
+    })
+}
+
+/// A body that is JSON but not of the right shape, with a pointer to the place.
+fn misfit(text: &str, path: &Path) -> Problem {
+    let (code, detail, hint) = match unknown(text) {
+        Some(Unknown { what: "field", name, known }) => {
+            ("unknown-field", format!("unknown field \"{name}\""), suggestion(&name, &known))
+        }
+        Some(Unknown { what, name, known }) => {
+            ("bad-request", format!("unknown {what} \"{name}\""), suggestion(&name, &known))
+        }
+        None => ("bad-request", text.to_owned(), None),
+    };
+    let pointer = pointer(path);
+    let at = if pointer.is_empty() { String::new() } else { format!(" (at {pointer})") };
+    let problem = Problem::new(code, format!("{detail}{at}")).with("pointer", pointer);
+    Problem { hint, ..problem }
+}
+
+/// A JSON pointer (RFC 6901).
+fn pointer(path: &Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+            Segment::Enum { variant } => pointer.push_str(&format!("/{variant}")),
+            Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+/// A name that is not among those that are known.
+struct Unknown<'a> {
+    /// `field` or `value`.
+    what: &'a str,
+    name: String,
+    known: Vec<String>,
+}
+
+/// A text for people, which is kept and shown: not empty, not a book.
+pub(super) fn short_text(pointer: &str, text: String) -> Result<String, Problem> {
+    let length = text.chars().count();
+    if (1..=LONGEST_TEXT).contains(&length) {
+        return Ok(text);
+    }
+    let detail = format!("a text of 1 to {LONGEST_TEXT} characters is wanted, not of {length} (at {pointer})");
+    Err(Problem::new("bad-request", detail).with("pointer", pointer))
 }
 
 /// The name and the candidates in serde's message "unknown field `x`, expected one of `a`, `b`".
-fn unknown_field(text: &str) -> Option<(String, Vec<String>)> {
+fn unknown(text: &str) -> Option<Unknown<'static>> {
+    let what = if text.starts_with("unknown field") {
+        "field"
+    } else if text.starts_with("unknown variant") {
+        "value"
+    } else {
+        return None;
+    };
     let mut quoted = text.split('`').skip(1).step_by(2).map(str::to_owned);
-    let name = quoted.next()?;
-    text.starts_with("unknown field").then(|| (name, quoted.collect()))
+    Some(Unknown { what, name: shown(&quoted.next()?), known: quoted.collect() })
 }
 
-/// Query parameters of a known shape; an unknown one is an error that names the nearest.
+/// "Did you mean", or all that there is.
+fn suggestion(name: &str, known: &[impl AsRef<str>]) -> Option<String> {
+    let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
+    match nearest(name, known.iter().copied()) {
+        Some(near) => Some(format!("Did you mean \"{near}\"?")),
+        None if known.is_empty() => None,
+        None => Some(format!("Known: {}.", known.join(", "))),
+    }
+}
+
+/// Refuses query parameters that the operation does not have, naming the nearest that it has.
+pub(super) async fn known_parameters(request: Request, next: Next) -> Result<Response, Problem> {
+    if let (Some(query), Some(path)) = (request.uri().query(), request.extensions().get::<MatchedPath>()) {
+        let known = document::parameters(request.method().as_str(), path.as_str());
+        let mut given = form_urlencoded::parse(query.as_bytes());
+        if let Some((name, _)) = given.find(|(name, _)| !known.contains(&name.as_ref())) {
+            let problem = Problem::new("unknown-parameter", format!("unknown parameter \"{}\"", shown(&name)));
+            return Err(Problem { hint: suggestion(&name, &known), ..problem });
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+/// Query parameters of a known shape.
 pub(super) struct Parameters<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Problem> {
-        match axum::extract::Query::<T>::try_from_uri(&parts.uri) {
-            Ok(query) => Ok(Self(query.0)),
-            Err(rejection) => {
-                let text = rejection.body_text();
-                let text = text.rsplit_once(": ").map_or(text.as_str(), |(_, last)| last).to_owned();
-                Err(match unknown_field(&text) {
-                    Some((name, known)) => {
-                        let problem = Problem::new("unknown-parameter", format!("unknown parameter \"{name}\""));
-                        match nearest(&name, known.iter().map(String::as_str)) {
-                            Some(near) => problem.hint(format!("Did you mean \"{near}\"?")),
-                            None => problem.hint(format!("Known are {}.", known.join(", "))),
-                        }
-                    }
-                    None => Problem::new("bad-parameter", text),
-                })
+        let rejection = match axum::extract::Query::<T>::try_from_uri(&parts.uri) {
+            Ok(query) => return Ok(Self(query.0)),
+            Err(rejection) => rejection,
+        };
+        let source = std::error::Error::source(&rejection).map_or_else(|| rejection.body_text(), ToString::to_string);
+        // The parameter's name, where there is one, stands before the reason.
+        let (name, reason) = source.split_once(": ").unwrap_or(("", &source));
+        Err(match unknown(reason) {
+            Some(Unknown { name: value, known, .. }) => {
+                let problem = Problem::new("bad-parameter", format!("parameter \"{name}\": unknown value \"{value}\""));
+                Problem { hint: suggestion(&value, &known), ..problem }
             }
-        }
+            None if name.is_empty() => Problem::new("bad-parameter", reason),
+            None => Problem::new("bad-parameter", format!("parameter \"{name}\": {reason}")),
+        })
     }
-}
-
-/// A part of the path of a known kind; what cannot be one is not found.
-pub(super) fn part<T: std::str::FromStr>(code: &'static str, what: &str, text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|_| {
-        let shown: String = text.chars().take(80).collect();
-        let problem = Problem::new(code, format!("no {what} \"{shown}\" in the projects that this token can see"));
-        if code == "run-not-found" { problem.hint("List runs with GET /api/v1/runs.") } else { problem }
-    })
 }

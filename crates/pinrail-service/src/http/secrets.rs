@@ -2,71 +2,89 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
-use axum::routing::{get, put};
 use pinrail_model::names::{ProjectName, SecretName};
-use pinrail_model::seam::store::SecretRow;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::extract::{Body, Caller};
-use super::routes::project;
+use super::Shared;
+use super::extract::{At, Body, Caller, Parameters};
+use super::page::PageQuery;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::secrets::secret_not_found;
+use crate::tokens::Role;
+use crate::views::{self, Page, Secret};
 
-pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/projects/{project}/secrets", get(list))
-        .route("/projects/{project}/secrets/{name}", put(set).delete(remove))
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default().routes(routes!(secrets)).routes(routes!(set_secret, drop_secret))
 }
 
-fn view(row: &SecretRow, opens: bool) -> Value {
-    json!({"name": row.name, "set_at": row.set_at, "set_by": row.set_by, "usable": opens})
-}
-
-async fn list(
-    State(app): State<Arc<App>>,
+/// Lists the secrets of a project, by name, without their values.
+#[utoipa::path(
+    get, path = "/projects/{project}/secrets", tag = "secrets", security(("token" = ["developer"])),
+    params(("project" = ProjectName, Path), PageQuery),
+    responses((status = 200, description = "A page of secrets", body = Page<Secret>)),
+)]
+async fn secrets(
+    State(app): Shared,
     Caller(caller): Caller,
-    Path(name): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let rows = app.secrets(&caller, &project(&name)?).await?;
-    let items: Vec<Value> = rows.iter().map(|(row, opens)| view(row, *opens)).collect();
-    Ok(Json(json!({"items": items, "next": null})))
+    At(project): At<ProjectName>,
+    Parameters(query): Parameters<PageQuery>,
+) -> Result<Json<Page<Secret>>, Problem> {
+    let wanted = query.of("secrets")?;
+    let rows = app.secrets(&caller, &project).await?;
+    let items = rows.iter().map(|(row, opens)| views::secret(row, *opens)).collect();
+    Ok(Json(wanted.page(items, |secret: &Secret| secret.name.to_string())))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SecretBody {
+    /// Never shown again.
     value: String,
 }
 
-async fn set(
-    State(app): State<Arc<App>>,
+/// Sets a secret, or replaces its value.
+#[utoipa::path(
+    put, path = "/projects/{project}/secrets/{name}", tag = "secrets", security(("token" = ["developer"])),
+    params(("project" = ProjectName, Path), ("name" = SecretName, Path)),
+    request_body(content = SecretBody, example = json!({"value": "correct horse battery"})),
+    responses((status = 200, description = "The secret, without its value", body = Secret)),
+    extensions(("x-codes" = json!(["bad-secret", "name-taken"]))),
+)]
+async fn set_secret(
+    State(app): Shared,
     Caller(caller): Caller,
-    Path((name, secret)): Path<(String, String)>,
+    At((project, name)): At<(ProjectName, String)>,
     Body(body): Body<SecretBody>,
-) -> Result<Json<Value>, Problem> {
-    let secret: SecretName = secret.parse().map_err(|e| Problem::new("bad-secret", format!("{e}")))?;
-    let row = app.set_secret(&caller, &project(&name)?, secret, body.value).await?;
-    Ok(Json(view(&row, true)))
+) -> Result<Json<Secret>, Problem> {
+    caller.may(Role::Developer, &project)?;
+    let name: SecretName = name.parse().map_err(|e| Problem::new("bad-secret", format!("{e}")))?;
+    let row = app.set_secret(&caller, &project, name, body.value).await?;
+    Ok(Json(views::secret(&row, true)))
 }
 
-async fn remove(
-    State(app): State<Arc<App>>,
+/// Removes a secret.
+#[utoipa::path(
+    delete, path = "/projects/{project}/secrets/{name}", tag = "secrets", security(("token" = ["developer"])),
+    params(("project" = ProjectName, Path), ("name" = SecretName, Path)),
+    responses((status = 204, description = "It is gone")),
+    extensions(("x-codes" = json!(["secret-not-found"]))),
+)]
+async fn drop_secret(
+    State(app): Shared,
     Caller(caller): Caller,
-    Path((name, secret)): Path<(String, String)>,
+    At((project, name)): At<(ProjectName, String)>,
 ) -> Result<StatusCode, Problem> {
-    let project: ProjectName = project(&name)?;
-    // A name that cannot be one is not set either; the role is checked all the same.
-    let shown: String = secret.chars().take(80).collect();
-    let Ok(secret) = secret.parse() else {
-        caller.may(crate::tokens::Role::Developer, &project)?;
-        return Err(secret_not_found(&shown, &project));
-    };
-    app.drop_secret(&caller, &project, secret).await?;
+    caller.may(Role::Developer, &project)?;
+    // A name that cannot be one is not set either.
+    let shown: String = name.chars().take(80).collect();
+    let name: SecretName = name.parse().map_err(|_| secret_not_found(&shown, &project))?;
+    app.drop_secret(&caller, &project, name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

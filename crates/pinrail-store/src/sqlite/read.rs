@@ -8,8 +8,8 @@ use pinrail_model::names::{JobName, ProjectName};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, BundleRow, Command, CounterRow, EventRow, FileRow, IdempotencyRow, Load, LogRow, ProjectRow,
-    Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredRun, SucceededTask, SystemTable, TokenRow, Topic,
-    VersionRow, Who,
+    Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun, SucceededTask, SystemTable,
+    TokenRow, Topic, VersionRow, Who,
 };
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
@@ -255,7 +255,8 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             )?;
             let Some((request, status, body, at)) = found else { return Ok(Answer::Nothing) };
             let request = sha(&request)?;
-            Answer::Idempotency(Box::new(IdempotencyRow { principal, key, request, status, body, at: Micros(at) }))
+            let reply = (status != 0).then_some(StoredReply { status, body });
+            Answer::Idempotency(Box::new(IdempotencyRow { principal, key, request, reply, at: Micros(at) }))
         }
         Query::CommandReply(id) => {
             let found: Option<String> = one(

@@ -1,8 +1,8 @@
 //! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
 
 use pinrail_model::seam::store::{
-    AttemptRow, CounterRow, EventRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Write, attempt_fault,
-    attempt_state,
+    AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Write,
+    attempt_fault, attempt_state,
 };
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, params};
@@ -116,12 +116,10 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1",
             params![id.to_string(), at.0],
         )?,
-        Write::Idempotency(row) => execute(
-            connection,
-            "insert into idempotency (principal, key, request, status, body, at) values (?1, ?2, ?3, ?4, ?5, ?6)
-             on conflict (principal, key) do nothing",
-            params![row.principal, row.key, row.request.to_string(), row.status, row.body, row.at.0],
-        )?,
+        Write::Idempotency(row) => idempotency(connection, row)?,
+        Write::DropIdempotency { principal, key } => {
+            execute(connection, "delete from idempotency where principal = ?1 and key = ?2", params![principal, key])?;
+        }
         Write::Query(row) => execute(
             connection,
             "insert into queries (id, project, state, created_at, data) values (?1, ?2, ?3, ?4, ?5)
@@ -305,6 +303,18 @@ fn version(connection: &Connection, row: &VersionRow) -> Result<(), StoreError> 
             row.document.to_string(),
             row.created_at.0
         ],
+    )
+}
+
+/// Status 0 stands for no reply yet; a reply is written once.
+fn idempotency(connection: &Connection, row: &IdempotencyRow) -> Result<(), StoreError> {
+    let (status, body) = row.reply.as_ref().map_or((0, ""), |reply| (reply.status, reply.body.as_str()));
+    execute(
+        connection,
+        "insert into idempotency (principal, key, request, status, body, at) values (?1, ?2, ?3, ?4, ?5, ?6)
+         on conflict (principal, key) do update set status = excluded.status, body = excluded.body
+         where status = 0 and request = excluded.request",
+        params![row.principal, row.key, row.request.to_string(), status, body, row.at.0],
     )
 }
 

@@ -107,7 +107,7 @@ pub fn short(digest: &Value) -> String {
 
 pub fn workflows(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let found = place.connect()?.get(&format!("/projects/{}/workflows", project.name))?;
+    let found = place.connect()?.list(&format!("/projects/{}/workflows", project.name))?;
     if !output.json {
         let mut rows = vec![["workflow", "version", "jobs", "deployed at"].map(str::to_owned).to_vec()];
         for item in found["items"].as_array().into_iter().flatten() {

@@ -71,7 +71,7 @@ fn typed(name: &SecretName) -> Result<Vec<u8>, Failure> {
 
 pub fn list(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let found = place.connect()?.get(&format!("/projects/{}/secrets", project.name))?;
+    let found = place.connect()?.list(&format!("/projects/{}/secrets", project.name))?;
     if !output.json {
         let mut rows = vec![["secret", "set at", "by", ""].map(str::to_owned).to_vec()];
         for item in found["items"].as_array().into_iter().flatten() {

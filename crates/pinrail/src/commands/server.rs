@@ -111,7 +111,7 @@ pub fn token_create(
 }
 
 pub fn token_list(place: &Place, output: Output) -> Result<ExitCode, Failure> {
-    let found = place.connect()?.get("/tokens")?;
+    let found = place.connect()?.list("/tokens")?;
     if !output.json {
         let heads = ["id", "name", "role", "project", "created_at", "expires_at", "revoked_at"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];

@@ -131,7 +131,7 @@ pub fn logs(
                 true
             })?;
         } else {
-            let found = client.get(&path)?;
+            let found = client.list(&path)?;
             let frames = found["items"].as_array().cloned().unwrap_or_default();
             frames.iter().for_each(|frame| print_frame(output, frame));
             all.extend(frames.into_iter().map(|mut frame| {
@@ -158,7 +158,7 @@ fn print_frame(output: Output, frame: &Value) {
 pub fn files(place: &Place, output: Output, reference: &str, name: Option<&str>) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
-    let found = client.get(&format!("/runs/{}/files", cell(&run["id"])))?;
+    let found = client.list(&format!("/runs/{}/files", cell(&run["id"])))?;
     let items: Vec<&Value> = found["items"].as_array().into_iter().flatten().collect();
     if let Some(name) = name {
         let Some(file) = items.iter().find(|file| file["name"] == name) else {
@@ -180,7 +180,7 @@ pub fn files(place: &Place, output: Output, reference: &str, name: Option<&str>)
 pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
-    let found = client.get(&format!("/runs/{}/counters", cell(&run["id"])))?;
+    let found = client.list(&format!("/runs/{}/counters", cell(&run["id"])))?;
     if !output.json {
         let mut rows = vec![["job", "group", "name", "value", "unit"].map(str::to_owned).to_vec()];
         for counter in found["items"].as_array().into_iter().flatten() {
@@ -210,7 +210,7 @@ pub fn explain(place: &Place, output: Output, reference: &str, job: Option<&str>
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
     let job = job.map(|job| format!("?job={job}")).unwrap_or_default();
-    let found = client.get(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
+    let found = client.list(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
     let Some(first) = found["items"].as_array().and_then(|items| items.first()) else {
         return Err(Failure::new(FAILED, "the run has no jobs"));
     };

@@ -48,7 +48,7 @@ fn null_cell(value: &Value) -> String {
 
 pub fn tables(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let found = place.connect()?.get(&format!("/projects/{}/tables", project.name))?;
+    let found = place.connect()?.list(&format!("/projects/{}/tables", project.name))?;
     if !output.json {
         let mut rows = vec![["table", "rows", "bytes", "partitioned by"].map(str::to_owned).to_vec()];
         for item in found["items"].as_array().into_iter().flatten() {

@@ -172,19 +172,11 @@ fn definition_errors_are_shown_at_their_place() {
 
 /// A request as a script makes it.
 pub fn request(project: &Project, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> (u16, Value) {
-    let live: Value =
-        serde_json::from_str(&std::fs::read_to_string(project.state().join("server.json")).unwrap()).unwrap();
-    let mut command = std::process::Command::new("curl");
-    command.args(["-s", "-X", method, "-w", "\n%{http_code}", &format!("{}{path}", live["url"].as_str().unwrap())]);
-    if let Some(token) = token {
-        command.args(["-H", &format!("Authorization: Bearer {token}")]);
-    }
-    if let Some(body) = body {
-        command.args(["-d", body]);
-    }
-    let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    let (body, status) = text.rsplit_once('\n').unwrap();
-    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}"));
+    let mut arguments = vec!["-X", method];
+    arguments.extend(authorization.iter().flat_map(|header| ["-H", header]));
+    arguments.extend(body.iter().flat_map(|body| ["-d", body]));
+    project.curl(path, &arguments)
 }
 
 #[test]

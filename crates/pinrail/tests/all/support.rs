@@ -126,6 +126,23 @@ impl Project {
         serde_json::from_str::<Value>(&text).is_ok_and(|live| live["pid"] == u64::from(server.child.id()))
     }
 
+    /// A request as a script makes it, to the live server; status 0 when there is no answer.
+    pub fn curl(&self, path: &str, arguments: &[&str]) -> (u16, Value) {
+        let text = std::fs::read_to_string(self.state().join("server.json")).unwrap_or_default();
+        let live: Value = serde_json::from_str(&text).unwrap_or_default();
+        let mut command = Command::new("curl");
+        command.args(["-s", "-w", "\n%{http_code}", &format!("{}{path}", live["url"].as_str().unwrap_or_default())]);
+        let text = String::from_utf8(command.args(arguments).output().unwrap().stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    /// The header of the admin.
+    pub fn admin(&self) -> String {
+        let token = std::fs::read_to_string(self.state().join("admin.token")).unwrap_or_default();
+        format!("Authorization: Bearer {token}")
+    }
+
     /// The run that was made last, as the API gives it.
     pub fn last_run(&self) -> Value {
         self.run(&["show", "--json"]).json()

@@ -1,0 +1,326 @@
+//! Runs: made below their project, read and acted upon by id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use pinrail_model::document::Sha;
+use pinrail_model::explain::Explanation;
+use pinrail_model::ids::RunId;
+use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::run::RunState;
+use pinrail_model::seam::store::{Answer, CounterRow, FileRow, Query, Who};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::extract::{At, Body, Caller, Parameters, short_text};
+use super::idempotency::OwnKey;
+use super::page::PageQuery;
+use super::stream::{last_event_id, run_events};
+use crate::app::{App, RunRequest};
+use crate::problem::Problem;
+use crate::views::{self, Page, Run, RunLine};
+
+/// How long a request may wait for the end of a run, in seconds.
+const LONGEST_WAIT: u64 = 60;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default()
+        .routes(routes!(create_run))
+        .routes(routes!(runs))
+        .routes(routes!(run))
+        .routes(routes!(cancel_run))
+        .routes(routes!(retry_run))
+        .routes(routes!(follow_run))
+        .routes(routes!(explain_run))
+        .routes(routes!(run_counters))
+        .routes(routes!(run_files))
+        .routes(routes!(run_file))
+}
+
+/// Makes a run of a workflow or of a one-off job.
+#[utoipa::path(
+    post, path = "/projects/{project}/runs", tag = "runs", security(("token" = ["operator"])),
+    params(("project" = ProjectName, Path)),
+    request_body(content = RunRequest, example = json!({"job": {"shell": ["echo", "hello"]}})),
+    responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-parameter", "bad-document", "compile-failed", "definition-errors", "executor-impossible",
+        "interpreter-failed", "job-not-found", "owner-gone", "parents-missing", "run-exists", "version-not-found",
+        "workflow-not-found", "wrong-state",
+    ]))),
+)]
+async fn create_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(project): At<ProjectName>,
+    key: Option<Extension<OwnKey>>,
+    Body(body): Body<RunRequest>,
+) -> Result<Response, Problem> {
+    let key = key.map(|Extension(OwnKey(key))| key);
+    let stored = app.create_run(&caller, &project, body, key).await?;
+    let location = format!("/api/v1/runs/{}", stored.run.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(views::run(&stored))).into_response())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct RunsQuery {
+    project: Option<ProjectName>,
+    workflow: Option<WorkflowName>,
+    state: Option<RunState>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Runs at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// The one run that a reference means as people give it: an id, its last characters, `last`, `workflow@date`.
+    find: Option<String>,
+}
+
+/// Lists the runs that the token can see, newest first.
+#[utoipa::path(
+    get, path = "/runs", tag = "runs", security(("token" = ["viewer"])), params(RunsQuery),
+    responses((
+        status = 200, body = Page<RunLine>,
+        description = "A page of runs; with `find` the one run that is meant, with its tasks",
+    )),
+    extensions(("x-codes" = json!(["run-not-found"]))),
+)]
+async fn runs(
+    State(app): Shared,
+    Caller(caller): Caller,
+    Parameters(query): Parameters<RunsQuery>,
+) -> Result<Response, Problem> {
+    if let Some(reference) = query.find {
+        let stored = app.find_run(&caller, query.project, &reference).await?;
+        return Ok(Json(Page { items: vec![views::run(&stored)], next: None }).into_response());
+    }
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("runs")?;
+    let state = query.state.map(|state| state.name().to_owned());
+    let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
+    let found = app.runs(&caller, query.project, query.workflow, state, wanted.after()?, one_more).await?;
+    let lines = found.iter().map(views::run_line).collect();
+    Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct WaitQuery {
+    /// Seconds to wait for the run's end. Then the run is answered as it is.
+    #[param(minimum = 0, maximum = 60)]
+    wait: Option<u64>,
+}
+
+/// Reads a run.
+#[utoipa::path(
+    get, path = "/runs/{id}", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), WaitQuery),
+    responses((status = 200, description = "The run", body = Run)),
+)]
+async fn run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<WaitQuery>,
+) -> Result<Json<Run>, Problem> {
+    let stored = match query.wait {
+        None => app.run(&caller, id).await?,
+        Some(wait) if wait <= LONGEST_WAIT => app.wait(&caller, id, Duration::from_secs(wait)).await?,
+        Some(wait) => {
+            let detail = format!("parameter \"wait\": it must be from 0 to {LONGEST_WAIT}, not {wait}");
+            return Err(
+                Problem::new("bad-parameter", detail).hint("Ask again when the time is over, or follow /events.")
+            );
+        }
+    };
+    Ok(Json(views::run(&stored)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CancelBody {
+    /// Only this job; none: the whole run.
+    #[serde(default)]
+    job: Option<JobName>,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Ends a run, or one job of it, before its time.
+#[utoipa::path(
+    post, path = "/runs/{id}/cancel", tag = "runs", security(("token" = ["operator"])),
+    params(("id" = RunId, Path)), request_body(content = CancelBody, example = json!({"reason": "wrong day"})),
+    responses((status = 200, description = "The run, which may still be ending", body = Run)),
+    extensions(("x-codes" = json!(["bad-document", "job-not-found", "owner-gone", "wrong-state"]))),
+)]
+async fn cancel_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Body(body): Body<CancelBody>,
+) -> Result<Json<Run>, Problem> {
+    let reason = body.reason.map(|reason| short_text("/reason", reason)).transpose()?;
+    let stored = app.cancel(&caller, id, body.job, reason).await?;
+    Ok(Json(views::run(&stored)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RetryBody {
+    /// Which jobs, as in `a`, `a+`, `+a`; none: those that did not succeed.
+    #[serde(default)]
+    jobs: Option<String>,
+    /// Go on with this bundle's code; none: that of the run.
+    #[serde(default)]
+    bundle: Option<Sha>,
+}
+
+/// Runs what failed again, or what is selected.
+#[utoipa::path(
+    post, path = "/runs/{id}/retry", tag = "runs", security(("token" = ["operator"])),
+    params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
+    responses((status = 200, description = "The run, which goes on", body = Run)),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-document", "compile-failed", "definition-errors", "interpreter-failed", "job-not-found",
+        "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+    ]))),
+)]
+async fn retry_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Body(body): Body<RetryBody>,
+) -> Result<Json<Run>, Problem> {
+    let stored = app.retry(&caller, id, body.jobs, body.bundle).await?;
+    Ok(Json(views::run(&stored)))
+}
+
+/// Follows what happens to a run, until it has ended.
+///
+/// Server-sent events, numbered from 1; with the header `Last-Event-ID` those after that one.
+#[utoipa::path(
+    get, path = "/runs/{id}/events", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), ("Last-Event-ID" = Option<u64>, Header, description = "The last event that is known")),
+    responses(
+        (status = 200, description = "Events", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "The run has ended and there are no further events"),
+    ),
+    extensions(("x-codes" = json!(["bad-parameter"]))),
+)]
+async fn follow_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let stored = app.run(&caller, id).await?;
+    run_events(app, &stored, last_event_id(&headers)?)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ExplainQuery {
+    /// Only this job.
+    job: Option<JobName>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Explanations at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+}
+
+/// Says of each task of a run why it is where it is, the most telling first.
+#[utoipa::path(
+    get, path = "/runs/{id}/explain", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), ExplainQuery),
+    responses((status = 200, description = "A page of explanations", body = Page<Explanation>)),
+    extensions(("x-codes" = json!(["job-not-found", "owner-gone"]))),
+)]
+async fn explain_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<ExplainQuery>,
+) -> Result<Json<Page<Explanation>>, Problem> {
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("explanations")?;
+    let items = app.explain(&caller, id, query.job).await?;
+    wanted.page_in_order(items, |explanation| explanation.job.to_string()).map(Json)
+}
+
+/// Lists the numbers that the attempts of a run left.
+#[utoipa::path(
+    get, path = "/runs/{id}/counters", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), PageQuery),
+    responses((status = 200, description = "A page of counters", body = Page<CounterRow>)),
+)]
+async fn run_counters(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<PageQuery>,
+) -> Result<Json<Page<CounterRow>>, Problem> {
+    let wanted = query.of("counters")?;
+    app.run(&caller, id).await?;
+    let items = match app.store.read(&Who::default(), Query::Counters { run: id }).await? {
+        Answer::Counters(rows) => rows,
+        _ => Vec::new(),
+    };
+    Ok(Json(wanted.page(items, |row| format!("{}\0{}\0{}", row.attempt, row.group, row.name))))
+}
+
+/// Lists the files that the jobs of a run left for people.
+#[utoipa::path(
+    get, path = "/runs/{id}/files", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), PageQuery),
+    responses((status = 200, description = "A page of files", body = Page<FileRow>)),
+)]
+async fn run_files(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<PageQuery>,
+) -> Result<Json<Page<FileRow>>, Problem> {
+    let wanted = query.of("files")?;
+    app.run(&caller, id).await?;
+    let items = match app.store.read(&Who::default(), Query::Files(id)).await? {
+        Answer::Files(rows) => rows,
+        _ => Vec::new(),
+    };
+    Ok(Json(wanted.page(items, |row| format!("{}\0{}", row.job, row.name))))
+}
+
+/// Reads a file that a job left.
+#[utoipa::path(
+    get, path = "/runs/{id}/files/{job}/{name}", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), ("job" = JobName, Path), ("name" = String, Path, description = "The file's name")),
+    responses((status = 200, description = "Its bytes", body = [u8], content_type = "application/octet-stream")),
+    extensions(("x-codes" = json!(["file-not-found"]))),
+)]
+async fn run_file(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At((id, job, name)): At<(RunId, String, String)>,
+) -> Result<Response, Problem> {
+    app.run(&caller, id).await?;
+    let missing = || Problem::new("file-not-found", format!("run {id} has no file \"{name}\" of job \"{job}\""));
+    let Answer::Files(rows) = app.store.read(&Who::default(), Query::Files(id)).await? else { return Err(missing()) };
+    let row = rows.into_iter().find(|row| row.job.as_str() == job && row.name == name).ok_or_else(missing)?;
+    let bytes = app.bundles.get(row.sha).map_err(|e| Problem::new("state-failed", e.to_string()))?;
+    // What a job wrote is shown as a file, never run as a page of ours.
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_DISPOSITION, "attachment"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, bytes).into_response())
+}
