@@ -44,6 +44,17 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a project from an example
+    #[command(after_help = "Examples:
+  pinrail init hello
+  pinrail init flights --example flights && cd flights && pinrail run flights --at 2013-01-01")]
+    Init {
+        /// The folder to make; the project is named as it
+        name: String,
+        /// tiny (two jobs, no data), seed (three jobs), flights (a pipeline over 336,776 flights) [default: tiny]
+        #[arg(long, value_name = "EXAMPLE")]
+        example: Option<String>,
+    },
     /// Serve the state folder: API, scheduler and jobs in one process
     Up {
         /// Address and port of the API
@@ -337,6 +348,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Failure> {
     match command {
+        Command::Init { name, example } => commands::init::init(output, &name, example.as_deref()),
         Command::Up { listen, detach, slots } => commands::server::up(place, output, listen, detach, slots),
         Command::Down => commands::server::down(place, output),
         Command::Check => commands::project::check(place, output),

@@ -1,6 +1,7 @@
 //! The commands, by what they are about.
 
 pub mod backup;
+pub mod init;
 pub mod inside;
 pub mod project;
 pub mod run;

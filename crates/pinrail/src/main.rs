@@ -6,11 +6,13 @@
 mod cli;
 mod client;
 mod commands;
+mod examples;
 mod failure;
 mod interrupts;
 #[cfg(feature = "lake")]
 mod lake;
 mod output;
+mod python;
 mod sdk;
 mod server;
 mod state;

@@ -3,6 +3,7 @@
 
 mod backup;
 mod crash;
+mod init;
 mod inside;
 mod phases;
 mod processes;

@@ -1,0 +1,91 @@
+//! New projects from the examples that the binary carries.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::support::{Project, Ran, repository, task};
+
+/// A folder in which nothing is yet.
+fn empty() -> Project {
+    let project = Project::new(&[]);
+    std::fs::remove_file(project.path().join("pinrail.toml")).unwrap();
+    project
+}
+
+fn inside(place: &Project, folder: &str, arguments: &[&str]) -> Ran {
+    place.command(arguments).current_dir(place.path().join(folder)).output().unwrap().into()
+}
+
+fn files(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if [".pinrail", "__pycache__", ".pytest_cache"].contains(&name.as_str()) {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()).into_iter().map(|path| format!("{name}/{path}")));
+        } else {
+            found.insert(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_new_project_runs_as_it_is() {
+    let place = empty();
+    let made = place.run(&["init", "greetings"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert_eq!(made.out, "  created 5 files · next: cd greetings && pinrail run hello\n");
+    assert_eq!(files(&place.path().join("greetings")), files(&repository().join("examples/tiny")));
+    let ran = inside(&place, "greetings", &["run", "hello", "--at", "2013-01-01", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let run = ran.json();
+    assert_eq!((&run["project"], &run["state"]), (&"greetings".into(), &"succeeded".into()));
+    assert_eq!(task(&run, "tell")["state"], "succeeded");
+    let told = inside(&place, "greetings", &["logs", "--job", "tell"]);
+    assert_eq!(told.out, "world was greeted for 2013-01-01\n");
+    let greeting = inside(&place, "greetings", &["files", "last", "greeting.txt"]);
+    assert_eq!(greeting.out, "hello world, this is about 2013-01-01\n");
+}
+
+#[test]
+fn the_seed_is_copied_byte_for_byte() {
+    let place = empty();
+    let made = place.run(&["init", "some/where", "--example", "seed", "--json"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let document = made.json();
+    assert_eq!((&document["project"], &document["example"]), (&"where".into(), &"seed".into()));
+    let seed = repository().join("examples/seed");
+    let copied = place.path().join("some/where");
+    assert_eq!(files(&copied), files(&seed));
+    for path in files(&seed) {
+        assert_eq!(std::fs::read(copied.join(&path)).unwrap(), std::fs::read(seed.join(&path)).unwrap(), "{path}");
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_named_and_stays() {
+    let place = empty();
+    place.write("full/notes.txt", "mine");
+    let refused = place.run(&["init", "full"]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert!(refused.err.contains("the folder \"full\" is not empty: notes.txt in the way"), "{}", refused.err);
+    assert_eq!(files(&place.path().join("full")), BTreeSet::from(["notes.txt".to_owned()]));
+    std::fs::create_dir(place.path().join("empty")).unwrap();
+    assert_eq!(place.run(&["init", "empty"]).code, Some(0));
+    place.write("file", "");
+    for (arguments, code, said) in [
+        (vec!["init", "file"], 4, "\"file\" cannot become a project"),
+        (vec!["init", "a b"], 2, "project name \"a b\" is not allowed"),
+        (vec!["init", "x", "--example", "flihgts"], 2, "there is no example \"flihgts\""),
+        (vec!["init", "x", "--example", "se"], 2, "There are "),
+        (vec!["init"], 2, "<NAME>"),
+    ] {
+        let ran = place.run(&arguments);
+        assert_eq!(ran.code, Some(code), "{arguments:?}: {ran:?}");
+        assert!(ran.err.contains(said), "{arguments:?}: {}", ran.err);
+    }
+    assert!(!place.path().join("x").exists());
+}
