@@ -194,6 +194,18 @@ enum Command {
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Run the project's tests with pytest
+    #[command(after_help = "Examples:
+  pinrail test
+  pinrail test -- tests/test_load.py -k few_flights -x")]
+    Test {
+        /// Arguments for pytest
+        #[arg(last = true, value_name = "PYTEST ARGUMENTS")]
+        arguments: Vec<String>,
+    },
+    /// The Python SDK that this binary carries
+    #[command(subcommand)]
+    Sdk(SdkCommand),
 }
 
 /// The arguments of `run`.
@@ -282,6 +294,28 @@ enum TokenCommand {
     Revoke { id: String },
 }
 
+#[derive(Debug, Subcommand)]
+enum SdkCommand {
+    /// Put the SDK into an interpreter, so that editors and type checkers see it
+    #[command(after_help = "Jobs do not need it: they are always run with the SDK that the binary carries.
+
+Examples:
+  pinrail sdk install
+  pinrail sdk install --python .venv/bin/python")]
+    Install {
+        /// The interpreter [default: the project's]
+        #[arg(long, value_name = "INTERPRETER")]
+        python: Option<PathBuf>,
+        /// Also into an interpreter that belongs to the operating system
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print where the SDK lies
+    #[command(after_help = "Examples:
+  PYTHONPATH=$(pinrail sdk path) python -m pytest")]
+    Path,
+}
+
 /// Names that people know from elsewhere, and what they are called here.
 const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("trigger", "run"),
@@ -301,7 +335,6 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("validate", "check"),
     ("parse", "check"),
     ("compile", "check"),
-    ("test", "check"),
     ("query", "sql"),
     ("why", "explain"),
     ("dags", "workflows"),
@@ -382,6 +415,11 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Secret(SecretCommand::Set { name }) => commands::secret::set(place, output, &name),
         Command::Secret(SecretCommand::List) => commands::secret::list(place, output),
         Command::Secret(SecretCommand::Rm { name }) => commands::secret::rm(place, output, &name),
+        Command::Test { arguments } => commands::test::test(place, output, &arguments),
+        Command::Sdk(SdkCommand::Install { python, force }) => {
+            commands::sdk::install(place, output, python.as_deref(), force)
+        }
+        Command::Sdk(SdkCommand::Path) => commands::sdk::path(place, output),
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
         }

@@ -16,6 +16,7 @@ mod python;
 mod sdk;
 mod server;
 mod state;
+mod user;
 
 use std::os::fd::FromRawFd;
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ mod init;
 mod inside;
 mod phases;
 mod processes;
+mod python;
 mod retention;
 mod secrets;
 mod seed;

@@ -73,9 +73,11 @@ impl Project {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pinrail"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
-        for name in ["PINRAIL_STATE", "PINRAIL_URL", "PINRAIL_TOKEN", "PINRAIL_DIE_AT", "PINRAIL_STEPS"] {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PINRAIL_")) {
             command.env_remove(name);
         }
+        // What belongs to the user and to no project is thrown away as well.
+        command.env("XDG_CONFIG_HOME", self.path().join(".user")).env("XDG_CACHE_HOME", self.path().join(".user"));
         command
     }
 
@@ -165,6 +167,19 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An interpreter with pytest and pip.
+pub fn test_python() -> String {
+    std::env::var("PINRAIL_TEST_PYTHON")
+        .expect("PINRAIL_TEST_PYTHON must name a Python with pytest: run the tests through `cargo xtask test`")
+}
+
+/// A new virtual environment, without anything in it; gives its interpreter.
+pub fn venv(folder: &Path) -> PathBuf {
+    let made = Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(folder).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    folder.join("bin/python")
 }
 
 pub fn repository() -> PathBuf {
