@@ -118,6 +118,16 @@ enum Command {
         /// Print this file
         name: Option<String>,
     },
+    /// Show a file that a run left for people, such as its report, in the browser
+    #[command(after_help = "Examples:
+  pinrail open
+  pinrail open flights@2013-01-02 report.html")]
+    Open {
+        #[arg(default_value = "last")]
+        run: String,
+        /// The file [default: the newest one]
+        name: Option<String>,
+    },
     /// Say why a run waits, works or failed
     Explain {
         #[arg(default_value = "last")]
@@ -194,6 +204,16 @@ enum Command {
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Store a token for a server elsewhere; --url then uses it
+    #[command(
+        after_help = "The token is read from standard input and tried before it is stored, in a file that only you can read.
+
+Examples:
+  pinrail login https://pinrail.example.org
+  pinrail login https://pinrail.example.org < token.txt
+  pinrail login --forget https://pinrail.example.org"
+    )]
+    Login(LoginArgs),
     /// Run the project's tests with pytest
     #[command(after_help = "Examples:
   pinrail test
@@ -257,6 +277,21 @@ pub struct SubmitArgs {
     /// Wait for the end, which is what happens anyway
     #[arg(long)]
     pub wait: bool,
+}
+
+/// The arguments of `login`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct LoginArgs {
+    /// The server's URL
+    #[arg(value_name = "URL")]
+    server: Option<String>,
+    /// List the servers for which a token is stored
+    #[arg(long)]
+    list: bool,
+    /// Forget the token for a server
+    #[arg(long, value_name = "URL")]
+    forget: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -415,6 +450,10 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Secret(SecretCommand::Set { name }) => commands::secret::set(place, output, &name),
         Command::Secret(SecretCommand::List) => commands::secret::list(place, output),
         Command::Secret(SecretCommand::Rm { name }) => commands::secret::rm(place, output, &name),
+        Command::Open { run, name } => commands::open::open(place, output, &run, name.as_deref()),
+        Command::Login(LoginArgs { server: Some(url), .. }) => commands::login::login(output, &url),
+        Command::Login(LoginArgs { forget: Some(url), .. }) => commands::login::forget(output, &url),
+        Command::Login(_) => commands::login::list(output),
         Command::Test { arguments } => commands::test::test(place, output, &arguments),
         Command::Sdk(SdkCommand::Install { python, force }) => {
             commands::sdk::install(place, output, python.as_deref(), force)

@@ -3,6 +3,8 @@
 pub mod backup;
 pub mod init;
 pub mod inside;
+pub mod login;
+pub mod open;
 pub mod project;
 pub mod run;
 pub mod sdk;

@@ -11,6 +11,7 @@ mod failure;
 mod interrupts;
 #[cfg(feature = "lake")]
 mod lake;
+mod logins;
 mod output;
 mod python;
 mod sdk;

@@ -4,6 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{FAILED, Failure};
 
+/// Where settings lie.
+pub fn config() -> Result<PathBuf, Failure> {
+    folder("XDG_CONFIG_HOME", ".config")
+}
+
 /// Where files lie that can be made again.
 pub fn cache() -> Result<PathBuf, Failure> {
     folder("XDG_CACHE_HOME", ".cache")

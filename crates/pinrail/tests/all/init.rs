@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::{Project, Ran, repository, task};
+use crate::support::{Project, Ran, repository, task, test_python};
 
 /// A folder in which nothing is yet.
 fn empty() -> Project {
@@ -46,6 +46,10 @@ fn a_new_project_runs_as_it_is() {
     assert_eq!(task(&run, "tell")["state"], "succeeded");
     let told = inside(&place, "greetings", &["logs", "--job", "tell"]);
     assert_eq!(told.out, "world was greeted for 2013-01-01\n");
+    let mut tested = place.command(&["test", "--", "-q"]);
+    tested.env("PINRAIL_PYTHON", test_python()).current_dir(place.path().join("greetings"));
+    let tested: Ran = tested.output().unwrap().into();
+    assert!(tested.code == Some(0) && tested.out.contains("2 passed"), "{tested:?}");
     let greeting = inside(&place, "greetings", &["files", "last", "greeting.txt"]);
     assert_eq!(greeting.out, "hello world, this is about 2013-01-01\n");
 }

@@ -5,6 +5,8 @@ mod backup;
 mod crash;
 mod init;
 mod inside;
+mod login;
+mod open;
 mod phases;
 mod processes;
 mod python;

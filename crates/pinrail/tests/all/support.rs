@@ -28,6 +28,15 @@ impl Ran {
     }
 }
 
+/// Runs a command with a text on its standard input.
+pub fn fed(command: &mut Command, text: &str) -> Ran {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that ends without reading closes the pipe, which is no fault.
+    let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
+    child.wait_with_output().unwrap().into()
+}
+
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -126,6 +135,12 @@ impl Project {
     fn is_ready(&self, server: &Server) -> bool {
         let text = std::fs::read_to_string(self.state().join("server.json")).unwrap_or_default();
         serde_json::from_str::<Value>(&text).is_ok_and(|live| live["pid"] == u64::from(server.child.id()))
+    }
+
+    /// Where the live server listens.
+    pub fn url(&self) -> String {
+        let live: Value = serde_json::from_slice(&std::fs::read(self.state().join("server.json")).unwrap()).unwrap();
+        live["url"].as_str().unwrap().to_owned()
     }
 
     /// The run that was made last, as the API gives it.
