@@ -214,6 +214,13 @@ Examples:
   pinrail login --forget https://pinrail.example.org"
     )]
     Login(LoginArgs),
+    /// Look whether this machine has what jobs need
+    #[command(after_help = "Exit code 1 says that something needed is missing.
+
+Examples:
+  pinrail doctor
+  pinrail doctor --json | jq '.checks[] | select(.state != \"ok\")'")]
+    Doctor,
     /// Run the project's tests with pytest
     #[command(after_help = "Examples:
   pinrail test
@@ -454,6 +461,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Login(LoginArgs { server: Some(url), .. }) => commands::login::login(output, &url),
         Command::Login(LoginArgs { forget: Some(url), .. }) => commands::login::forget(output, &url),
         Command::Login(_) => commands::login::list(output),
+        Command::Doctor => commands::doctor::doctor(place, output),
         Command::Test { arguments } => commands::test::test(place, output, &arguments),
         Command::Sdk(SdkCommand::Install { python, force }) => {
             commands::sdk::install(place, output, python.as_deref(), force)

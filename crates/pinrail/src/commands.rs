@@ -1,6 +1,7 @@
 //! The commands, by what they are about.
 
 pub mod backup;
+pub mod doctor;
 pub mod init;
 pub mod inside;
 pub mod login;

@@ -24,6 +24,8 @@ pub struct Interpreter {
     pub managed: bool,
     /// The version of pytest, if it is installed.
     pub pytest: Option<String>,
+    /// The version of the SDK, if it is installed, which only editors need.
+    pub sdk: Option<String>,
 }
 
 impl Interpreter {

@@ -3,6 +3,7 @@
 
 mod backup;
 mod crash;
+mod doctor;
 mod init;
 mod inside;
 mod login;
