@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -122,6 +123,17 @@ def test_the_commands_that_a_project_runs(files: Files, tmp_path: Path, monkeypa
         [p.folder, 'logs', 'run_1', '--state', p.state],
         [p.folder, 'tables', *state],
     ]
+
+
+def test_an_interpreter_within_the_project_is_called_where_it_is(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PINRAIL_BIN', sys.executable)
+    files.write({'pinrail.toml': '[python]\n  interpreter = ".venv/bin/python"  # ours\n'})
+    venv = files.root / '.venv/bin'
+    venv.mkdir(parents=True)
+    (venv / 'python').symlink_to(sys.executable)
+    p = project(root=files.root)
+    named = Path(p.folder, '.venv/bin/python')
+    assert subprocess.run([named, '-c', 'print(6 * 7)'], stdout=subprocess.PIPE, text=True).stdout == '42\n'
 
 
 def test_without_a_binary_it_says_what_to_do(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

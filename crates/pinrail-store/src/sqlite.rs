@@ -58,6 +58,31 @@ impl SqliteStore {
         Ok(Self { path, writer, readers: Mutex::new(Vec::new()), news })
     }
 
+    /// The schema of the database in a folder, if there is one, and the one that this version writes; reads only.
+    ///
+    /// # Errors
+    /// When the file is no database.
+    pub fn schema(folder: &Path) -> Result<(Option<i64>, i64), StoreError> {
+        let path = folder.join("state.db");
+        if !path.exists() {
+            return Ok((None, migrate::KNOWN));
+        }
+        Ok((Some(migrate::found(&reader(&path)?)?), migrate::KNOWN))
+    }
+
+    /// Writes a consistent copy of the database to a new file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
+        self.reading(move |connection| {
+            let mut copy = Connection::open(&to).map_err(failed)?;
+            let backup = rusqlite::backup::Backup::new(connection, &mut copy).map_err(failed)?;
+            backup.run_to_completion(1024, std::time::Duration::ZERO, None).map_err(failed)
+        })
+        .await
+    }
+
     /// Runs a read on a connection of its own, off the async threads.
     async fn reading<T: Send + 'static>(
         &self,

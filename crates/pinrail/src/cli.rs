@@ -44,6 +44,17 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a project from an example
+    #[command(after_help = "Examples:
+  pinrail init hello
+  pinrail init flights --example flights && cd flights && pinrail run flights --at 2013-01-01")]
+    Init {
+        /// The folder to make; the project is named as it
+        name: String,
+        /// tiny (two jobs, no data), seed (three jobs), flights (a pipeline over 336,776 flights) [default: tiny]
+        #[arg(long, value_name = "EXAMPLE")]
+        example: Option<String>,
+    },
     /// Serve the state folder: API, scheduler and jobs in one process
     Up {
         /// Address and port of the API
@@ -105,6 +116,16 @@ enum Command {
         #[arg(default_value = "last")]
         run: String,
         /// Print this file
+        name: Option<String>,
+    },
+    /// Show a file that a run left for people, such as its report, in the browser
+    #[command(after_help = "Examples:
+  pinrail open
+  pinrail open flights@2013-01-02 report.html")]
+    Open {
+        #[arg(default_value = "last")]
+        run: String,
+        /// The file [default: the newest one]
         name: Option<String>,
     },
     /// Say why a run waits, works or failed
@@ -183,6 +204,35 @@ enum Command {
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Store a token for a server elsewhere; --url then uses it
+    #[command(
+        after_help = "The token is read from standard input and tried before it is stored, in a file that only you can read.
+
+Examples:
+  pinrail login https://pinrail.example.org
+  pinrail login https://pinrail.example.org < token.txt
+  pinrail login --forget https://pinrail.example.org"
+    )]
+    Login(LoginArgs),
+    /// Look whether this machine has what jobs need
+    #[command(after_help = "Exit code 1 says that something needed is missing.
+
+Examples:
+  pinrail doctor
+  pinrail doctor --json | jq '.checks[] | select(.state != \"ok\")'")]
+    Doctor,
+    /// Run the project's tests with pytest
+    #[command(after_help = "Examples:
+  pinrail test
+  pinrail test -- tests/test_load.py -k few_flights -x")]
+    Test {
+        /// Arguments for pytest
+        #[arg(last = true, value_name = "PYTEST ARGUMENTS")]
+        arguments: Vec<String>,
+    },
+    /// The Python SDK that this binary carries
+    #[command(subcommand)]
+    Sdk(SdkCommand),
 }
 
 /// The arguments of `run`.
@@ -239,6 +289,21 @@ pub struct SubmitArgs {
     pub wait: bool,
 }
 
+/// The arguments of `login`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct LoginArgs {
+    /// The server's URL
+    #[arg(value_name = "URL")]
+    server: Option<String>,
+    /// List the servers for which a token is stored
+    #[arg(long)]
+    list: bool,
+    /// Forget the token for a server
+    #[arg(long, value_name = "URL")]
+    forget: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 enum SecretCommand {
     /// Set a secret; its value is read from standard input, without the line end at its end
@@ -274,6 +339,28 @@ enum TokenCommand {
     Revoke { id: String },
 }
 
+#[derive(Debug, Subcommand)]
+enum SdkCommand {
+    /// Put the SDK into an interpreter, so that editors and type checkers see it
+    #[command(after_help = "Jobs do not need it: they are always run with the SDK that the binary carries.
+
+Examples:
+  pinrail sdk install
+  pinrail sdk install --python .venv/bin/python")]
+    Install {
+        /// The interpreter [default: the project's]
+        #[arg(long, value_name = "INTERPRETER")]
+        python: Option<PathBuf>,
+        /// Also into an interpreter that belongs to the operating system
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print where the SDK lies
+    #[command(after_help = "Examples:
+  PYTHONPATH=$(pinrail sdk path) python -m pytest")]
+    Path,
+}
+
 /// Names that people know from elsewhere, and what they are called here.
 const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("trigger", "run"),
@@ -293,7 +380,6 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("validate", "check"),
     ("parse", "check"),
     ("compile", "check"),
-    ("test", "check"),
     ("query", "sql"),
     ("why", "explain"),
     ("dags", "workflows"),
@@ -340,6 +426,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Failure> {
     match command {
+        Command::Init { name, example } => commands::init::init(output, &name, example.as_deref()),
         Command::Up { listen, detach, slots } => commands::server::up(place, output, listen, detach, slots),
         Command::Down => commands::server::down(place, output),
         Command::Check => commands::project::check(place, output),
@@ -373,6 +460,16 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Secret(SecretCommand::Set { name }) => commands::secret::set(place, output, &name),
         Command::Secret(SecretCommand::List) => commands::secret::list(place, output),
         Command::Secret(SecretCommand::Rm { name }) => commands::secret::rm(place, output, &name),
+        Command::Open { run, name } => commands::open::open(place, output, &run, name.as_deref()),
+        Command::Login(LoginArgs { server: Some(url), .. }) => commands::login::login(output, &url),
+        Command::Login(LoginArgs { forget: Some(url), .. }) => commands::login::forget(output, &url),
+        Command::Login(_) => commands::login::list(output),
+        Command::Doctor => commands::doctor::doctor(place, output),
+        Command::Test { arguments } => commands::test::test(place, output, &arguments),
+        Command::Sdk(SdkCommand::Install { python, force }) => {
+            commands::sdk::install(place, output, python.as_deref(), force)
+        }
+        Command::Sdk(SdkCommand::Path) => commands::sdk::path(place, output),
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
         }

@@ -12,6 +12,7 @@ use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
+use crate::logins::{Logins, server};
 use crate::server::{Server, Wanted};
 use crate::state::{Locked, Using, in_use, join};
 
@@ -56,11 +57,15 @@ impl Place {
     /// process for the time of the call.
     pub fn connect(&self) -> Result<Client, Failure> {
         if let Some(url) = &self.url {
-            let token = self
-                .token
-                .clone()
-                .ok_or_else(|| Failure::new(USAGE, format!("no token for {url}")).hint("Set PINRAIL_TOKEN."))?;
-            return Ok(Client::new(url.trim_end_matches('/').to_owned(), token, Serving::Elsewhere(None)));
+            let server = server(url)?;
+            let token = match &self.token {
+                Some(token) => token.clone(),
+                None => Logins::read()?.token(&server).map(str::to_owned).ok_or_else(|| {
+                    Failure::new(USAGE, format!("no token for {server}"))
+                        .hint(format!("Store one with `pinrail login {server}`, or set PINRAIL_TOKEN."))
+                })?,
+            };
+            return Ok(Client::elsewhere(server, token));
         }
         let folder = self.state()?;
         // A server that is just starting has the lock but has not said where it listens.
@@ -108,6 +113,11 @@ impl Client {
     fn new(url: String, token: String, serving: Serving) -> Self {
         let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(CONNECT)).build();
         Self { url, token, agent: Agent::new_with_config(config), serving }
+    }
+
+    /// A connection to a server that others started.
+    pub fn elsewhere(url: String, token: String) -> Self {
+        Self::new(url, token, Serving::Elsewhere(None))
     }
 
     /// The server in this process, if that is the one.
@@ -254,6 +264,12 @@ impl Client {
         let request = self.agent.delete(format!("{}/api/v1{path}", self.url));
         self.answer(request.header("authorization", format!("Bearer {}", self.token)).call())
     }
+}
+
+/// A text as a part of a path or query.
+pub fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// How long a server may take to accept a connection.

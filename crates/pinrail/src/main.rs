@@ -6,14 +6,18 @@
 mod cli;
 mod client;
 mod commands;
+mod examples;
 mod failure;
 mod interrupts;
 #[cfg(feature = "lake")]
 mod lake;
+mod logins;
 mod output;
+mod python;
 mod sdk;
 mod server;
 mod state;
+mod user;
 
 use std::os::fd::FromRawFd;
 use std::process::ExitCode;

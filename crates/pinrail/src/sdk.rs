@@ -22,7 +22,8 @@ pub fn unpack(state: &Path) -> std::io::Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    let temporary = folder.with_extension("new");
+    // Of this process alone: others may unpack the same at the same time.
+    let temporary = folder.with_extension(std::process::id().to_string());
     let _ = std::fs::remove_dir_all(&temporary);
     for (name, bytes) in files {
         let path = temporary.join(name);
@@ -31,6 +32,9 @@ pub fn unpack(state: &Path) -> std::io::Result<PathBuf> {
         }
         std::fs::write(path, bytes)?;
     }
-    std::fs::rename(&temporary, &folder)?;
+    match std::fs::rename(&temporary, &folder) {
+        Err(_) if folder.is_dir() => std::fs::remove_dir_all(&temporary)?,
+        renamed => renamed?,
+    }
     Ok(folder)
 }

@@ -32,6 +32,7 @@ use tokio::runtime::Runtime;
 
 use crate::failure::{FAILED, Failure};
 use crate::interrupts;
+use crate::python::default_interpreter;
 use crate::sdk;
 use crate::state::{Live, Locked, Unused};
 
@@ -217,7 +218,7 @@ impl Parts {
             PythonConfig { sdk: sdk.clone(), cache: cache.clone(), bin, most_warm: MOST_WARM, idle: WARM_IDLE };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
-        let compiler = Compiler { sdk, cache, interpreter: interpreter() };
+        let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
         Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler })
     }
 
@@ -239,7 +240,7 @@ impl Parts {
             executors: HashMap::from([(ExecutorKind::Python, python), (ExecutorKind::Shell, shell)]),
             engine: engine.clone(),
             catalog: catalog.clone(),
-            interpreter: interpreter(),
+            interpreter: default_interpreter(),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
             kill_marked,
@@ -261,10 +262,6 @@ fn link_to_self(state: &Path) -> std::io::Result<PathBuf> {
     std::os::unix::fs::symlink(binary, &temporary)?;
     std::fs::rename(temporary, link)?;
     Ok(folder)
-}
-
-fn interpreter() -> PathBuf {
-    std::env::var_os("PINRAIL_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
 }
 
 /// Local processes at the same time: enough to keep the cores busy while some wait, and one for finishing.

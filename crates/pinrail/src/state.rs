@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{FAILED, Failure, REFUSED};
+use crate::user::make_private;
 
 /// What `server.json` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,16 +44,12 @@ fn server_file(folder: &Path) -> PathBuf {
 impl Locked {
     /// Makes the folder if need be and locks it; none when somebody else has the lock.
     pub fn take(folder: &Path) -> Result<Option<Self>, Failure> {
-        let cannot = |e: std::io::Error| {
-            Failure::new(FAILED, format!("the state folder \"{}\" cannot be used: {e}", folder.display()))
-        };
-        std::fs::create_dir_all(folder).map_err(cannot)?;
-        let folder = folder.canonicalize().map_err(cannot)?;
-        private(&folder).map_err(cannot)?;
+        let cannot = |e: std::io::Error| unusable(folder, &e);
+        let path = make(folder)?;
         let file =
-            OpenOptions::new().create(true).truncate(false).write(true).open(lock_file(&folder)).map_err(cannot)?;
+            OpenOptions::new().create(true).truncate(false).write(true).open(lock_file(&path)).map_err(cannot)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Self { folder, _lock: lock })),
+            Ok(lock) => Ok(Some(Self { folder: path, _lock: lock })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(cannot(error.into())),
         }
@@ -103,12 +100,21 @@ pub fn join(folder: &Path) -> Option<(Live, Option<Using>)> {
     Some((still, Some(Using(using))))
 }
 
-/// Only its owner may look into a state folder, and version control ignores it.
-fn private(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
-    let ignore = folder.join(".gitignore");
-    if ignore.exists() { Ok(()) } else { std::fs::write(ignore, "*\n") }
+fn unusable(folder: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FAILED, format!("the state folder \"{}\" cannot be used: {error}", folder.display()))
+}
+
+/// Makes a state folder if it is not there: only its owner may look into it, and version control ignores it.
+pub fn make(folder: &Path) -> Result<PathBuf, Failure> {
+    let private = || {
+        make_private(folder)?;
+        let ignore = folder.join(".gitignore");
+        if !ignore.exists() {
+            std::fs::write(ignore, "*\n")?;
+        }
+        folder.canonicalize()
+    };
+    private().map_err(|error| unusable(folder, &error))
 }
 
 /// Who serves a state folder now.

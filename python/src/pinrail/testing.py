@@ -13,6 +13,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -292,7 +294,10 @@ class Project:
     def command(self, *words: str, accept: tuple[int, ...] = (0,), json_output: bool = True) -> str:
         """Runs a ``pinrail`` command over the copy and returns what it prints on standard output."""
         options = ['--state', self.state, *(['--json'] if json_output else [])]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith('PINRAIL_')}
+        # A named server or state folder is not for tests; the interpreter is the one that the project's jobs have.
+        environment = {
+            key: value for key, value in os.environ.items() if key == 'PINRAIL_PYTHON' or not key.startswith('PINRAIL_')
+        }
         done = subprocess.run(
             [binary(), *words, *options],
             cwd=self.folder,
@@ -353,6 +358,7 @@ def project(
             raise UserError(f'"{target}" is not a path within the project')
         os.makedirs(os.path.dirname(path), exist_ok=True)
         shutil.copyfile(os.path.join(found, source), path)
+    _keep_interpreter(found, folder)
     made = Project(folder, os.path.join(place, 'state'))
     for name, rows in (tables or {}).items():
         namespace = name.rpartition('.')[0]
@@ -406,6 +412,21 @@ def literal(value: Any) -> str:
 
 def _left_out(folder: str, names: list[str]) -> set[str]:
     return {one for one in names if one in ('.git', '.pinrail', '.venv', 'venv', '__pycache__', 'node_modules')}
+
+
+def _keep_interpreter(found: str, folder: str) -> None:
+    """An interpreter within the project, as in a virtual environment that the copy leaves out, is called where it is."""
+    with open(os.path.join(found, 'pinrail.toml'), encoding='utf-8') as file:
+        # Python 3.9 has no reader of TOML.
+        named = re.search(r'^[ \t]*interpreter[ \t]*=[ \t]*["\']([^"\'\n]+)["\']', file.read(), re.MULTILINE)
+    if named is None or '/' not in named[1] or os.path.isabs(named[1]):
+        return
+    path = os.path.join(folder, named[1])
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write(f'#!/bin/sh\nexec {shlex.quote(os.path.join(os.path.abspath(found), named[1]))} "$@"\n')
+        os.chmod(path, 0o755)
 
 
 def _find_root() -> Optional[str]:

@@ -11,12 +11,19 @@ use super::failed;
 const MIGRATIONS: &[&str] =
     &[include_str!("../../migrations/0001_start.sql"), include_str!("../../migrations/0002_retention.sql")];
 
+/// The schema that this version writes.
+pub(super) const KNOWN: i64 = MIGRATIONS.len() as i64;
+
+/// The schema of a database, as it was last migrated.
+pub(super) fn found(connection: &Connection) -> Result<i64, StoreError> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)
+}
+
 /// Brings the database to the current schema; one of a later version is left untouched.
 pub(super) fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), StoreError> {
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
-    let known = MIGRATIONS.len() as i64;
-    if found > known {
-        return Err(StoreError::Newer { folder: folder.display().to_string(), found, known });
+    let found = found(connection)?;
+    if found > KNOWN {
+        return Err(StoreError::Newer { folder: folder.display().to_string(), found, known: KNOWN });
     }
     for (at, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
         let transaction = connection.transaction().map_err(failed)?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::run::task_line;
-use crate::client::{Client, Place};
+use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell, human, seconds, table};
 
@@ -16,16 +16,7 @@ const WIDEST_OUTPUT: usize = 100;
 /// The run that a reference means.
 pub fn find(place: &Place, client: &Client, reference: &str) -> Result<Value, Failure> {
     let project = place.project().ok().map(|project| format!("&project={}", project.name)).unwrap_or_default();
-    let encoded: String = reference
-        .bytes()
-        .map(|b| {
-            if b.is_ascii_alphanumeric() || b"-_.".contains(&b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect();
+    let encoded = encoded(reference);
     // A one-off command outside of a project is found as well: first in the project, then everywhere.
     let found = client.get(&format!("/runs?find={encoded}{project}"));
     let found = match found {
@@ -164,7 +155,7 @@ pub fn files(place: &Place, output: Output, reference: &str, name: Option<&str>)
         let Some(file) = items.iter().find(|file| file["name"] == name) else {
             return Err(Failure::new(REFUSED, format!("run {} left no file \"{name}\"", cell(&run["id"]))));
         };
-        let path = format!("/runs/{}/files/{}/{name}", cell(&run["id"]), cell(&file["job"]));
+        let path = format!("/runs/{}/files/{}/{}", cell(&run["id"]), cell(&file["job"]), encoded(name));
         std::io::stdout().write_all(&client.bytes(&path, None)?)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -3,9 +3,14 @@
 
 mod backup;
 mod crash;
+mod doctor;
+mod init;
 mod inside;
+mod login;
+mod open;
 mod phases;
 mod processes;
+mod python;
 mod retention;
 mod secrets;
 mod seed;

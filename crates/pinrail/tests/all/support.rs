@@ -28,6 +28,15 @@ impl Ran {
     }
 }
 
+/// Runs a command with a text on its standard input.
+pub fn fed(command: &mut Command, text: &str) -> Ran {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that ends without reading closes the pipe, which is no fault.
+    let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
+    child.wait_with_output().unwrap().into()
+}
+
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -73,9 +82,11 @@ impl Project {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pinrail"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
-        for name in ["PINRAIL_STATE", "PINRAIL_URL", "PINRAIL_TOKEN", "PINRAIL_DIE_AT", "PINRAIL_STEPS"] {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PINRAIL_")) {
             command.env_remove(name);
         }
+        // What belongs to the user and to no project is thrown away as well.
+        command.env("XDG_CONFIG_HOME", self.path().join(".user")).env("XDG_CACHE_HOME", self.path().join(".user"));
         command
     }
 
@@ -143,6 +154,12 @@ impl Project {
         format!("Authorization: Bearer {token}")
     }
 
+    /// Where the live server listens.
+    pub fn url(&self) -> String {
+        let live: Value = serde_json::from_slice(&std::fs::read(self.state().join("server.json")).unwrap()).unwrap();
+        live["url"].as_str().unwrap().to_owned()
+    }
+
     /// The run that was made last, as the API gives it.
     pub fn last_run(&self) -> Value {
         self.run(&["show", "--json"]).json()
@@ -182,6 +199,19 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An interpreter with pytest and pip.
+pub fn test_python() -> String {
+    std::env::var("PINRAIL_TEST_PYTHON")
+        .expect("PINRAIL_TEST_PYTHON must name a Python with pytest: run the tests through `cargo xtask test`")
+}
+
+/// A new virtual environment, without anything in it; gives its interpreter.
+pub fn venv(folder: &Path) -> PathBuf {
+    let made = Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(folder).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    folder.join("bin/python")
 }
 
 pub fn repository() -> PathBuf {
