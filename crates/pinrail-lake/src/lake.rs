@@ -30,6 +30,7 @@ use crate::catalog::{Book, LakeConfig};
 use crate::engine::Run;
 use crate::error::{self, Result};
 use crate::files::Handles;
+use crate::results;
 use crate::store::{Files, LocalFiles, Store};
 use crate::system::NoSystemTables;
 use crate::tables::Tables;
@@ -147,6 +148,15 @@ impl QueryEngine for Lake {
     ) -> std::result::Result<QueryDone, LakeError> {
         let run = async { Run::new(self, query, view, limits.memory, false)?.run(limits, format, sink).await };
         Roomy(Box::pin(run)).await
+    }
+
+    async fn encode(
+        &self,
+        arrow: Box<dyn std::io::Read + Send>,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> std::result::Result<(), LakeError> {
+        results::encode(arrow, format, sink).await
     }
 }
 

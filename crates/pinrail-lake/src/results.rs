@@ -15,10 +15,11 @@ use arrow::datatypes::{
     Int8Type, Int16Type, Int32Type, Int64Type, Schema, SchemaRef, Time64MicrosecondType, TimestampMicrosecondType,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
+use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::{DateTime, Days, NaiveDate, NaiveTime};
-use pinrail_model::seam::lake::{Column, ResultFormat};
+use pinrail_model::seam::lake::{Column, LakeError, ResultFormat, ResultSink};
 use serde_json::Value as Json;
 
 use crate::error::{self, Result};
@@ -130,6 +131,24 @@ impl Encoder {
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
+}
+
+/// Turns a finished Arrow IPC stream into another format. One that was cut off ends with its last whole batch.
+pub(crate) async fn encode(
+    arrow: Box<dyn std::io::Read + Send>,
+    format: ResultFormat,
+    sink: &mut dyn ResultSink,
+) -> std::result::Result<(), LakeError> {
+    let reader = StreamReader::try_new(std::io::BufReader::new(arrow), None).map_err(failed)?;
+    let schema = reader.schema();
+    let (mut encoder, head) = Encoder::begin(&schema, &types::result_columns(&schema), format)?;
+    sink.chunk(head).await?;
+    for batch in reader {
+        let Ok(batch) = batch else { break };
+        let bytes = encoder.batch(&batch)?;
+        sink.chunk(bytes).await?;
+    }
+    sink.chunk(encoder.finish()?).await
 }
 
 /// One row as JSON values, for outputs.

@@ -13,10 +13,7 @@ use pinrail_model::near::nearest;
 use pinrail_model::run::Class;
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
-use pinrail_model::seam::lake::{
-    Catalog, FileScope, LakeError, Query as SqlQuery, QueryDone, QueryEngine, QueryLimits, ResultFormat, ResultSink,
-    TableInfo, View,
-};
+use pinrail_model::seam::lake::{Catalog, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, NewRun, ProjectRow,
     Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
@@ -34,6 +31,7 @@ use crate::compile::{Compiled, Compiler};
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
 use crate::project::Project;
+use crate::queries::Queries;
 use crate::retention::compiled_file;
 use crate::tokens::{Principal, Role, digest, make, project_not_found};
 
@@ -52,6 +50,7 @@ pub struct App {
     pub sandbox: Arc<dyn Sandbox>,
     pub engine: Option<Arc<dyn QueryEngine>>,
     pub catalog: Option<Arc<dyn Catalog>>,
+    pub queries: Queries,
     pub state: PathBuf,
 }
 
@@ -140,7 +139,7 @@ impl App {
         }
     }
 
-    fn who(principal: &Principal) -> Who {
+    pub(crate) fn who(principal: &Principal) -> Who {
         Who { project: principal.project.clone() }
     }
 
@@ -375,7 +374,7 @@ impl App {
         Ok(())
     }
 
-    async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
         let Answer::Bundle(row) = self.store.read(&Who::default(), query).await? else {
             return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
@@ -601,7 +600,7 @@ impl App {
         }
     }
 
-    async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
+    pub(crate) async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
         let active = self.workflows(principal, project).await?;
         let latest = active.iter().max_by_key(|version| version.deployed_at).map(|version| version.bundle);
         match latest {
@@ -859,43 +858,6 @@ impl App {
         let view = View { project: project.clone(), at: None, attempt: None };
         catalog.list(&view).await.map_err(sql_problem)
     }
-
-    /// Runs statements, each committing by itself; the last result goes to the sink.
-    ///
-    /// # Errors
-    /// What is wrong with the text, with line and column.
-    pub async fn sql(
-        &self,
-        principal: &Principal,
-        project: &ProjectName,
-        text: String,
-        bundle: Option<Sha>,
-        format: ResultFormat,
-        sink: &mut dyn ResultSink,
-    ) -> Result<QueryDone, Problem> {
-        principal.may(Role::Operator, project)?;
-        let engine = self.engine.as_ref().ok_or_else(no_engine)?;
-        let bundle = match bundle {
-            Some(bundle) => Some(bundle),
-            None => Some(self.deployed_bundle(principal, project).await?),
-        };
-        let files = match bundle {
-            None => FileScope::default(),
-            Some(bundle) => {
-                let (root, settings) = self.bundle(project, bundle).await?;
-                FileScope {
-                    root: Some(root),
-                    project: project_folder(self.store.as_ref(), project).await,
-                    patterns: settings.files.map(|files| files.into_values().collect()),
-                    forbidden: vec![self.state.clone()],
-                }
-            }
-        };
-        let query = SqlQuery { text, file: None, values: BTreeMap::new(), files, writes: None };
-        let view = View { project: project.clone(), at: None, attempt: None };
-        let limits = QueryLimits { rows: None, memory: None };
-        engine.run(&query, &view, &limits, format, sink).await.map_err(sql_problem)
-    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -941,7 +903,7 @@ pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {
     Err(Problem::new("role-too-low", detail).hint("Ask an admin."))
 }
 
-fn no_engine() -> Problem {
+pub(crate) fn no_engine() -> Problem {
     Problem::new("engine-missing", "this build of pinrail has no SQL engine")
 }
 
@@ -959,7 +921,7 @@ pub(crate) fn token_not_found(reference: &str) -> Problem {
         .hint("List tokens with GET /api/v1/tokens.")
 }
 
-fn sql_problem(error: LakeError) -> Problem {
+pub(crate) fn sql_problem(error: LakeError) -> Problem {
     let place = error.place.map_or_else(String::new, |(line, column)| format!("{line}:{column}: "));
     let mut problem =
         Problem::new("bad-sql", format!("{place}{}", error.evidence.message)).with("sql_code", error.code);

@@ -227,7 +227,7 @@ impl Attempts {
             match work {
                 Work::Begin { .. } => job.begin(withheld).await,
                 Work::Submit { .. } => job.submit().await,
-                Work::Reattach { .. } => job.reattach().await,
+                Work::Reattach { .. } => job.reattach(),
                 Work::Complete { .. } => job.complete().await,
                 Work::Publish { .. } => job.publish().await,
                 Work::Clean { graceful, .. } => job.clean(graceful).await,
@@ -388,27 +388,24 @@ impl OneWork {
                 self.report(Report::EngineEnded { result: json!({"state": "succeeded"}), outputs });
             }
             Stretch::Failed(verdict) => self.report(Report::Failed(verdict)),
-            _ => self.lost_engine(),
+            _ => self.lost_engine(Loss::Launcher),
         }
     }
 
-    fn lost_engine(&self) {
+    fn lost_engine(&self, by: Loss) {
         let evidence = Evidence::new("the process that ran what execute returned was lost");
         let lost = Verdict {
             ends: pinrail_model::run::Ends::Lost,
+            lost: Some(by),
             ..Verdict::failed(Fault::Platform, Some(Phase::Execute), evidence)
         };
         self.report(Report::Failed(lost));
     }
 
-    /// What ran in a server that is gone is gone with it, for the engines of this machine; the same attempt runs it again.
-    async fn reattach(self: Arc<Self>) {
-        let spec = self.ticket.attempt.executed.as_ref().and_then(|executed| executed.spec.clone());
-        match spec {
-            // What the query had staged stays hidden; running it again replaces it.
-            Some(Spec::Sql { .. }) => self.lost_engine(),
-            _ => self.lost_engine(),
-        }
+    /// What ran on an engine of a server that is gone is gone with it. What it had staged is dropped with its attempt, so
+    /// that the next one starts clean: run again within the same attempt, an INSERT would find its own rows.
+    fn reattach(&self) {
+        self.lost_engine(Loss::Owner);
     }
 
     // Complete, in a process of its own.

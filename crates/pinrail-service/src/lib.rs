@@ -19,6 +19,7 @@ pub mod mask;
 pub mod owner;
 pub mod problem;
 pub mod project;
+pub mod queries;
 pub mod retention;
 pub mod secrets;
 mod sink;

@@ -21,6 +21,7 @@ use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 
 use crate::bundles::Bundles;
+use crate::queries::results_folder;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -38,6 +39,10 @@ const RUNS: Duration = DAY.saturating_mul(400);
 const IDEMPOTENCY: Duration = DAY;
 /// Whoever sent a command, or committed a transition, asks for the answer within a minute; a day covers a night.
 const REPLIES: Duration = DAY;
+/// A result is fetched within a day or asked for again.
+const RESULTS: Duration = DAY;
+/// Who asked what, for a month.
+const QUERIES: Duration = DAY.saturating_mul(30);
 /// A list of tokens tells for a month who could do what until lately.
 const TOKENS: Duration = DAY.saturating_mul(30);
 /// A bundle that was sent or checked but never run, or whose runs are forgotten.
@@ -75,6 +80,8 @@ pub struct Keep {
     pub idempotency: Duration,
     pub replies: Duration,
     pub tokens: Duration,
+    pub results: Duration,
+    pub queries: Duration,
     pub bundles: Duration,
     pub unpacked: Duration,
     pub compiled: Duration,
@@ -92,6 +99,8 @@ impl Default for Keep {
             idempotency: IDEMPOTENCY,
             replies: REPLIES,
             tokens: TOKENS,
+            results: RESULTS,
+            queries: QUERIES,
             bundles: BUNDLES,
             unpacked: UNPACKED,
             compiled: COMPILED,
@@ -163,6 +172,7 @@ impl Retention {
         forgotten.files += self.scratch().await?;
         forgotten.files += self.unpacked().await?;
         forgotten.files += self.compiled().await;
+        forgotten.files += self.results().await;
         forgotten.files += self.blobs().await?;
         step!("retention.after-files");
         if let Err(error) = fs::write(self.stamp(), self.clock.now().wall.0.to_string()) {
@@ -181,6 +191,7 @@ impl Retention {
             Forget::Idempotency => (what, keep.idempotency),
             Forget::Commands | Forget::Transitions => (what, keep.replies),
             Forget::Tokens => (what, keep.tokens),
+            Forget::AdHocs => (what, keep.queries),
         });
         let mut all = 0;
         for (what, age) in ages {
@@ -290,6 +301,14 @@ impl Retention {
     async fn compiled(&self) -> u64 {
         let before = self.before(self.keep.compiled);
         let mut old = listed(&self.state.join("compiled")).await;
+        old.retain(|path| is_older(path, before));
+        self.delete(old, FILES_AT_ONCE, |_| true).await
+    }
+
+    /// Results of ad hoc queries.
+    async fn results(&self) -> u64 {
+        let before = self.before(self.keep.results);
+        let mut old = listed(&results_folder(&self.state)).await;
         old.retain(|path| is_older(path, before));
         self.delete(old, FILES_AT_ONCE, |_| true).await
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pinrail_model::document::{Document, ExecutorKind, Sha};
-use pinrail_model::ids::{AttemptId, CommandId, RunId, SessionId, TableId, TokenId, TransitionId};
+use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, Run, apply};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
     Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow, FileRow, Forget,
-    IdempotencyRow, Load, Publication, Query, Reply, RunRow, Store, StoredReply, TaskRow, TokenRow, Transition,
-    VersionRow, Who, Write,
+    IdempotencyRow, Load, Publication, Query, QueryRow, Reply, RunRow, Store, StoredReply, TaskRow, TokenRow,
+    Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -38,6 +38,17 @@ where
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
     what_is_read_of_a_run_is_of_one_moment(fresh().await).await;
+}
+
+fn asked(second: i64) -> QueryRow {
+    let id = QueryId::from_parts(u64::try_from(second).unwrap_or(0), 1);
+    QueryRow {
+        id,
+        project: project(),
+        state: "succeeded".to_owned(),
+        created_at: Micros(second * 1_000_000),
+        data: json!({}),
+    }
 }
 
 fn project() -> ProjectName {
@@ -412,6 +423,8 @@ async fn what_belongs_to_no_run_is_forgotten_by_age(store: &dyn Store) {
         Write::Token(token(4, Some(at(50)), None)),
         Write::Idempotency(stored("old", 5)),
         Write::Idempotency(stored("new", 50)),
+        Write::Query(Box::new(asked(5))),
+        Write::Query(Box::new(asked(50))),
     ];
     assert_eq!(commit(store, Transition::new(id(1), writes)).await, Reply::Committed);
     let forget = async |what| store.forget(what, at(10), 9).await.expect("forgotten");
@@ -426,6 +439,10 @@ async fn what_belongs_to_no_run_is_forgotten_by_age(store: &dyn Store) {
     let Ok(Answer::Tokens(tokens)) = store.read(&Who::default(), Query::Tokens).await else { panic!("not tokens") };
     assert_eq!(tokens.iter().map(|row| row.id).collect::<Vec<_>>(), [token(3, None, None).id, token(4, None, None).id]);
     assert_eq!((forget(Forget::Idempotency).await, forget(Forget::Idempotency).await), (1, 0));
+    assert_eq!((forget(Forget::AdHocs).await, forget(Forget::AdHocs).await), (1, 0));
+    let query = Query::AdHocs { project: project(), before: None, limit: 9 };
+    let Ok(Answer::AdHocs(left)) = store.read(&Who::default(), query).await else { panic!("not queries") };
+    assert_eq!(left, [asked(50)]);
     let kept = async |key: &str| {
         let query = Query::Idempotency { principal: "anna".to_owned(), key: key.to_owned() };
         matches!(store.read(&Who::default(), query).await, Ok(Answer::Idempotency(_)))

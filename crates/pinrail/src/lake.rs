@@ -172,4 +172,19 @@ impl QueryEngine for OnItsOwn {
         }
         running.end().await
     }
+
+    async fn encode(
+        &self,
+        arrow: Box<dyn std::io::Read + Send>,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> Result<(), LakeError> {
+        let lake = Arc::clone(&self.lake);
+        let (chunks, mut passed) = mpsc::channel(CHUNKS);
+        let running = self.spawn(async move { lake.encode(arrow, format, &mut Passed(chunks)).await });
+        while let Some(bytes) = passed.recv().await {
+            sink.chunk(bytes).await?;
+        }
+        running.end().await
+    }
 }

@@ -23,6 +23,7 @@ use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
 use pinrail_service::http::serve;
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
+use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
 use pinrail_service::system::{SystemClock, SystemIds, installation};
 use pinrail_service::vault::Vault;
@@ -113,6 +114,7 @@ impl Server {
                 sandbox: Arc::new(LocalSandbox::new(launcher.clone())),
                 engine,
                 catalog,
+                queries: Queries::new(&state.folder),
                 state: state.folder.clone(),
             });
             let token = app.ensure_admin().await.map_err(|e| failed(&e))?;

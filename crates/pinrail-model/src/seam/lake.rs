@@ -294,6 +294,13 @@ pub trait QueryEngine: Send + Sync {
         format: ResultFormat,
         sink: &mut dyn ResultSink,
     ) -> Result<QueryDone, LakeError>;
+    /// Encodes a result that [`run`](Self::run) made as an Arrow IPC stream, whole or cut off between two batches.
+    async fn encode(
+        &self,
+        arrow: Box<dyn std::io::Read + Send>,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> Result<(), LakeError>;
 }
 
 /// Why the lake could not do something: whose fault, where in the text, what to do.

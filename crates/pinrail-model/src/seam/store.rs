@@ -79,10 +79,12 @@ pub enum Forget {
     Transitions,
     /// Tokens that expired or were revoked before.
     Tokens,
+    /// Ad hoc queries that were asked before.
+    AdHocs,
 }
 
 impl Forget {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Runs,
         Self::Events,
         Self::Counters,
@@ -91,6 +93,7 @@ impl Forget {
         Self::Commands,
         Self::Transitions,
         Self::Tokens,
+        Self::AdHocs,
     ];
 }
 
@@ -508,6 +511,12 @@ pub enum Query {
     AdHoc {
         id: crate::ids::QueryId,
     },
+    /// Ad hoc queries of a project, newest first.
+    AdHocs {
+        project: ProjectName,
+        before: Option<crate::ids::QueryId>,
+        limit: u32,
+    },
     Logs(AttemptId),
     Files(RunId),
     /// What this installation is called; nothing before it was given a name.
@@ -577,6 +586,7 @@ pub enum Answer {
     Idempotency(Box<IdempotencyRow>),
     Reply(Value),
     AdHoc(Box<QueryRow>),
+    AdHocs(Vec<QueryRow>),
     Logs(Vec<LogRow>),
     Files(Vec<FileRow>),
     Installation(String),

@@ -188,6 +188,9 @@ fn codes(path: &str, operation: &mut Operation, role: Option<&str>) -> BTreeSet<
     if path.contains("/attempts/{id}") {
         add(&["attempt-not-found"]);
     }
+    if path.contains("/queries/{id}") {
+        add(&["query-not-found"]);
+    }
     if operation.parameters.iter().flatten().any(|p| matches!(p, RefOr::T(p) if *p.name == super::idempotency::KEY)) {
         add(&["idempotency-mismatch", "reply-not-kept", "bad-parameter", "too-large"]);
     }

@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use pinrail_model::document::Sha;
-use pinrail_model::ids::{AttemptId, RunId, TokenId};
+use pinrail_model::ids::{AttemptId, QueryId, RunId, TokenId};
 use pinrail_model::names::ProjectName;
 use pinrail_model::near::nearest;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use serde_path_to_error::{Path, Segment};
 use super::document;
 use crate::app::{App, attempt_not_found, run_not_found, token_not_found};
 use crate::problem::Problem;
+use crate::queries::query_not_found;
 use crate::tokens::{Principal, project_not_found};
 
 /// The largest JSON body.
@@ -93,6 +94,7 @@ parts! {
     RunId, run_not_found;
     AttemptId, attempt_not_found;
     TokenId, token_not_found;
+    QueryId, query_not_found;
     Sha, |text| Problem::new("bad-bundle", format!("\"{text}\" is not a SHA-256"));
     String, |text| Problem::new("route-not-found", format!("there is nothing at \"{text}\""));
 }

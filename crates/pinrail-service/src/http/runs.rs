@@ -134,15 +134,18 @@ async fn run(
 ) -> Result<Json<Run>, Problem> {
     let stored = match query.wait {
         None => app.run(&caller, id).await?,
-        Some(wait) if wait <= LONGEST_WAIT => app.wait(&caller, id, Duration::from_secs(wait)).await?,
-        Some(wait) => {
-            let detail = format!("parameter \"wait\": it must be from 0 to {LONGEST_WAIT}, not {wait}");
-            return Err(
-                Problem::new("bad-parameter", detail).hint("Ask again when the time is over, or follow /events.")
-            );
-        }
+        Some(wait) => app.wait(&caller, id, checked_wait(wait)?).await?,
     };
     Ok(Json(views::run(&stored)))
+}
+
+/// How long a caller wants to wait, within the limit.
+pub(super) fn checked_wait(seconds: u64) -> Result<Duration, Problem> {
+    if seconds <= LONGEST_WAIT {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let detail = format!("parameter \"wait\": it must be from 0 to {LONGEST_WAIT}, not {seconds}");
+    Err(Problem::new("bad-parameter", detail).hint("Ask again when the time is over, or follow /events."))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use pinrail_model::document::Sha;
 use pinrail_model::ids::{Ids, TransitionId, fresh};
-use pinrail_model::seam::store::{Durability, FileRow, Transition, Write};
+use pinrail_model::seam::store::{Durability, FileRow, QueryRow, Transition, Write};
+use pinrail_model::time::Micros;
 use pinrail_service::system::SystemIds;
 use pinrail_service::tokens::Role;
 use serde_json::{Value, json};
@@ -89,6 +90,7 @@ struct Things {
     attempt: String,
     job: String,
     token: String,
+    query: String,
     blob: Vec<u8>,
 }
 
@@ -113,7 +115,16 @@ impl Things {
             size: blob.len() as u64,
         };
         let ids: &dyn Ids = &SystemIds;
-        let transition = Transition::new(fresh::<TransitionId>(ids), vec![Write::File(file)]);
+        let query = QueryRow {
+            id: fresh(ids),
+            project: MINE.parse().unwrap(),
+            state: "cancelled".to_owned(),
+            created_at: Micros(0),
+            data: json!({}),
+        };
+        let asked = query.id.to_string();
+        let writes = vec![Write::File(file), Write::Query(Box::new(query))];
+        let transition = Transition::new(fresh::<TransitionId>(ids), writes);
         world.app.store.commit(vec![transition], Durability::Waited).await.unwrap();
         let token = world.app.make_token("theirs", Some(MINE.parse().unwrap()), Role::Viewer, None).await.unwrap().0;
         let things = Self {
@@ -121,6 +132,7 @@ impl Things {
             attempt: text(attempt).to_owned(),
             job: text(&task["name"]).to_owned(),
             token: token.id.to_string(),
+            query: asked,
             blob,
         };
         things.set_secret(world).await;
@@ -142,6 +154,7 @@ impl Things {
             (Some("RunId"), _) => self.run.clone(),
             (Some("AttemptId"), _) => self.attempt.clone(),
             (Some("TokenId"), _) => self.token.clone(),
+            (Some("QueryId"), _) => self.query.clone(),
             (Some("JobName"), _) => self.job.clone(),
             (Some("SecretName"), _) => SECRET.to_owned(),
             (Some("Sha"), _) => Sha::of(&self.blob).to_string(),

@@ -22,6 +22,7 @@ use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
 use pinrail_service::http::router;
 use pinrail_service::owner::{self, OwnerParts};
+use pinrail_service::queries::Queries;
 use pinrail_service::system::{SystemClock, SystemIds};
 use pinrail_service::tokens::Role;
 use pinrail_service::vault::Vault;
@@ -106,6 +107,7 @@ impl World {
             sandbox: Arc::new(Printed),
             engine: None,
             catalog: None,
+            queries: Queries::new(&state),
             state,
         });
         let admin = app.ensure_admin().await.unwrap();

@@ -22,7 +22,7 @@ fn left_of_a_run(what: Forget) -> Option<&'static str> {
         Forget::Events => Some("(select e.seq from events e where e.run = r.id limit 1 offset 1) is not null"),
         Forget::Counters => Some("exists (select 1 from counters c where c.run = r.id)"),
         Forget::Files => Some("exists (select 1 from files f where f.run = r.id)"),
-        Forget::Idempotency | Forget::Commands | Forget::Transitions | Forget::Tokens => None,
+        Forget::Idempotency | Forget::Commands | Forget::Transitions | Forget::Tokens | Forget::AdHocs => None,
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) fn of_runs(
         Forget::Events => &["delete from events where run = ?1 and seq < (select max(seq) from events where run = ?1)"],
         Forget::Counters => &["delete from counters where run = ?1"],
         Forget::Files => &["delete from files where run = ?1"],
-        Forget::Idempotency | Forget::Commands | Forget::Transitions | Forget::Tokens => &[],
+        Forget::Idempotency | Forget::Commands | Forget::Transitions | Forget::Tokens | Forget::AdHocs => &[],
     };
     let mut count = 0;
     for run in runs {
@@ -106,6 +106,11 @@ pub(super) fn rows(connection: &Connection, what: Forget, before: Micros, most: 
         Forget::Tokens => delete(
             connection,
             "delete from tokens where id in (select id from tokens where expires_at < ?1 or revoked_at < ?1 limit ?2)",
+            params![before.0, most],
+        ),
+        Forget::AdHocs => delete(
+            connection,
+            "delete from queries where id in (select id from queries where created_at < ?1 limit ?2)",
             params![before.0, most],
         ),
         Forget::Runs | Forget::Events | Forget::Counters | Forget::Files => Ok(0),

@@ -282,6 +282,23 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             let data = decode("a query", &data)?;
             Answer::AdHoc(Box::new(QueryRow { id, project, state, created_at: Micros(created_at), data }))
         }
+        Query::AdHocs { project, before, limit } => {
+            if !visible(who, &project) {
+                return Ok(Answer::AdHocs(Vec::new()));
+            }
+            let rows: Vec<(String, String, i64, String)> = all(
+                connection,
+                "select id, state, created_at, data from queries
+                  where project = ?1 and (?2 is null or id < ?2) order by id desc limit ?3",
+                params![project.as_str(), before.map(|id| id.to_string()), limit],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            )?;
+            let row = |(id, state, created_at, data): (String, String, i64, String)| {
+                let (id, data) = (parsed("a query's id", &id)?, decode("a query", &data)?);
+                Ok(QueryRow { id, project: project.clone(), state, created_at: Micros(created_at), data })
+            };
+            Answer::AdHocs(rows.into_iter().map(row).collect::<Result<_, StoreError>>()?)
+        }
         Query::Logs(attempt) => Answer::Logs(all(
             connection,
             "select first, last, bytes from logs where attempt = ?1 order by first",

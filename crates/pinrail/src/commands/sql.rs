@@ -6,26 +6,45 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::client::Place;
-use crate::failure::Failure;
-use crate::output::{Output, cell, table};
+use crate::failure::{CANCELLED, FAILED, Failure};
+use crate::interrupts;
+use crate::output::{Output, cell, plural, table};
+
+/// Seconds that one request waits for the end; a Ctrl-C is noticed as soon.
+const WAIT: u64 = 1;
 
 pub fn sql(place: &Place, output: Output, text: &str, format: &str) -> Result<ExitCode, Failure> {
     let project = place.project()?;
     let client = place.connect()?;
     let bundle = client.send_bundle(&project, &place.state()?)?;
-    let path = format!("/projects/{}/queries", project.name);
-    // What goes to programs goes as the server made it.
-    let format = if output.json { "json" } else { format };
-    if format != "table" {
-        let body = json!({"sql": text, "bundle": bundle, "format": format});
-        let mut out = std::io::stdout().lock();
-        out.write_all(&client.bytes(&path, Some(&body))?)?;
-        if format == "json" {
-            out.write_all(b"\n")?;
+    interrupts::count();
+    let body = json!({"sql": text, "bundle": bundle, "wait": WAIT});
+    let mut query = client.post(&format!("/projects/{}/queries", project.name), &body)?;
+    let path = format!("/queries/{}", cell(&query["id"]));
+    while query["state"] == "running" {
+        if interrupts::seen() > 0 {
+            client.post(&format!("{path}/cancel"), &json!({}))?;
+            return Err(Failure::new(CANCELLED, "the query was cancelled; statements that had ended stay"));
         }
+        query = client.get(&format!("{path}?wait={WAIT}"))?;
+    }
+    let result = format!("{path}/result?format={}", if output.json || format == "table" { "json" } else { format });
+    let bytes = client.bytes(&result, None)?;
+    if query["truncated"] == true {
+        eprintln!("warning: the result is larger than is kept; its end is missing");
+    }
+    if format == "table" && !output.json {
+        let result = serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::new(FAILED, format!("the server's result cannot be read: {e}")))?;
+        output.say(&shown(&result));
         return Ok(ExitCode::SUCCESS);
     }
-    output.say(&shown(&client.post(&path, &json!({"sql": text, "bundle": bundle}))?));
+    // What goes to programs goes as the server made it.
+    let mut out = std::io::stdout().lock();
+    out.write_all(&bytes)?;
+    if output.json {
+        out.write_all(b"\n")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -38,7 +57,7 @@ fn shown(result: &Value) -> String {
     for row in result["rows"].as_array().into_iter().flatten() {
         rows.push(row.as_array().into_iter().flatten().map(null_cell).collect());
     }
-    format!("{}\n({} rows)", table(&rows), rows.len() - 1)
+    format!("{}\n({})", table(&rows), plural(rows.len() as u64 - 1, "row"))
 }
 
 /// A missing value and an empty text look different.

@@ -120,3 +120,42 @@ fn a_mistake_in_a_job_is_told_with_file_line_and_column() {
         project.log("load")
     );
 }
+
+#[test]
+fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
+    let project = numbers();
+    let _server = project.up();
+    let admin = project.admin();
+    let ask = |method: &str, path: &str, body: &Value| {
+        project.curl(path, &["-X", method, "-H", &admin, "-d", &body.to_string()])
+    };
+    let (status, query) =
+        ask("POST", "/api/v1/projects/demo/queries", &json!({"sql": "select 1 as a, 'x' as b", "wait": 60}));
+    assert_eq!((status, &query["state"], &query["rows"]), (201, &json!("succeeded"), &json!(1)), "{query}");
+    let path = format!("/api/v1/queries/{}", query["id"].as_str().unwrap());
+    let result = |format: &str| {
+        let url = format!("{}{path}/result?format={format}", project.url());
+        std::process::Command::new("curl").args(["-s", "-H", &admin, &url]).output().unwrap().stdout
+    };
+    let rows = serde_json::from_slice::<Value>(&result("json")).unwrap();
+    assert_eq!(
+        rows,
+        json!({"columns": [{"name": "a", "type": "long"}, {"name": "b", "type": "string"}], "rows": [[1, "x"]]})
+    );
+    assert_eq!(String::from_utf8(result("csv")).unwrap(), "a,b\r\n1,x\r\n");
+    assert_eq!(&result("arrow")[..4], [0xff; 4], "an Arrow IPC stream begins with a continuation mark");
+
+    let (_, failed) = ask("POST", "/api/v1/projects/demo/queries", &json!({"sql": "selec 1", "wait": 60}));
+    assert_eq!((&failed["state"], &failed["error"]["code"]), (&json!("failed"), &json!("bad-sql")), "{failed}");
+    let endless = "create table t as select a.i from generate_series(1, 100000000) as a(i) cross join generate_series(1, 1000) as c(j)";
+    let (_, begun) = ask("POST", "/api/v1/projects/demo/queries", &json!({"sql": endless}));
+    assert_eq!(begun["state"], "running");
+    let path = format!("/api/v1/queries/{}", begun["id"].as_str().unwrap());
+    assert_eq!(project.curl(&format!("{path}/result"), &["-H", &admin]).0, 409);
+    let (_, cancelled) = ask("POST", &format!("{path}/cancel"), &json!({}));
+    assert_eq!(cancelled["state"], "cancelled", "{cancelled}");
+    assert_eq!(ask("POST", &format!("{path}/cancel"), &json!({})).0, 409);
+    let (_, listed) = project.curl("/api/v1/projects/demo/queries", &["-H", &admin]);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 3);
+    assert_eq!(project.run(&["tables", "--json"]).json()["items"], json!([]));
+}
