@@ -21,7 +21,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub fn open(place: &Place, output: Output, reference: &str, name: Option<&str>) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
-    let found = client.get(&format!("/runs/{}/files", cell(&run["id"])))?;
+    let found = client.list(&format!("/runs/{}/files", cell(&run["id"])))?;
     let file = choose(&run, &found, name)?;
     let path = fetch(&client, &run, &file)?;
     let opened = show(&path);

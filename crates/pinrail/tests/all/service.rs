@@ -86,6 +86,8 @@ fn a_killed_run_is_resumed_by_the_next_server() {
         ),
     ]);
     let mut first = project.command(&["run", "w"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Before it serves, any other command would start a server of its own and keep the run alive.
+    wait_until("it serves", || project.live()["pid"] == first.id());
     wait_until("the job works", || project.log("a").contains("works"));
     first.kill().unwrap();
     first.wait().unwrap();

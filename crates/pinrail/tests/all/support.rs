@@ -133,16 +133,20 @@ impl Project {
     }
 
     fn is_ready(&self, server: &Server) -> bool {
+        self.live()["pid"] == server.child.id()
+    }
+
+    /// What the state folder says of the server that serves it.
+    pub fn live(&self) -> Value {
         let text = std::fs::read_to_string(self.state().join("server.json")).unwrap_or_default();
-        serde_json::from_str::<Value>(&text).is_ok_and(|live| live["pid"] == u64::from(server.child.id()))
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
     /// A request as a script makes it, to the live server; status 0 when there is no answer.
     pub fn curl(&self, path: &str, arguments: &[&str]) -> (u16, Value) {
-        let text = std::fs::read_to_string(self.state().join("server.json")).unwrap_or_default();
-        let live: Value = serde_json::from_str(&text).unwrap_or_default();
         let mut command = Command::new("curl");
-        command.args(["-s", "-w", "\n%{http_code}", &format!("{}{path}", live["url"].as_str().unwrap_or_default())]);
+        let url = format!("{}{path}", self.live()["url"].as_str().unwrap_or_default());
+        command.args(["-s", "-w", "\n%{http_code}", &url]);
         let text = String::from_utf8(command.args(arguments).output().unwrap().stdout).unwrap();
         let (body, status) = text.rsplit_once('\n').unwrap();
         (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
