@@ -375,7 +375,7 @@ impl App {
         Ok(())
     }
 
-    async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
         let Answer::Bundle(row) = self.store.read(&Who::default(), query).await? else {
             return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
@@ -528,8 +528,7 @@ impl App {
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
-        let types = document.params.iter().map(|(name, param)| (name.to_string(), param.kind));
-        let typed = |kind: &ParamType| matches!(kind, ParamType::Date | ParamType::Datetime | ParamType::Decimal);
+        let param_types = param_types(&document);
         let new = NewRun {
             id,
             project: project.clone(),
@@ -541,7 +540,7 @@ impl App {
             interval,
             tz: document.schedule.as_ref().map_or("UTC", Schedule::tz).to_owned(),
             params,
-            param_types: types.filter(|(_, kind)| typed(kind)).collect(),
+            param_types,
             outside,
             executors,
             by: principal.name.clone(),
@@ -883,18 +882,23 @@ impl App {
             None => FileScope::default(),
             Some(bundle) => {
                 let (root, settings) = self.bundle(project, bundle).await?;
-                FileScope {
-                    root: Some(root),
-                    project: project_folder(self.store.as_ref(), project).await,
-                    patterns: settings.files.map(|files| files.into_values().collect()),
-                    forbidden: vec![self.state.clone()],
-                }
+                self.files_of(project, root, settings).await
             }
         };
         let query = SqlQuery { text, file: None, values: BTreeMap::new(), files, writes: None };
         let view = View { project: project.clone(), at: None, attempt: None };
         let limits = QueryLimits { rows: None, memory: None };
         engine.run(&query, &view, &limits, format, sink).await.map_err(sql_problem)
+    }
+
+    /// The files that SQL over an unpacked bundle may open.
+    pub(crate) async fn files_of(&self, project: &ProjectName, root: PathBuf, settings: Project) -> FileScope {
+        FileScope {
+            root: Some(root),
+            project: project_folder(self.store.as_ref(), project).await,
+            patterns: settings.files.map(|files| files.into_values().collect()),
+            forbidden: vec![self.state.clone()],
+        }
     }
 }
 
@@ -941,7 +945,7 @@ pub(crate) fn admin_only(principal: &Principal) -> Result<(), Problem> {
     Err(Problem::new("role-too-low", detail).hint("Ask an admin."))
 }
 
-fn no_engine() -> Problem {
+pub(crate) fn no_engine() -> Problem {
     Problem::new("engine-missing", "this build of pinrail has no SQL engine")
 }
 
@@ -959,7 +963,7 @@ pub(crate) fn token_not_found(reference: &str) -> Problem {
         .hint("List tokens with GET /api/v1/tokens.")
 }
 
-fn sql_problem(error: LakeError) -> Problem {
+pub(crate) fn sql_problem(error: LakeError) -> Problem {
     let place = error.place.map_or_else(String::new, |(line, column)| format!("{line}:{column}: "));
     let mut problem =
         Problem::new("bad-sql", format!("{place}{}", error.evidence.message)).with("sql_code", error.code);
@@ -996,7 +1000,11 @@ fn workflow_not_found(workflow: &WorkflowName, names: &[String], where_: &str) -
     })
 }
 
-fn find_workflow(compiled: &Compiled, workflow: &WorkflowName, bundle: Sha) -> Result<(Document, Sha, Sha), Problem> {
+pub(crate) fn find_workflow(
+    compiled: &Compiled,
+    workflow: &WorkflowName,
+    bundle: Sha,
+) -> Result<(Document, Sha, Sha), Problem> {
     let mut names = Vec::new();
     for (version, json) in &compiled.documents {
         let document = Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
@@ -1062,7 +1070,7 @@ fn executors(document: &Document, request: &RunRequest) -> Result<BTreeMap<JobNa
     Ok(chosen)
 }
 
-fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Problem> {
+pub(crate) fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Problem> {
     document.job(name.as_str()).ok_or_else(|| {
         let mut problem =
             Problem::new("job-not-found", format!("job \"{name}\" not found in workflow \"{}\"", document.workflow));
@@ -1075,8 +1083,15 @@ fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Probl
 /// The most bytes that the parameters of a run may have: they travel with every attempt.
 const LARGEST_PARAMS: usize = 256 << 10;
 
+/// The types of parameters whose values JSON gives as texts.
+pub(crate) fn param_types(document: &Document) -> BTreeMap<String, ParamType> {
+    let types = document.params.iter().map(|(name, param)| (name.to_string(), param.kind));
+    let typed = |kind: &ParamType| matches!(kind, ParamType::Date | ParamType::Datetime | ParamType::Decimal);
+    types.filter(|(_, kind)| typed(kind)).collect()
+}
+
 /// The values of all parameters: given, else default; of the right type, or refused by name.
-fn params(document: &Document, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Problem> {
+pub(crate) fn params(document: &Document, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Problem> {
     let size = serde_json::to_string(given).map_or(0, |text| text.len());
     if size > LARGEST_PARAMS {
         let detail = format!("the parameters have {size} bytes; at most {LARGEST_PARAMS} are allowed");

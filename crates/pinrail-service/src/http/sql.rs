@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::document::Sha;
 use pinrail_model::names::ProjectName;
-use pinrail_model::seam::lake::{Column, LakeError, ResultFormat, ResultSink, TableInfo};
+use pinrail_model::seam::lake::{Checked, Column, LakeError, ResultFormat, ResultSink, TableInfo};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -21,10 +21,11 @@ use super::extract::{At, Body, Caller, Parameters};
 use super::page::PageQuery;
 use crate::app::App;
 use crate::problem::Problem;
+use crate::render::RenderRequest;
 use crate::views::Page;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::default().routes(routes!(tables)).routes(routes!(query))
+    OpenApiRouter::default().routes(routes!(tables)).routes(routes!(query)).routes(routes!(render))
 }
 
 /// Lists the tables of a project, by name.
@@ -106,4 +107,27 @@ async fn query(
         whole.0
     };
     Ok(([(header::CONTENT_TYPE, kind)], HttpBody::from(bytes)).into_response())
+}
+
+/// Fills in the templates of a job's or a file's SQL and checks it, without running it.
+#[utoipa::path(
+    post, path = "/projects/{project}/render", tag = "sql", security(("token" = ["operator"])),
+    params(("project" = ProjectName, Path)),
+    request_body(content = RenderRequest, example = json!({
+        "bundle": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "job": "daily_delays", "at": "2013-01-01",
+    })),
+    responses((status = 200, description = "The text as it would run, and what it would do", body = Checked)),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-parameter", "bad-sql", "compile-failed", "definition-errors", "engine-missing",
+        "file-not-found", "interpreter-failed", "job-not-found", "workflow-not-found",
+    ]))),
+)]
+async fn render(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(project): At<ProjectName>,
+    Body(body): Body<RenderRequest>,
+) -> Result<Json<Checked>, Problem> {
+    Ok(Json(app.render(&caller, &project, body).await?))
 }
