@@ -13,7 +13,7 @@ use pinrail_model::near::nearest;
 use pinrail_model::run::Class;
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
-use pinrail_model::seam::lake::{Catalog, LakeError, QueryEngine, TableInfo, View};
+use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, NewRun, ProjectRow,
     Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
@@ -527,8 +527,7 @@ impl App {
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
-        let types = document.params.iter().map(|(name, param)| (name.to_string(), param.kind));
-        let typed = |kind: &ParamType| matches!(kind, ParamType::Date | ParamType::Datetime | ParamType::Decimal);
+        let param_types = param_types(&document);
         let new = NewRun {
             id,
             project: project.clone(),
@@ -540,7 +539,7 @@ impl App {
             interval,
             tz: document.schedule.as_ref().map_or("UTC", Schedule::tz).to_owned(),
             params,
-            param_types: types.filter(|(_, kind)| typed(kind)).collect(),
+            param_types,
             outside,
             executors,
             by: principal.name.clone(),
@@ -858,6 +857,16 @@ impl App {
         let view = View { project: project.clone(), at: None, attempt: None };
         catalog.list(&view).await.map_err(sql_problem)
     }
+
+    /// The files that SQL over an unpacked bundle may open.
+    pub(crate) async fn files_of(&self, project: &ProjectName, root: PathBuf, settings: Project) -> FileScope {
+        FileScope {
+            root: Some(root),
+            project: project_folder(self.store.as_ref(), project).await,
+            patterns: settings.files.map(|files| files.into_values().collect()),
+            forbidden: vec![self.state.clone()],
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -958,7 +967,11 @@ fn workflow_not_found(workflow: &WorkflowName, names: &[String], where_: &str) -
     })
 }
 
-fn find_workflow(compiled: &Compiled, workflow: &WorkflowName, bundle: Sha) -> Result<(Document, Sha, Sha), Problem> {
+pub(crate) fn find_workflow(
+    compiled: &Compiled,
+    workflow: &WorkflowName,
+    bundle: Sha,
+) -> Result<(Document, Sha, Sha), Problem> {
     let mut names = Vec::new();
     for (version, json) in &compiled.documents {
         let document = Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
@@ -1024,7 +1037,7 @@ fn executors(document: &Document, request: &RunRequest) -> Result<BTreeMap<JobNa
     Ok(chosen)
 }
 
-fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Problem> {
+pub(crate) fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Problem> {
     document.job(name.as_str()).ok_or_else(|| {
         let mut problem =
             Problem::new("job-not-found", format!("job \"{name}\" not found in workflow \"{}\"", document.workflow));
@@ -1037,8 +1050,15 @@ fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a Job, Probl
 /// The most bytes that the parameters of a run may have: they travel with every attempt.
 const LARGEST_PARAMS: usize = 256 << 10;
 
+/// The types of parameters whose values JSON gives as texts.
+pub(crate) fn param_types(document: &Document) -> BTreeMap<String, ParamType> {
+    let types = document.params.iter().map(|(name, param)| (name.to_string(), param.kind));
+    let typed = |kind: &ParamType| matches!(kind, ParamType::Date | ParamType::Datetime | ParamType::Decimal);
+    types.filter(|(_, kind)| typed(kind)).collect()
+}
+
 /// The values of all parameters: given, else default; of the right type, or refused by name.
-fn params(document: &Document, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Problem> {
+pub(crate) fn params(document: &Document, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Problem> {
     let size = serde_json::to_string(given).map_or(0, |text| text.len());
     if size > LARGEST_PARAMS {
         let detail = format!("the parameters have {size} bytes; at most {LARGEST_PARAMS} are allowed");

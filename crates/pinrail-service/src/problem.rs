@@ -62,7 +62,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("run-not-found", 404, "There is no such run that the token can see."),
     ("attempt-not-found", 404, "There is no such attempt that the token can see."),
     ("version-not-found", 404, "The version of the workflow is not known."),
-    ("file-not-found", 404, "The run left no such file."),
+    ("file-not-found", 404, "The run left no such file, or the project has none."),
     ("query-not-found", 404, "There is no such query that the token can see."),
     ("token-not-found", 404, "There is no such token that the caller can see."),
     ("secret-not-found", 404, "The project has no such secret."),

@@ -20,7 +20,7 @@ use pinrail_model::fault::Fault;
 use pinrail_model::ids::{QueryId, fresh};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{
-    Column, FileScope, LakeError, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat, ResultSink, View,
+    Column, LakeError, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat, ResultSink, View,
 };
 use pinrail_model::seam::store::{Answer, Query, QueryRow, Write};
 use pinrail_model::time::Micros;
@@ -30,7 +30,6 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use crate::app::{App, no_engine, sql_problem};
-use crate::attempt::project_folder;
 use crate::problem::Problem;
 use crate::tokens::{Principal, Role};
 
@@ -156,7 +155,12 @@ impl App {
     ) -> Result<AdHoc, Problem> {
         principal.may(Role::Operator, project)?;
         self.engine.as_ref().ok_or_else(no_engine)?;
-        let files = self.files_of(principal, project, bundle).await?;
+        let bundle = match bundle {
+            Some(bundle) => bundle,
+            None => self.deployed_bundle(principal, project).await?,
+        };
+        let (root, settings) = self.bundle(project, bundle).await?;
+        let files = self.files_of(project, root, settings).await;
         let query = AdHoc {
             id: fresh(self.ids.as_ref()),
             project: project.clone(),
@@ -231,26 +235,6 @@ impl App {
             data: serde_json::to_value(query).unwrap_or_default(),
         }))])
         .await
-    }
-
-    /// The files that statements with a bundle may read.
-    async fn files_of(
-        &self,
-        principal: &Principal,
-        project: &ProjectName,
-        bundle: Option<Sha>,
-    ) -> Result<FileScope, Problem> {
-        let bundle = match bundle {
-            Some(bundle) => bundle,
-            None => self.deployed_bundle(principal, project).await?,
-        };
-        let (root, settings) = self.bundle(project, bundle).await?;
-        Ok(FileScope {
-            root: Some(root),
-            project: project_folder(self.store.as_ref(), project).await,
-            patterns: settings.files.map(|files| files.into_values().collect()),
-            forbidden: vec![self.state.clone()],
-        })
     }
 
     /// One query, as it is now.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
-use pinrail_model::document::{ParamType, SqlSource};
+use pinrail_model::document::SqlSource;
 use pinrail_model::fault::{Evidence, Fault};
 use pinrail_model::run::{Phase, Report};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
@@ -21,6 +21,7 @@ use crate::attempt::{OneWork, head};
 use crate::mask::StreamMask;
 use crate::owner::Input;
 use crate::secrets::{declared, set_again};
+use crate::values::{self, Scope};
 
 /// Rows that a job gets from one `ctx.sql`. More belongs into a table.
 const MOST_ROWS: u64 = 1_000_000;
@@ -65,16 +66,7 @@ impl Sink {
 
     /// What the workflow file declares that the job writes, its partition templates filled in.
     fn declared(&self) -> Vec<Writes> {
-        let ticket = &self.work.ticket;
-        let declared = ticket.job.writes.iter().flatten();
-        let ds = ticket.ds();
-        declared
-            .filter_map(|writes| {
-                let fill = |(column, text): (&String, &String)| (column.clone(), fill(text, &ds));
-                let partition = writes.partition.iter().map(fill).collect();
-                Some(Writes { table: writes.table.parse().ok()?, partition, mode: writes.mode })
-            })
-            .collect()
+        values::declared(&self.work.ticket.job, &self.work.ticket.ds())
     }
 
     /// Where the rows of a job's one SELECT go, unless the job says something of its own.
@@ -87,7 +79,7 @@ impl Sink {
         let ds = self.work.ticket.ds();
         for value in writes.iter_mut().flat_map(|writes| writes.partition.values_mut()) {
             if let Value::String(text) = value {
-                *value = fill(text, &ds);
+                *value = values::fill(text, &ds);
             }
         }
         writes
@@ -115,20 +107,13 @@ impl Sink {
     /// Template values by dotted path.
     fn values(&self, own: &BTreeMap<String, Value>) -> BTreeMap<String, SqlValue> {
         let ticket = &self.work.ticket;
-        let mut values = BTreeMap::from([
-            ("ds".to_owned(), SqlValue::Date(ticket.ds())),
-            ("interval.start".to_owned(), SqlValue::Timestamp(ticket.interval.start.0)),
-            ("interval.end".to_owned(), SqlValue::Timestamp(ticket.interval.end.0)),
-        ]);
-        for (name, value) in ticket.params.iter().chain(own) {
-            values.insert(format!("params.{name}"), typed(value, ticket.param_types.get(name).copied()));
-        }
-        for (job, left) in &ticket.upstream {
-            for (name, value) in left["outputs"].as_object().into_iter().flatten() {
-                values.insert(format!("upstream.{job}.{name}"), typed(value, None));
-            }
-        }
-        values
+        let (ds, interval) = (ticket.ds(), ticket.interval);
+        let scope = Scope { ds: &ds, interval, params: &ticket.params, param_types: &ticket.param_types };
+        let upstream = ticket.upstream.iter().flat_map(|(job, left)| {
+            let outputs = left["outputs"].as_object().into_iter().flatten();
+            outputs.map(move |(name, value)| (job.as_str(), name, value))
+        });
+        scope.values(own, upstream)
     }
 
     async fn text(&self, source: &SqlSource) -> Result<(String, Option<String>), Failure> {
@@ -304,32 +289,6 @@ fn failure(error: LakeError, file: Option<&str>) -> Failure {
         evidence.message = format!("{file}: {}", evidence.message);
     }
     (fault, *evidence)
-}
-
-/// A JSON value with the type that a parameter gives it.
-fn typed(value: &Value, kind: Option<ParamType>) -> SqlValue {
-    match (value, kind) {
-        (Value::Null, _) => SqlValue::Null,
-        (Value::Bool(value), _) => SqlValue::Boolean(*value),
-        (Value::String(text), Some(ParamType::Date)) => SqlValue::Date(text.clone()),
-        (Value::String(text), Some(ParamType::Decimal)) => SqlValue::Decimal(text.clone()),
-        (Value::String(text), Some(ParamType::Datetime)) => {
-            serde_json::from_value::<pinrail_model::time::Micros>(Value::String(text.clone()))
-                .map_or_else(|_| SqlValue::String(text.clone()), |at| SqlValue::Timestamp(at.0))
-        }
-        (Value::String(text), _) => SqlValue::String(text.clone()),
-        (Value::Number(number), _) => {
-            number.as_i64().map_or_else(|| SqlValue::Double(number.as_f64().unwrap_or(f64::NAN)), SqlValue::Integer)
-        }
-        (Value::Array(items), _) => SqlValue::List(items.iter().map(|item| typed(item, None)).collect()),
-        (Value::Object(_), _) => SqlValue::String(value.to_string()),
-    }
-}
-
-/// Fills `{{ ds }}` into the partition value of a declaration.
-fn fill(text: &str, ds: &str) -> Value {
-    let inner = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).map(str::trim);
-    if inner == Some("ds") { json!(ds) } else { json!(text) }
 }
 
 #[async_trait]

@@ -165,6 +165,11 @@ enum Command {
         #[arg(long, value_parser = ["table", "csv"], default_value = "table")]
         format: String,
     },
+    /// Print the SQL of a job or a file as it will run, without running it
+    #[command(after_help = "Examples:
+  pinrail render daily_delays --at 2013-01-01
+  pinrail render sql/load.sql --workflow flights --param min_flights=100")]
+    Render(RenderArgs),
     /// List the project's tables
     Tables,
     /// Print the counters of a run
@@ -287,6 +292,23 @@ pub struct SubmitArgs {
     /// Wait for the end, which is what happens anyway
     #[arg(long)]
     pub wait: bool,
+}
+
+/// The arguments of `render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// A job, or the path of an SQL file
+    #[arg(value_name = "JOB | FILE.sql")]
+    pub target: String,
+    /// A date or time of the interval [default: the last complete one]
+    #[arg(long)]
+    pub at: Option<String>,
+    /// The workflow, where it could be several
+    #[arg(long)]
+    pub workflow: Option<String>,
+    /// A parameter
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
 }
 
 /// The arguments of `login`.
@@ -450,6 +472,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
             commands::run::retry(place, output, &run, job.as_deref(), &code, detach)
         }
         Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
+        Command::Render(args) => commands::sql::render(place, output, &args),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
         Command::Backup { file, with_key } => commands::backup::backup(place, output, &file, with_key),

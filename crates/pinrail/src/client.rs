@@ -94,6 +94,15 @@ impl Place {
     }
 }
 
+/// A path as people type it, relative to where they are, as one relative to the project. One that leads nowhere or out of
+/// the project stays as it is, to be refused where it is used.
+pub fn project_path(project: &Project, typed: &str) -> String {
+    let (Ok(path), Ok(root)) = (Path::new(typed).canonicalize(), project.folder.canonicalize()) else {
+        return typed.to_owned();
+    };
+    path.strip_prefix(root).map_or_else(|_| typed.to_owned(), |inside| inside.display().to_string())
+}
+
 /// A connection to one server.
 pub struct Client {
     pub url: String,

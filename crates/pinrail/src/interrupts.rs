@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
 static SEEN: AtomicU32 = AtomicU32::new(0);
 
 /// Interrupts since [`count`] was called first.
@@ -10,16 +12,21 @@ pub fn seen() -> u32 {
 }
 
 /// From now on an interrupt does not end the process.
-#[allow(unsafe_code, reason = "a signal handler can be installed in no other way without a second thread")]
 pub fn count() {
     extern "C" fn interrupted(_: i32) {
         SEEN.fetch_add(1, Ordering::SeqCst);
     }
-    let action = nix::sys::signal::SigAction::new(
-        nix::sys::signal::SigHandler::Handler(interrupted),
-        nix::sys::signal::SaFlags::SA_RESTART,
-        nix::sys::signal::SigSet::empty(),
-    );
-    // SAFETY: the handler only adds to an atomic.
-    let _ = unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGINT, &action) };
+    handle(SigHandler::Handler(interrupted));
+}
+
+/// From now on an interrupt ends the process again.
+pub fn obey() {
+    handle(SigHandler::SigDfl);
+}
+
+#[allow(unsafe_code, reason = "a signal handler can be installed in no other way without a second thread")]
+fn handle(handler: SigHandler) {
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the one handler that there is only adds to an atomic.
+    let _ = unsafe { sigaction(Signal::SIGINT, &action) };
 }

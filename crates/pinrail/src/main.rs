@@ -17,6 +17,7 @@ mod python;
 mod sdk;
 mod server;
 mod state;
+mod terminal;
 mod user;
 
 use std::os::fd::FromRawFd;

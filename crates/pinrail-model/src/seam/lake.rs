@@ -228,7 +228,7 @@ pub struct FileScope {
 }
 
 /// What a text would do, found without running it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Checked {
     /// The text with its templates filled in.
     pub rendered: String,

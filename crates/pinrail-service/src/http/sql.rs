@@ -12,7 +12,7 @@ use pinrail_model::document::Sha;
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::QueryId;
 use pinrail_model::names::ProjectName;
-use pinrail_model::seam::lake::{Column, LakeError, ResultFormat, ResultSink, TableInfo};
+use pinrail_model::seam::lake::{Checked, Column, LakeError, ResultFormat, ResultSink, TableInfo};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -27,6 +27,7 @@ use super::runs::checked_wait;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::queries::AdHoc;
+use crate::render::RenderRequest;
 use crate::views::Page;
 
 /// Chunks of a result that wait for a slow reader.
@@ -40,6 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(query))
         .routes(routes!(cancel_query))
         .routes(routes!(query_result))
+        .routes(routes!(render))
 }
 
 /// Lists the tables of a project, by name.
@@ -221,4 +223,27 @@ async fn query_result(
             _ => Problem::new("internal", "the result could not be sent"),
         }),
     }
+}
+
+/// Fills in the templates of a job's or a file's SQL and checks it, without running it.
+#[utoipa::path(
+    post, path = "/projects/{project}/render", tag = "sql", security(("token" = ["operator"])),
+    params(("project" = ProjectName, Path)),
+    request_body(content = RenderRequest, example = json!({
+        "bundle": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "job": "daily_delays", "at": "2013-01-01",
+    })),
+    responses((status = 200, description = "The text as it would run, and what it would do", body = Checked)),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-parameter", "bad-sql", "compile-failed", "definition-errors", "engine-missing",
+        "file-not-found", "interpreter-failed", "job-not-found", "workflow-not-found",
+    ]))),
+)]
+async fn render(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(project): At<ProjectName>,
+    Body(body): Body<RenderRequest>,
+) -> Result<Json<Checked>, Problem> {
+    Ok(Json(app.render(&caller, &project, body).await?))
 }

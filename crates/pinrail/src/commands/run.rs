@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::project::{short, tell_definition_errors};
 use super::show::{explain_text, find};
 use crate::cli::{RunArgs, SubmitArgs};
-use crate::client::{Client, Place};
+use crate::client::{Client, Place, project_path};
 use crate::failure::{CANCELLED, DETACHED, FAILED, Failure, USAGE};
 use crate::interrupts;
 use crate::output::{Output, cell, human, seconds};
@@ -55,7 +55,7 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
             return Err(Failure::new(USAGE, "give a class, an SQL file or a command, not two of them"));
         }
         (None, command) => json!({"shell": command}),
-        (Some(target), []) if target.ends_with(".sql") => json!({"sql-file": target}),
+        (Some(target), []) if target.ends_with(".sql") => json!({"sql-file": project_path(&place.project()?, target)}),
         (Some(target), []) => json!({"class": target}),
     };
     let mut body = json!({"job": job});
@@ -79,7 +79,7 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
     end(&client, output, &run, args.detach)
 }
 
-fn parameters(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub fn parameters(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let pair = |text: &String| {
         let (name, value) = text.split_once('=').ok_or_else(|| {
             Failure::new(USAGE, format!("\"{text}\" is not a parameter")).hint("Write --param NAME=VALUE.")

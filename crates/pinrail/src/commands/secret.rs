@@ -1,24 +1,25 @@
 //! The project's secrets: set, listed, removed; never printed.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use pinrail_model::names::SecretName;
 use serde_json::json;
 
 use crate::client::Place;
-use crate::failure::{DETACHED, Failure, USAGE};
+use crate::failure::{Failure, USAGE};
 use crate::output::{Output, cell, table};
-
-/// What a terminal sends for Ctrl-C while it makes no signal of it.
-const INTERRUPT: u8 = 3;
+use crate::terminal::typed;
 
 pub fn set(place: &Place, output: Output, name: &str) -> Result<ExitCode, Failure> {
     // Before the value is asked for: nobody types a password twice for a misspelt name.
     let project = place.project()?;
     let name: SecretName = name.parse().map_err(|e| Failure::new(USAGE, format!("{e}")))?;
-    let value = if std::io::stdin().is_terminal() { typed(&name)? } else { piped()? };
+    let value = if std::io::stdin().is_terminal() {
+        without_line_end(typed(&format!("value of {name} (not shown, ends with the line)"))?)
+    } else {
+        piped()?
+    };
     let value = String::from_utf8(value).map_err(|_| {
         Failure::new(USAGE, format!("the value of secret \"{name}\" is not a text in UTF-8"))
             .hint("Encode binary values, for example with `base64`.")
@@ -45,28 +46,6 @@ fn without_line_end(mut bytes: Vec<u8>) -> Vec<u8> {
         }
     }
     bytes
-}
-
-/// A line from the terminal, which shows nothing of it.
-fn typed(name: &SecretName) -> Result<Vec<u8>, Failure> {
-    let terminal = std::io::stdin();
-    let before = tcgetattr(&terminal).map_err(std::io::Error::from)?;
-    let mut silent = before.clone();
-    // Without signals too: a Ctrl-C in between would leave the terminal silent.
-    silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
-    tcsetattr(&terminal, SetArg::TCSAFLUSH, &silent).map_err(std::io::Error::from)?;
-    // Asked for when nothing that is typed shows any more. Nobody sees a prompt that cannot be written.
-    eprint!("value of {name} (not shown, ends with the line): ");
-    let mut line = Vec::new();
-    let read = terminal.lock().read_until(b'\n', &mut line);
-    let restored = tcsetattr(&terminal, SetArg::TCSAFLUSH, &before);
-    eprintln!();
-    read?;
-    restored.map_err(std::io::Error::from)?;
-    if line.contains(&INTERRUPT) {
-        return Err(Failure::new(DETACHED, "nothing was set"));
-    }
-    Ok(without_line_end(line))
 }
 
 pub fn list(place: &Place, output: Output) -> Result<ExitCode, Failure> {

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::client::Place;
+use super::project::tell_definition_errors;
+use super::run::parameters;
+use crate::cli::RenderArgs;
+use crate::client::{Place, project_path};
 use crate::failure::{CANCELLED, FAILED, Failure};
 use crate::interrupts;
 use crate::output::{Output, cell, plural, table};
@@ -45,6 +48,33 @@ pub fn sql(place: &Place, output: Output, text: &str, format: &str) -> Result<Ex
     if output.json {
         out.write_all(b"\n")?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the text of a job or a file with its templates filled in.
+pub fn render(place: &Place, output: Output, args: &RenderArgs) -> Result<ExitCode, Failure> {
+    let project = place.project()?;
+    let client = place.connect()?;
+    let mut body = json!({
+        "bundle": client.send_bundle(&project, &place.state()?)?,
+        "params": parameters(&args.params)?,
+        "at": args.at,
+        "workflow": args.workflow,
+    });
+    if args.target.ends_with(".sql") {
+        body["file"] = project_path(&project, &args.target).into();
+    } else {
+        body["job"] = json!(args.target);
+    }
+    let checked = client.post(&format!("/projects/{}/render", project.name), &body).inspect_err(|failure| {
+        if !output.json {
+            tell_definition_errors(failure, output);
+        }
+    })?;
+    if !output.json {
+        output.say(cell(&checked["rendered"]).trim_end());
+    }
+    output.document(&checked);
     Ok(ExitCode::SUCCESS)
 }
 

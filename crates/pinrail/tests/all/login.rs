@@ -89,12 +89,8 @@ fn tokens_that_others_can_read_are_not_used() {
     assert!(refused.err.contains("others can read the tokens in"), "{}", refused.err);
 }
 
-#[test]
-fn a_terminal_does_not_show_what_is_pasted() {
-    let project = Project::new(&[WORKFLOW]);
-    let _server = project.up();
-    let elsewhere = Elsewhere::new();
-    // Waits for the prompt before it types, as people do.
+/// Types as people do: after the prompt, and on a terminal.
+fn typed(elsewhere: &Elsewhere, url: &str, keys: &str) -> Ran {
     let typist = "
 import os, pty, sys
 pid, terminal = pty.fork()
@@ -103,7 +99,7 @@ if pid == 0:
 seen = b''
 while b'token for' not in seen or not seen.endswith(b': '):
     seen += os.read(terminal, 1024)
-os.write(terminal, sys.argv[4].encode() + b'\\n')
+os.write(terminal, sys.argv[4].encode())
 try:
     while chunk := os.read(terminal, 1024):
         seen += chunk
@@ -113,14 +109,25 @@ sys.stdout.buffer.write(seen)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 ";
     let mut command = Command::new("python3");
-    command.args(["-c", typist, env!("CARGO_BIN_EXE_pinrail"), "login", &project.url(), &token(&project)]);
+    command.args(["-c", typist, env!("CARGO_BIN_EXE_pinrail"), "login", url, keys]);
     for (name, value) in elsewhere.0.command(&[]).get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    let ran: Ran = command.output().unwrap().into();
+    command.output().unwrap().into()
+}
+
+#[test]
+fn a_terminal_does_not_show_what_is_pasted() {
+    let project = Project::new(&[WORKFLOW]);
+    let _server = project.up();
+    let elsewhere = Elsewhere::new();
+    let stopped = typed(&elsewhere, &project.url(), "\x03");
+    assert_eq!(stopped.code, Some(130), "{stopped:?}");
+    assert!(!elsewhere.stored().exists());
+    let ran = typed(&elsewhere, &project.url(), &format!("{}\n", token(&project)));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(!ran.out.contains(&token(&project)), "{}", ran.out);
     assert!(ran.out.contains("is stored in"), "{}", ran.out);

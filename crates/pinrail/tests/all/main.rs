@@ -11,6 +11,7 @@ mod open;
 mod phases;
 mod processes;
 mod python;
+mod render;
 mod retention;
 mod secrets;
 mod seed;

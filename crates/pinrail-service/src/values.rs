@@ -1,0 +1,76 @@
+//! What SQL can name of a run: template values by dotted path, typed, and the partitions that a job declares.
+
+use std::collections::BTreeMap;
+
+use pinrail_model::document::{Job, ParamType};
+use pinrail_model::seam::lake::{Value as SqlValue, Writes};
+use pinrail_model::time::{Interval, Micros};
+use serde_json::{Value, json};
+
+/// The run that a text is filled in for.
+pub(crate) struct Scope<'a> {
+    pub ds: &'a str,
+    pub interval: Interval,
+    pub params: &'a BTreeMap<String, Value>,
+    pub param_types: &'a BTreeMap<String, ParamType>,
+}
+
+impl Scope<'_> {
+    /// The template values; the text's own parameters win over the run's. `upstream` gives job, name and value.
+    pub fn values<'a>(
+        &self,
+        own: &BTreeMap<String, Value>,
+        upstream: impl IntoIterator<Item = (&'a str, &'a String, &'a Value)>,
+    ) -> BTreeMap<String, SqlValue> {
+        let mut values = BTreeMap::from([
+            ("ds".to_owned(), SqlValue::Date(self.ds.to_owned())),
+            ("interval.start".to_owned(), SqlValue::Timestamp(self.interval.start.0)),
+            ("interval.end".to_owned(), SqlValue::Timestamp(self.interval.end.0)),
+        ]);
+        for (name, value) in self.params.iter().chain(own) {
+            values.insert(format!("params.{name}"), typed(value, self.param_types.get(name).copied()));
+        }
+        for (job, name, value) in upstream {
+            values.insert(format!("upstream.{job}.{name}"), typed(value, None));
+        }
+        values
+    }
+}
+
+/// What the workflow file declares that a job writes, its partition templates filled in.
+pub(crate) fn declared(job: &Job, ds: &str) -> Vec<Writes> {
+    let declared = job.writes.iter().flatten();
+    declared
+        .filter_map(|writes| {
+            let fill = |(column, text): (&String, &String)| (column.clone(), fill(text, ds));
+            let partition = writes.partition.iter().map(fill).collect();
+            Some(Writes { table: writes.table.parse().ok()?, partition, mode: writes.mode })
+        })
+        .collect()
+}
+
+/// Fills `{{ ds }}` into the partition value of a declaration.
+pub(crate) fn fill(text: &str, ds: &str) -> Value {
+    let inner = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).map(str::trim);
+    if inner == Some("ds") { json!(ds) } else { json!(text) }
+}
+
+/// A JSON value with the type that a parameter gives it.
+fn typed(value: &Value, kind: Option<ParamType>) -> SqlValue {
+    match (value, kind) {
+        (Value::Null, _) => SqlValue::Null,
+        (Value::Bool(value), _) => SqlValue::Boolean(*value),
+        (Value::String(text), Some(ParamType::Date)) => SqlValue::Date(text.clone()),
+        (Value::String(text), Some(ParamType::Decimal)) => SqlValue::Decimal(text.clone()),
+        (Value::String(text), Some(ParamType::Datetime)) => {
+            serde_json::from_value::<Micros>(Value::String(text.clone()))
+                .map_or_else(|_| SqlValue::String(text.clone()), |at| SqlValue::Timestamp(at.0))
+        }
+        (Value::String(text), _) => SqlValue::String(text.clone()),
+        (Value::Number(number), _) => {
+            number.as_i64().map_or_else(|| SqlValue::Double(number.as_f64().unwrap_or(f64::NAN)), SqlValue::Integer)
+        }
+        (Value::Array(items), _) => SqlValue::List(items.iter().map(|item| typed(item, None)).collect()),
+        (Value::Object(_), _) => SqlValue::String(value.to_string()),
+    }
+}
