@@ -141,7 +141,7 @@ fn run(page: &str) {
         std::fs::create_dir(folder).unwrap();
     }
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pinrail"), bin.join("pinrail")).unwrap();
-    let starts = text.contains(STARTS);
+    let starts = blocks.iter().any(|block| block.is_run() && block.lines.iter().any(|line| line.contains(STARTS)));
     let server = (!starts).then(|| project.up());
     let address = if starts { free_address() } else { address(&project) };
 
@@ -204,7 +204,7 @@ fn script(text: &str, blocks: &[Block<'_>], outputs: &Path) -> String {
     let mut lines = vec![String::new(); text.lines().count()];
     // Every page begins with its heading, so its first line is free.
     let trap = format!("trap 'echo \"$LINENO\" >{outputs}/line' ERR");
-    lines[0] = format!("set -e; {trap}; trap '{{ pinrail down; wait; }} >/dev/null 2>&1' EXIT");
+    lines[0] = format!("set -e; {trap}; trap 'trap - ERR; pinrail down >/dev/null 2>&1' EXIT");
     for block in blocks {
         let (first, last) = (block.first - 1, block.last - 1);
         if block.is_run() {
