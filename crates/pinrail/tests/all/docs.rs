@@ -17,6 +17,8 @@ use crate::support::{Project, repository};
 
 /// What a page writes for the address of the server; the script has the real one in its place.
 const ADDRESS: &str = "127.0.0.1:7070";
+/// What a page shows for the project's folder.
+const FOLDER: &str = "/home/anna/demo";
 /// How the pages start a server of their own; then none runs before.
 const STARTS: &str = "pinrail up --detach";
 
@@ -164,7 +166,8 @@ fn run(page: &str) {
 
     let printed = |block: &Block<'_>| {
         let bytes = std::fs::read(outputs.join(block.first.to_string())).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).replace(&address, ADDRESS)
+        let text = String::from_utf8_lossy(&bytes).replace(&address, ADDRESS);
+        text.replace(&project.path().canonicalize().unwrap().display().to_string(), FOLDER)
     };
     if !status.unwrap().success() {
         let line = std::fs::read_to_string(outputs.join("line")).unwrap_or_default();
@@ -204,7 +207,7 @@ fn script(text: &str, blocks: &[Block<'_>], outputs: &Path) -> String {
     let mut lines = vec![String::new(); text.lines().count()];
     // Every page begins with its heading, so its first line is free.
     let trap = format!("trap 'echo \"$LINENO\" >{outputs}/line' ERR");
-    lines[0] = format!("set -e; {trap}; trap 'trap - ERR; pinrail down >/dev/null 2>&1' EXIT");
+    lines[0] = format!("set -e; {trap}; trap 'trap - ERR; pinrail down >/dev/null 2>&1 || true' EXIT");
     for block in blocks {
         let (first, last) = (block.first - 1, block.last - 1);
         if block.is_run() {
