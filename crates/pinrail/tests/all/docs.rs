@@ -150,14 +150,15 @@ fn run(page: &str) {
     let script = script(&text, &blocks, &outputs).replace(ADDRESS, &address);
     let file = beside.path().join("script");
     std::fs::write(&file, script.replace(STARTS, &format!("{STARTS} --listen {address}"))).unwrap();
-    // A page about tests needs an interpreter that has pytest.
-    let python = std::env::var("PINRAIL_TEST_PYTHON").unwrap_or_default();
-    let python = Path::new(&python).parent().unwrap_or(Path::new(""));
-    let mut path = vec![bin, python.to_owned()];
+    let mut path = vec![bin];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
     let mut command = Command::new("bash");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PINRAIL_")) {
         command.env_remove(name);
+    }
+    // The page about tests needs an interpreter that has pytest.
+    if let Some(python) = std::env::var_os("PINRAIL_TEST_PYTHON") {
+        command.env("PINRAIL_PYTHON", python);
     }
     command.arg(&file).current_dir(project.path()).stdin(Stdio::null()).env("PATH", std::env::join_paths(path).unwrap());
     // What belongs to the user is thrown away as well.
