@@ -160,7 +160,11 @@ fn run(page: &str) {
     if let Some(python) = std::env::var_os("PINRAIL_TEST_PYTHON") {
         command.env("PINRAIL_PYTHON", python);
     }
-    command.arg(&file).current_dir(project.path()).stdin(Stdio::null()).env("PATH", std::env::join_paths(path).unwrap());
+    command
+        .arg(&file)
+        .current_dir(project.path())
+        .stdin(Stdio::null())
+        .env("PATH", std::env::join_paths(path).unwrap());
     // What belongs to the user is thrown away as well.
     let status = command.env("HOME", beside.path()).env_remove("XDG_CONFIG_HOME").env("LC_ALL", "C.UTF-8").status();
     drop(server);
@@ -216,7 +220,8 @@ fn script(text: &str, blocks: &[Block<'_>], outputs: &Path) -> String {
             lines[first] = format!("exec >{outputs}/{} 2>&1", block.first);
             if let Some(code) = code {
                 lines[first].push_str("; trap - ERR; set +e");
-                lines[last] = format!("[ $? = {code} ] || {{ echo {} >{outputs}/line; exit 1; }}; set -e; {trap}", last + 1);
+                lines[last] =
+                    format!("[ $? = {code} ] || {{ echo {} >{outputs}/line; exit 1; }}; set -e; {trap}", last + 1);
             }
         } else if let Some(path) = block.path() {
             lines[first] = format!("mkdir -p \"$(dirname {path})\"; cat >{path} <<'END OF FILE'");
@@ -259,7 +264,8 @@ fn redact(line: &str) -> String {
     let mut shown = Vec::new();
     for (index, word) in words.iter().enumerate() {
         let unit = words.get(index + 1).map(|next| next.trim_end_matches([',', '.', ')', ';']));
-        let measured = unit.is_some_and(|unit| UNITS.contains(&unit)) && word.trim_matches(['(', '-']).parse::<f64>().is_ok();
+        let measured =
+            unit.is_some_and(|unit| UNITS.contains(&unit)) && word.trim_matches(['(', '-']).parse::<f64>().is_ok();
         shown.push(if measured { "#".to_owned() } else { redact_word(word) });
     }
     shown.join(" ")
@@ -290,13 +296,15 @@ fn redact_word(word: &str) -> String {
 }
 
 fn is_volatile(word: &str) -> bool {
-    let crockford = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b.is_ascii_uppercase() && !b"ILOU".contains(&b)));
+    let crockford =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b.is_ascii_uppercase() && !b"ILOU".contains(&b)));
     let id = word.rsplit_once('_').map_or(word, |(_, ulid)| ulid);
     let hex = word.len() >= 4 && word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     // 14:02, 14:02:10.123; 2026-01-02T03:04:05Z
     let clock = |text: &str| text.contains(':') && text.split(':').all(|part| digits(part.trim_end_matches('Z')));
-    let moment = word.split_once('T').is_some_and(|(day, time)| day.len() == 10 && day.starts_with("20") && clock(time));
+    let moment =
+        word.split_once('T').is_some_and(|(day, time)| day.len() == 10 && day.starts_with("20") && clock(time));
     let measured = ["ms", "s", "min"].iter().any(|unit| word.strip_suffix(unit).is_some_and(digits));
     // The last characters of an id, and whole ids.
     ((id.len() == 26 || id.len() == 4) && crockford(id) && !word.is_empty()) || hex || clock(word) || moment || measured
