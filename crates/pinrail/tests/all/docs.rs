@@ -32,6 +32,8 @@ macro_rules! pages {
 }
 
 pages! {
+    explain "docs/explain.md"
+    operations "docs/operations.md"
     workflows "docs/workflows.md"
     ;
     readme "README.md"
@@ -40,8 +42,6 @@ pages! {
     testing "docs/testing.md"
     executors "docs/executors.md"
     rest "docs/rest.md"
-    explain "docs/explain.md"
-    operations "docs/operations.md"
 }
 
 /// Pages without a command.
