@@ -107,6 +107,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-lake/src/csv.rs", "SAMPLE"),
             ("crates/pinrail-lake/src/csv.rs", "LONGEST_RECORD"),
             ("crates/pinrail-lake/src/write.rs", "FILE_SIZE"),
+            ("crates/pinrail-service/src/queries.rs", "LARGEST_RESULT"),
         ],
     ),
     (
@@ -129,6 +130,8 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/retention.rs", "COUNTERS"),
             ("crates/pinrail-service/src/retention.rs", "RUNS"),
             ("crates/pinrail-service/src/retention.rs", "TOKENS"),
+            ("crates/pinrail-service/src/retention.rs", "QUERIES"),
+            ("crates/pinrail-service/src/retention.rs", "RESULTS"),
             ("crates/pinrail-service/src/retention.rs", "BUNDLES"),
             ("crates/pinrail-service/src/retention.rs", "IDEMPOTENCY"),
             ("crates/pinrail-service/src/retention.rs", "GRACE"),
