@@ -32,9 +32,45 @@ pub struct ProjectError {
     pub hint: Option<String>,
 }
 
-/// The sections and their keys; an empty list means that the user names the keys.
-const SECTIONS: &[(&str, &[&str])] =
-    &[("project", &["name", "owner"]), ("python", &["interpreter"]), ("files", &[]), ("defaults", &[])];
+/// A section of the file.
+#[derive(Debug)]
+pub struct Section {
+    pub name: &'static str,
+    /// What the user's own keys mean, where there is no list of keys.
+    pub meaning: &'static str,
+    /// Each key with what it says; none: the user names the keys.
+    pub keys: &'static [(&'static str, &'static str)],
+}
+
+/// All that can stand in the file.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        name: "project",
+        meaning: "",
+        keys: &[
+            ("name", "The project's name; without it that of its folder"),
+            ("owner", "Whose project it is, for people"),
+        ],
+    },
+    Section {
+        name: "python",
+        meaning: "",
+        keys: &[(
+            "interpreter",
+            "What runs Python jobs: a program on `PATH`, or a path relative to the project; without it `PINRAIL_PYTHON`, else `python3`",
+        )],
+    },
+    Section {
+        name: "files",
+        meaning: "A pattern such as `\"data/*.csv\"`: inputs that are not part of a bundle and read in place",
+        keys: &[],
+    },
+    Section {
+        name: "defaults",
+        meaning: "A setting of a template, for each job that does not give its own",
+        keys: &[],
+    },
+];
 /// Sections that a later version will understand; using one now must not be silently ignored.
 const LATER: &[&str] = &["targets", "pools"];
 
@@ -131,16 +167,17 @@ fn check_section(text: &str, section: &str, value: &toml::Value) -> Result<(), P
         let message = format!("[{section}] is not supported by this version of pinrail");
         return Err(misplaced(text, section, message));
     }
-    let names = SECTIONS.iter().map(|(name, _)| *name);
-    let Some((_, keys)) = SECTIONS.iter().find(|(name, _)| *name == section) else {
-        let hint = nearest(section, names).map(|near| format!("did you mean [{near}]?"));
+    let Some(known) = SECTIONS.iter().find(|known| known.name == section) else {
+        let hint =
+            nearest(section, SECTIONS.iter().map(|known| known.name)).map(|near| format!("did you mean [{near}]?"));
         return Err(ProjectError { hint, ..misplaced(text, section, format!("unknown section [{section}]")) });
     };
     let Some(table) = value.as_table() else {
         return Err(misplaced(text, section, format!("\"{section}\" must be a section: [{section}]")));
     };
-    if let Some(key) = table.keys().find(|key| !keys.is_empty() && !keys.contains(&key.as_str())) {
-        let hint = nearest(key, keys.iter().copied()).map(|near| format!("did you mean \"{near}\"?"));
+    let keys = || known.keys.iter().map(|(key, _)| *key);
+    if let Some(key) = table.keys().find(|key| !known.keys.is_empty() && !keys().any(|known| known == key.as_str())) {
+        let hint = nearest(key, keys()).map(|near| format!("did you mean \"{near}\"?"));
         return Err(ProjectError { hint, ..misplaced(text, key, format!("unknown setting \"{key}\" in [{section}]")) });
     }
     Ok(())

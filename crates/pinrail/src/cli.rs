@@ -15,7 +15,7 @@ use crate::output::Output;
 /// A self-service data platform in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "pinrail", version, max_term_width = 110, disable_help_subcommand = true)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -85,23 +85,28 @@ enum Command {
     Submit(SubmitArgs),
     /// List runs, newest first
     Runs {
+        /// Only runs of this workflow
         #[arg(long)]
         workflow: Option<String>,
         /// queued, running, succeeded, failed or cancelled
         #[arg(long = "in")]
         in_state: Option<String>,
+        /// How many at most
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
     /// Show a run: an id, its last characters, `last`, or workflow@date
     Show {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
     },
     /// Print the logs of a run
     Logs {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
+        /// Only this job
         #[arg(long)]
         job: Option<String>,
         /// The attempt's number [default: the last]
@@ -113,6 +118,7 @@ enum Command {
     },
     /// List the files that a run left for people, or print one
     Files {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
         /// Print this file
@@ -123,6 +129,7 @@ enum Command {
   pinrail open
   pinrail open flights@2013-01-02 report.html")]
     Open {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
         /// The file [default: the newest one]
@@ -130,22 +137,28 @@ enum Command {
     },
     /// Say why a run waits, works or failed
     Explain {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
+        /// Only this job
         #[arg(long)]
         job: Option<String>,
     },
     /// End a run, or one job of it
     Cancel {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
+        /// Only this job
         #[arg(long)]
         job: Option<String>,
+        /// Why, for people
         #[arg(long)]
         reason: Option<String>,
     },
     /// Run again what failed, or what is selected
     Retry {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
         /// Jobs: a, a+ (and below), +a (and above)
@@ -162,6 +175,7 @@ enum Command {
     Sql {
         /// The statements
         text: String,
+        /// How rows are printed
         #[arg(long, value_parser = ["table", "csv"], default_value = "table")]
         format: String,
     },
@@ -174,6 +188,7 @@ enum Command {
     Tables,
     /// Print the counters of a run
     Counters {
+        /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
     },

@@ -14,6 +14,9 @@ mod lake;
 mod logins;
 mod output;
 mod python;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod reference;
 mod sdk;
 mod server;
 mod state;

@@ -3,6 +3,7 @@
 
 mod backup;
 mod crash;
+mod docs;
 mod doctor;
 mod init;
 mod inside;
