@@ -91,6 +91,7 @@ impl Python {
             env,
             cwd: assignment.code.root.display().to_string(),
             memory: assignment.job.memory_bytes,
+            data: assignment.job.memory_bytes,
             extra: 1,
             offline: false,
         };
@@ -105,7 +106,7 @@ impl Python {
                 account(exit, sink);
                 judge(said, exit, over, assignment)
             }
-            Ended::Refused(message) => cannot(message),
+            Ended::Refused(message, _) => cannot(message),
             Ended::Lost => Stretch::Lost,
         }
     }
@@ -192,6 +193,7 @@ impl Python {
             env,
             cwd: root.clone(),
             memory: None,
+            data: None,
             extra: 1,
             offline: false,
         };
