@@ -337,6 +337,8 @@ impl App {
         let missing = self.bundles.missing(&manifest);
         let bundle = sha(&manifest);
         if missing.is_empty() {
+            let sizes = self.bundles.check_sizes(&manifest);
+            sizes.map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
             let created_at = self.now();
             self.commit(vec![
                 Write::Project(ProjectRow { name: project.clone(), folder, created_at }),

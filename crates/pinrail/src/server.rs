@@ -39,8 +39,9 @@ use crate::state::{Live, Locked, Unused};
 
 /// Async threads for control: what they do is short, the machine's cores are for jobs and queries.
 const CONTROL_THREADS: usize = 2;
-/// Warm Python processes at the same time, and how long an unused one stays.
+/// Warm Python processes at the same time, what unused ones may hold together, and how long an unused one stays.
 const MOST_WARM: usize = 4;
+const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
 
 /// How often a server that would leave looks whether it is still used, and when it says so.
@@ -240,8 +241,14 @@ impl Parts {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
         let bin = link_to_self(state)?;
-        let config =
-            PythonConfig { sdk: sdk.clone(), cache: cache.clone(), bin, most_warm: MOST_WARM, idle: WARM_IDLE };
+        let config = PythonConfig {
+            sdk: sdk.clone(),
+            cache: cache.clone(),
+            bin,
+            most_warm: MOST_WARM,
+            most_warm_memory: MOST_WARM_MEMORY,
+            idle: WARM_IDLE,
+        };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
