@@ -157,7 +157,8 @@ impl Running {
             }
             Err(error) if error.raw_os_error() == Some(NOT_OFFLINE) => self.say(&Event::Refused {
                 key: spawn.key.clone(),
-                message: "this system does not let pinrail take the network away from the processes of user files".to_owned(),
+                message: "this system does not let pinrail take the network away from the processes of user files"
+                    .to_owned(),
                 hint: Some(OFFLINE_HINT.to_owned()),
             }),
             Err(error) => self.say(&refused(format!("\"{}\" cannot be started: {error}", spawn.argv[0]))),

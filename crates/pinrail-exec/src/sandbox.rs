@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pinrail_model::run::{Phase, Report};
-use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput, Stream};
+use pinrail_model::seam::exec::{
+    AttemptSink, Request, RequestError, Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput, Stream,
+};
 use serde_json::Value;
 
 use crate::local::Launcher;

@@ -130,7 +130,11 @@ fn unreadable(folder: &Path, error: ignore::Error) -> BundleError {
         _ => folder.to_owned(),
     };
     let text = error.to_string();
-    let reason = error.into_io_error().unwrap_or_else(|| std::io::Error::other(text));
+    // Its text would name the path again.
+    let reason = match error.into_io_error() {
+        Some(error) => error.kind().into(),
+        None => std::io::Error::other(text),
+    };
     io(&path)(reason)
 }
 

@@ -172,8 +172,10 @@ fn no_document(output: &SandboxOutput, loading: Option<Loading>, interpreter: &P
     let last: Vec<&str> = said.lines().rev().take(5).collect();
     let said: String = last.into_iter().rev().map(|line| format!("\n{line}")).collect();
     match loading {
-        Some(Loading { loading }) => Problem::new("definition-errors", format!("{loading} {how} while it was loaded{said}"))
-            .hint("A workflow file only declares: it starts and ends no processes, and computes nothing large."),
+        Some(Loading { loading }) => {
+            Problem::new("definition-errors", format!("{loading} {how} while it was loaded{said}"))
+                .hint("A workflow file only declares: it starts and ends no processes, and computes nothing large.")
+        }
         None => {
             let detail = format!("\"{}\" {how} and compiled nothing{said}", interpreter.display());
             Problem::new("interpreter-failed", detail).hint(INTERPRETER)

@@ -78,9 +78,10 @@ impl Server {
             Failure::new(FAILED, format!("the server cannot start: {e}")).hint(hint)
         };
         // Before anything is written.
-        pinrail_store::check_version(&state.folder).map_err(|e| {
-            Failure::new(REFUSED, e.to_string())
-                .hint("Use that version or a later one, or name another folder with --state.")
+        pinrail_store::check_version(&state.folder).map_err(|e| match e {
+            StoreError::Newer { .. } => Failure::new(REFUSED, e.to_string())
+                .hint("Use that version or a later one, or name another folder with --state."),
+            other => failed(&other),
         })?;
         let binary = std::env::current_exe()?;
         // Before any thread: the launcher must not inherit half a runtime.

@@ -133,6 +133,7 @@ pub fn join(folder: &Path) -> Option<(Live, Option<Using>)> {
 
 fn unusable(folder: &Path, error: &std::io::Error) -> Failure {
     Failure::new(FAILED, format!("the state folder \"{}\" cannot be used: {error}", folder.display()))
+        .hint("Check its permissions, or name another folder with --state.")
 }
 
 /// Makes a state folder if it is not there: only its owner may look into it, and version control ignores it.

@@ -400,8 +400,9 @@ class _Compile:
         if isinstance(error, SystemExit):
             text = f'it calls sys.exit({error.code!r})'
         message = f'{file} cannot be loaded: {kind}' + (f': {text[:500]}' if text else '')
-        hint = None
+        code, hint = 'import-error', None
         if isinstance(error, _TookTooLong):
+            code = 'import-timeout'
             message = f'{file} cannot be loaded: importing it takes longer than {self.seconds:g} s'
             hint = 'a workflow file only declares; do the work in a job'
         elif _needs_network(error):
@@ -411,7 +412,7 @@ class _Compile:
             hint = did_you_mean(missing, pinrail.__all__) if missing else None
         steps = list(dict.fromkeys((one, number) for _, one, number in reversed(way)))[:MOST_RELATED]
         related = [{'file': one, 'line': number, 'message': 'from here'} for one, number in steps]
-        self.add(at_line(where, shown, line, 'import-error', message, hint=hint, workflow=stem, related=related))
+        self.add(at_line(where, shown, line, code, message, hint=hint, workflow=stem, related=related))
 
 
 def _needs_network(error: BaseException) -> bool:

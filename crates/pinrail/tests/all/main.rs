@@ -5,7 +5,9 @@ mod backup;
 mod crash;
 mod doctor;
 mod init;
+mod input;
 mod inside;
+mod isolation;
 mod login;
 mod open;
 mod phases;
@@ -17,4 +19,5 @@ mod seed;
 mod service;
 #[cfg(feature = "lake")]
 mod sql;
+mod state;
 mod support;
