@@ -289,3 +289,29 @@ def test_defaults_come_as_json(files: Files) -> None:
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     done = subprocess.run([sys.executable, '-m', 'pinrail.compile', *words], env=environment(), capture_output=True)
     assert (done.returncode, done.stdout) == (2, b'')
+
+
+def test_a_watched_compilation_tells_what_it_loads_and_ends_what_takes_too_long(files: Files) -> None:
+    files.write(
+        {
+            'workflows/a.py': "workflow = {template(name='a', shell='true'): []}\n",
+            'workflows/b.py': 'import time\ntry:\n    time.sleep(60)\nexcept Exception:\n    pass\n',
+            'workflows/c.py': 'import os\nos._exit(7)\n',
+        }
+    )
+    done = compile_process(files.root, '--watched', '1')
+    assert done.returncode == 7
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{'loading': f'workflows/{n}.py'} for n in 'abc']
+    files.write({'workflows/c.py': ''})
+    done = compile_process(files.root, '--watched', '1')
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert [workflow['workflow'] for workflow in document['workflows']] == ['a']
+    late = document['diagnostics'][0]
+    assert (late['code'], late['file'], late['line']) == ('import-timeout', 'workflows/b.py', 3)
+    assert late['message'] == 'workflows/b.py cannot be loaded: importing it takes longer than 1 s'
+
+
+def test_an_error_for_want_of_a_network_says_so(files: Files) -> None:
+    files.write({'workflows/a.py': 'import errno\nraise OSError(errno.ENETUNREACH, "Network is unreachable")\n'})
+    (found,) = files.compile()['diagnostics']
+    assert (found['line'], found['hint']) == (2, 'workflow files are loaded without a network; do this in a job')

@@ -60,6 +60,21 @@ def detach(ctx):
     grandchild = int(os.read(read, 20))
     return [grandchild, open(f'/proc/{grandchild}/stat').read().split()[3] == str(os.getpid())]
 
+def let_go(ctx):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        os.write(write, str(os.getpid()).encode())
+        time.sleep(20)
+        os._exit(0)
+    return int(os.read(read, 20))
+
+def close(ctx):
+    os.close(3)
+    files = [open(os.environ['TAKEN'], 'w') for _ in range(4)]
+    assert 3 in [file.fileno() for file in files]
+    ctx.log('into the file?')
+
 def eat(ctx):
     return len(bytearray(400_000_000))
 """
@@ -93,7 +108,7 @@ class Warm:
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'pinrail.warm', '--root', str(files.root), '--module', module],
             pass_fds=[theirs.fileno()],
-            env=environment(PINRAIL_WARM_FD=str(theirs.fileno()), HOME='/home'),
+            env=environment(PINRAIL_WARM_FD=str(theirs.fileno()), HOME='/home', PINRAIL_ATTEMPT='0' * 7),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
@@ -262,6 +277,43 @@ def test_a_detached_grandchild_stays_below_the_attempt(warm: Warm, runner: Runne
     grandchild, adopted = attempt.ended[0]['result']
     os.kill(grandchild, signal.SIGKILL)
     assert adopted
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only there somebody adopts what outlives its parents')
+def test_what_outlives_an_attempt_is_not_adopted_by_the_fork_server(warm: Warm, runner: Runner) -> None:
+    attempt = warm.fork('k').drive(runner.start('jobs.load.let_go', ['execute']))
+    left: int = attempt.ended[0]['result']
+
+    def adopter() -> str:
+        with open(f'/proc/{left}/stat') as file:
+            return file.read().rpartition(')')[2].split()[1]
+
+    assert [(warm.control.receive() or {})['type'] for _ in range(2)] == ['forked', 'exited']
+    assert adopter() != str(warm.process.pid)
+    os.kill(left, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only there the environment of a process can be read')
+def test_others_see_to_which_attempt_a_child_belongs(warm: Warm, runner: Runner) -> None:
+    child = warm.fork('k', {'PINRAIL_ATTEMPT': 'att_123'})
+    child.peer.send(runner.start('jobs.load.wait', ['execute']))
+    forked = warm.control.receive()
+    assert forked is not None
+    os.read(child.out, 10)
+    with open(f'/proc/{forked["pid"]}/environ', 'rb') as file:
+        assert b'PINRAIL_ATTEMPT=att_123' in file.read().split(b'\0')
+    with open(f'/proc/{warm.process.pid}/environ', 'rb') as file:
+        assert b'PINRAIL_ATTEMPT=0000000' in file.read().split(b'\0')
+
+
+def test_a_job_that_closes_the_runner_socket_is_told_so_and_keeps_its_files(
+    warm: Warm, runner: Runner, files: Files
+) -> None:
+    taken = files.root / 'taken'
+    attempt = warm.fork('k', {'TAKEN': str(taken)}).drive(runner.start('jobs.load.close', ['execute']))
+    assert [(warm.control.receive() or {})['type'] for _ in range(2)] == ['forked', 'exited']
+    assert attempt.ended == []
+    assert taken.read_text() == ''
 
 
 def test_memory_beyond_the_limit_is_a_memory_error_of_the_users_line(warm: Warm, runner: Runner) -> None:

@@ -409,12 +409,16 @@ pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment
     if let Some(failure) = said.failure {
         return Stretch::Failed(failure);
     }
-    if let Some(failure) = bad_end(exit, phase) {
+    let unfinished = said.hello && said.returned != assignment.phases && said.spec.is_none();
+    if let Some(mut failure) = bad_end(exit, phase) {
+        // A runner says why a phase failed; one that ended without a word was ended by what it ran.
+        if unfinished && exit.exit_code.is_some() {
+            failure.evidence = failure.evidence.remedy(UNSAID);
+        }
         return Stretch::Failed(failure);
     }
-    if said.hello && said.returned != assignment.phases && said.spec.is_none() {
-        let evidence = Evidence::new("the job's process ended before its phases had returned")
-            .remedy("Do not call os._exit or close inherited descriptors in a job.");
+    if unfinished {
+        let evidence = Evidence::new("the job's process ended before its phases had returned").remedy(UNSAID);
         return Stretch::Failed(Verdict::failed(Fault::User, phase, evidence));
     }
     if said.spec.is_some() {
@@ -425,6 +429,8 @@ pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment
     }
     Stretch::Completed { outputs: said.outputs.all() }
 }
+
+const UNSAID: &str = "Look into the log; a job must not call os._exit nor close descriptors that it did not open.";
 
 fn current_phase(said: &Said, assignment: &Assignment) -> Option<Phase> {
     assignment.phases.iter().find(|phase| !said.returned.contains(phase)).or(assignment.phases.last()).copied()

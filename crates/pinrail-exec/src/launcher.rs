@@ -14,6 +14,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -143,7 +144,7 @@ impl Running {
     }
 
     fn spawn(&mut self, spawn: &Spawn, fds: Vec<OwnedFd>) {
-        let refused = |message: String| Event::Refused { key: spawn.key.clone(), message };
+        let refused = |message: String| Event::Refused { key: spawn.key.clone(), message, hint: None };
         if fds.len() != spawn.extra + 2 || spawn.argv.is_empty() {
             return self.say(&refused("a command without descriptors or arguments".to_owned()));
         }
@@ -154,6 +155,12 @@ impl Running {
                 self.roots.insert(spawn.key.clone(), root);
                 self.say(&Event::Started { key: spawn.key.clone(), pid });
             }
+            Err(error) if error.raw_os_error() == Some(NOT_OFFLINE) => self.say(&Event::Refused {
+                key: spawn.key.clone(),
+                message: "this system does not let pinrail take the network away from the processes of user files"
+                    .to_owned(),
+                hint: Some(OFFLINE_HINT.to_owned()),
+            }),
             Err(error) => self.say(&refused(format!("\"{}\" cannot be started: {error}", spawn.argv[0]))),
         }
     }
@@ -303,13 +310,13 @@ fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> std::io::Result<i32> {
     };
     let extra: Vec<OwnedFd> = fds.collect();
     let raw: Vec<i32> = extra.iter().map(AsRawFd::as_raw_fd).collect();
-    let offline = spawn.offline;
+    let (offline, data) = (spawn.offline, spawn.data);
     let mut command = Command::new(&spawn.argv[0]);
     command.args(&spawn.argv[1..]).env_clear().envs(&spawn.env).current_dir(&spawn.cwd);
     command.stdin(Stdio::null()).stdout(Stdio::from(out)).stderr(Stdio::from(err));
     // SAFETY: the closure runs in the forked child of this single-threaded process and makes system calls only.
     unsafe {
-        command.pre_exec(move || contain(launcher, offline, &raw));
+        command.pre_exec(move || contain(launcher, offline, data, &raw));
     }
     let child = command.spawn()?;
     Ok(child.id().cast_signed())
@@ -317,7 +324,7 @@ fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> std::io::Result<i32> {
 
 /// What every user process begins with. Runs in the child, between fork and exec.
 #[allow(unsafe_code, reason = "system calls that nix does not wrap")]
-fn contain(launcher: i32, offline: bool, extra: &[i32]) -> std::io::Result<()> {
+fn contain(launcher: i32, offline: bool, data: Option<u64>, extra: &[i32]) -> std::io::Result<()> {
     // The launcher blocks SIGCHLD to read it as a descriptor, and a new program inherits what is blocked.
     SigSet::empty().thread_set_mask()?;
     nix::unistd::setsid()?;
@@ -327,6 +334,7 @@ fn contain(launcher: i32, offline: bool, extra: &[i32]) -> std::io::Result<()> {
     if nix::unistd::getppid().as_raw() != launcher {
         return Err(std::io::Error::other("the launcher is gone"));
     }
+    limit(data)?;
     if offline {
         without_network()?;
     }
@@ -362,10 +370,30 @@ fn keep_error_pipe_away(wanted: i32) -> std::io::Result<()> {
 /// Below this are the control socket, the signal descriptor and the two that [`run`] reserves.
 const FIRST_FREE: i32 = 5;
 
+/// No core dumps, which would hold secrets; so many descriptors that a leak hits the job and not the machine.
+fn limit(data: Option<u64>) -> std::io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(OPEN_FILES), hard)?;
+    if let Some(bytes) = data {
+        setrlimit(Resource::RLIMIT_DATA, bytes, bytes)?;
+    }
+    Ok(())
+}
+
+/// Open files that a process begins with; it may raise that to the server's own limit.
+const OPEN_FILES: u64 = 4096;
+
 /// A network namespace without interfaces; an ordinary user gets it together with a user namespace.
 fn without_network() -> std::io::Result<()> {
     use nix::sched::{CloneFlags, unshare};
     unshare(CloneFlags::CLONE_NEWNET)
         .or_else(|_| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET))
-        .map_err(Into::into)
+        .map_err(|_| std::io::Error::from_raw_os_error(NOT_OFFLINE))
 }
+
+/// How the child says that it is the network which cannot be taken away: only a number comes through, and starting a
+/// program never fails with this one.
+const NOT_OFFLINE: i32 = libc::ENONET;
+const OFFLINE_HINT: &str = "Let ordinary users make namespaces (the kernel's user.max_user_namespaces and \
+    user.max_net_namespaces must not be 0, nor may a security module forbid it), or run the server as root.";

@@ -61,37 +61,47 @@ impl Launcher {
 
     /// Asks for a process; its news come through the channel, which ends when the launcher is lost.
     pub(crate) fn spawn(&self, spawn: Spawn, fds: &[OwnedFd]) -> mpsc::UnboundedReceiver<Event> {
-        let news = self.expect(&spawn.key);
+        let key = spawn.key.clone();
+        let news = self.expect(&key);
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        self.order(&Order::Spawn(Box::new(spawn)), &raw);
+        self.order(&key, &Order::Spawn(Box::new(spawn)), &raw);
         news
     }
 
     pub(crate) fn watch(&self, key: &str, pid: i32, memory: Option<u64>) -> mpsc::UnboundedReceiver<Event> {
         let news = self.expect(key);
-        self.order(&Order::Watch { key: key.to_owned(), pid, memory }, &[]);
+        self.order(key, &Order::Watch { key: key.to_owned(), pid, memory }, &[]);
         news
     }
 
     pub(crate) fn unwatch(&self, key: &str) {
         lock(&self.shared.waiting).remove(key);
-        self.order(&Order::Unwatch { key: key.to_owned() }, &[]);
+        self.order(key, &Order::Unwatch { key: key.to_owned() }, &[]);
     }
 
     /// Ends a process and all that it started; returns when nothing of it lives.
     pub(crate) async fn kill(&self, key: &str, grace: Duration) {
-        let mut gone = self.expect(&killed(key));
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        self.order(&Order::Kill { key: key.to_owned(), grace_ms }, &[]);
-        gone.recv().await;
+        self.until_gone(&killed(key), &Order::Kill { key: key.to_owned(), grace_ms }).await;
     }
 
     /// Kills whatever has outlived its root; returns when nothing has.
     pub(crate) async fn sweep(&self, key: &str) {
         let waiter = format!("{key}#swept");
-        let mut swept = self.expect(&waiter);
-        self.order(&Order::Sweep { key: waiter }, &[]);
-        swept.recv().await;
+        self.until_gone(&waiter, &Order::Sweep { key: waiter.clone() }).await;
+    }
+
+    /// Gives an order until a launcher has carried it out: one that dies takes the order along, and its successor starts
+    /// when the processes of the former are dead.
+    async fn until_gone(&self, waiter: &str, order: &Order) {
+        loop {
+            let mut gone = self.expect(waiter);
+            self.order(waiter, order, &[]);
+            if gone.recv().await.is_some() || self.shared.leaving.load(std::sync::atomic::Ordering::SeqCst) {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     fn expect(&self, key: &str) -> mpsc::UnboundedReceiver<Event> {
@@ -100,12 +110,17 @@ impl Launcher {
         receiver
     }
 
-    fn order(&self, order: &Order, fds: &[RawFd]) {
+    /// Sends an order; when that fails, whoever waits for its news learns of it by the end of the channel.
+    fn order(&self, waiter: &str, order: &Order, fds: &[RawFd]) {
         if let Err(error) = send(&lock(&self.shared.control), order, fds) {
             tracing::warn!(%error, "the launcher cannot be reached");
+            lock(&self.shared.waiting).remove(waiter);
         }
     }
 }
+
+/// How long an order waits that a launcher was lost with.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Drop for Launcher {
     fn drop(&mut self) {
@@ -140,6 +155,7 @@ fn listen(shared: &Shared, mut control: UnixStream) {
             }
             Err(error) => {
                 tracing::error!(%error, "no launcher can be started; jobs will not run");
+                shared.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
                 return;
             }
         }

@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{Outputs, STREAMS_LINGER, Streams, account, converse, judge, socket};
 use crate::commands::{CommandSocket, while_serving};
-use crate::local::Launcher;
+use crate::local::{ATTEMPT_VARIABLE, INSTALLATION_VARIABLE, Launcher};
+use crate::process;
 use crate::shell::{Ended, cannot, environment, run_process, stop};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
 
@@ -37,6 +38,8 @@ pub struct PythonConfig {
     pub bin: PathBuf,
     /// Warm processes at the same time.
     pub most_warm: usize,
+    /// Bytes of memory that unused warm processes may hold together.
+    pub most_warm_memory: u64,
     /// How long an unused warm process stays.
     pub idle: Duration,
 }
@@ -91,6 +94,7 @@ impl Python {
             env,
             cwd: assignment.code.root.display().to_string(),
             memory: assignment.job.memory_bytes,
+            data: assignment.job.memory_bytes,
             extra: 1,
             offline: false,
         };
@@ -105,7 +109,7 @@ impl Python {
                 account(exit, sink);
                 judge(said, exit, over, assignment)
             }
-            Ended::Refused(message) => cannot(message),
+            Ended::Refused(message, _) => cannot(message),
             Ended::Lost => Stretch::Lost,
         }
     }
@@ -177,12 +181,33 @@ impl Python {
         if warm.ready().await { Some(warm) } else { None }
     }
 
+    /// Lets warm processes go, the longest unused first, until those that stay keep to their memory.
+    fn trim(&self) {
+        let mut pool = lock(&self.warm);
+        let mut held: Vec<(Key, u64)> = pool.iter().map(|(key, warm)| (key.clone(), warm.memory())).collect();
+        held.sort_by_key(|(key, _)| pool.get(key).map(|warm| warm.last_used()));
+        let mut total: u64 = held.iter().map(|(_, bytes)| bytes).sum();
+        for (key, bytes) in held {
+            if total <= self.config.most_warm_memory {
+                return;
+            }
+            if pool.get(&key).is_some_and(|warm| warm.is_idle()) {
+                pool.remove(&key);
+                total -= bytes;
+            }
+        }
+    }
+
     fn start_warm(&self, assignment: &Assignment, module: &str) -> Option<Warm> {
         let serial = self.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let key = format!("warm-{serial}");
         let (ours, theirs) = UnixStream::pair().ok()?;
         let mut env = self.env();
         env.insert("PINRAIL_WARM_FD".to_owned(), "3".to_owned());
+        // A free place of the right length, into which each fork writes its attempt.
+        env.insert(ATTEMPT_VARIABLE.to_owned(), "0".repeat(assignment.attempt.to_string().len()));
+        let installation = assignment.env.get(INSTALLATION_VARIABLE).cloned().unwrap_or_default();
+        env.insert(INSTALLATION_VARIABLE.to_owned(), installation);
         let root = assignment.code.root.display().to_string();
         let interpreter = assignment.code.interpreter.display().to_string();
         let arguments = ["-m", "pinrail.warm", "--root", &root, "--module", module];
@@ -192,6 +217,7 @@ impl Python {
             env,
             cwd: root.clone(),
             memory: None,
+            data: None,
             extra: 1,
             offline: false,
         };
@@ -222,10 +248,13 @@ impl Executor for Python {
     }
 
     async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
-        if let Some(warm) = self.warm(assignment).await
-            && let Some(stretch) = self.run_forked(&warm, assignment, sink).await
-        {
-            return stretch;
+        if let Some(warm) = self.warm(assignment).await {
+            let stretch = self.run_forked(&warm, assignment, sink).await;
+            drop(warm);
+            self.trim();
+            if let Some(stretch) = stretch {
+                return stretch;
+            }
         }
         self.run_cold(assignment, sink).await
     }
@@ -271,6 +300,7 @@ struct WarmState {
     forked: HashMap<String, oneshot::Sender<i32>>,
     running: HashMap<String, oneshot::Sender<Exit>>,
     last_used: Instant,
+    pid: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -296,7 +326,7 @@ type Forked = (oneshot::Receiver<i32>, oneshot::Receiver<Exit>);
 
 impl Warm {
     fn listen(control: UnixStream, mut news: mpsc::UnboundedReceiver<Event>, idle: Duration) -> Option<Self> {
-        let state = WarmState { forked: HashMap::new(), running: HashMap::new(), last_used: now() };
+        let state = WarmState { forked: HashMap::new(), running: HashMap::new(), last_used: now(), pid: None };
         let shared = Arc::new(WarmShared { state: Mutex::new(state), lost: false.into() });
         let (say_ready, ready) = tokio::sync::watch::channel(None);
         let reader = control.try_clone().ok()?;
@@ -316,7 +346,13 @@ impl Warm {
         let (watched, socket) = (Arc::clone(&shared), Arc::downgrade(&control));
         tokio::spawn(async move {
             // Ends with the process; its exit is of no interest beyond that.
-            let ended = async { while news.recv().await.is_some() {} };
+            let ended = async {
+                while let Some(event) = news.recv().await {
+                    if let Event::Started { pid, .. } = event {
+                        lock(&watched.state).pid = Some(pid);
+                    }
+                }
+            };
             tokio::pin!(ended);
             loop {
                 tokio::select! {
@@ -374,6 +410,12 @@ impl Warm {
 
     fn last_used(&self) -> Instant {
         lock(&self.shared.state).last_used
+    }
+
+    /// Bytes of its resident memory.
+    fn memory(&self) -> u64 {
+        let pid = lock(&self.shared.state).pid;
+        pid.and_then(process::one).map_or(0, |process| process.resident)
     }
 }
 

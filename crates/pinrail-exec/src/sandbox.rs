@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pinrail_model::run::{Phase, Report};
-use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Sandbox, SandboxCommand, SandboxOutput, Stream};
+use pinrail_model::seam::exec::{
+    AttemptSink, Request, RequestError, Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput, Stream,
+};
 use serde_json::Value;
 
 use crate::local::Launcher;
@@ -15,7 +17,9 @@ use crate::shell::{Ended, run_process};
 use crate::wire::Spawn;
 
 /// More output than this is not from a compilation; the rest is dropped.
-const MOST_OUTPUT: usize = 64 << 20;
+const MOST_OUTPUT: usize = 32 << 20;
+/// What is kept of what a command prints for people: the end, where the error stands.
+const MOST_ERRORS: usize = 64 << 10;
 
 /// Runs sandboxed commands through the launcher.
 #[derive(Debug)]
@@ -33,26 +37,37 @@ impl LocalSandbox {
 
 #[async_trait]
 impl Sandbox for LocalSandbox {
-    async fn run(&self, command: SandboxCommand) -> Result<SandboxOutput, String> {
+    async fn run(&self, command: SandboxCommand) -> Result<SandboxOutput, SandboxError> {
         let key = format!("sandbox-{}", self.serial.fetch_add(1, Ordering::Relaxed));
         let mut env = base_env();
         env.extend(command.env);
-        let cwd = command.cwd.display().to_string();
-        let spawn = Spawn { key: key.clone(), argv: command.argv, env, cwd, memory: None, extra: 0, offline: true };
-        let collected = Collected::default();
-        let ended =
-            tokio::time::timeout(command.limit, run_process(&self.launcher, spawn, Vec::new(), &collected)).await;
-        let exit_code = match ended {
-            Ok(Ended::Exit(exit, _)) => exit.exit_code,
-            Ok(Ended::Refused(message)) => return Err(message),
-            Ok(Ended::Lost) => return Err("the launcher was lost".to_owned()),
-            Err(_) => {
-                self.launcher.kill(&key, Duration::ZERO).await;
-                None
-            }
+        let spawn = Spawn {
+            key: key.clone(),
+            argv: command.argv,
+            env,
+            cwd: command.cwd.display().to_string(),
+            memory: Some(command.memory),
+            data: Some(command.memory),
+            extra: 0,
+            offline: true,
         };
+        let collected = Collected::default();
+        let running = run_process(&self.launcher, spawn, Vec::new(), &collected);
+        let end = match tokio::time::timeout(command.limit, running).await {
+            Ok(Ended::Exit(_, Some(_))) => SandboxEnd::TooMuchMemory,
+            Ok(Ended::Exit(exit, None)) => match (exit.exit_code, exit.signal) {
+                (Some(code), _) => SandboxEnd::Exit(code),
+                (None, signal) => SandboxEnd::Signal(signal.unwrap_or(0)),
+            },
+            Ok(Ended::Refused(message, None)) => return Err(SandboxError::Program(message)),
+            Ok(Ended::Refused(message, Some(hint))) => return Err(SandboxError::Isolation { message, hint }),
+            Ok(Ended::Lost) => return Err(SandboxError::Program("the launcher was lost".to_owned())),
+            Err(_) => SandboxEnd::TooLong,
+        };
+        // Also after an end of its own: what it started in the background has closed its streams, perhaps, but lives.
+        self.launcher.kill(&key, Duration::ZERO).await;
         let (stdout, stderr) = collected.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(SandboxOutput { exit_code, stdout, stderr })
+        Ok(SandboxOutput { end, stdout, stderr })
     }
 }
 
@@ -70,8 +85,17 @@ impl AttemptSink for Collected {
 
     fn piece(&self, stream: Stream, bytes: &[u8], _: bool) {
         let mut both = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let into = if stream == Stream::Stdout { &mut both.0 } else { &mut both.1 };
-        into.extend_from_slice(&bytes[..bytes.len().min(MOST_OUTPUT.saturating_sub(into.len()))]);
+        if stream == Stream::Stdout {
+            let room = MOST_OUTPUT.saturating_sub(both.0.len());
+            both.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        } else {
+            both.1.extend_from_slice(bytes);
+            // Twice as much before anything is moved, so that a flood is not moved with every piece.
+            if both.1.len() > 2 * MOST_ERRORS {
+                let surplus = both.1.len() - MOST_ERRORS;
+                both.1.drain(..surplus);
+            }
+        }
     }
 
     fn counter(&self, _: &str, _: &str, _: f64, _: Option<&str>) {}

@@ -60,6 +60,7 @@ impl Executor for Shell {
             env: environment(self.python.programs(), assignment, socket.as_ref()),
             cwd: assignment.code.root.display().to_string(),
             memory: assignment.job.memory_bytes,
+            data: None,
             extra: 0,
             offline: false,
         };
@@ -68,7 +69,7 @@ impl Executor for Shell {
         let ended = while_serving(socket.as_ref(), assignment, sink, &outputs, running).await;
         let (exit, over) = match ended {
             Ended::Exit(exit, over) => (exit, over),
-            Ended::Refused(message) => return refused(message),
+            Ended::Refused(message, _) => return refused(message),
             Ended::Lost => return Stretch::Lost,
         };
         account(exit, sink);
@@ -111,7 +112,8 @@ fn refused(message: String) -> Stretch {
 /// How a process ended, as far as anybody knows.
 pub(crate) enum Ended {
     Exit(Exit, Option<u64>),
-    Refused(String),
+    /// With what to do, when the program is not at fault.
+    Refused(String, Option<String>),
     Lost,
 }
 
@@ -123,7 +125,7 @@ pub(crate) async fn run_process(
     sink: &dyn AttemptSink,
 ) -> Ended {
     let Ok(mut streams) = Streams::new() else {
-        return Ended::Refused("no more files can be opened".to_owned());
+        return Ended::Refused("no more files can be opened".to_owned(), None);
     };
     let mut fds = std::mem::take(&mut streams.theirs);
     fds.extend(extra);
@@ -157,7 +159,7 @@ async fn next_end(news: &mut mpsc::UnboundedReceiver<Event>) -> Ended {
         match event {
             Event::OverMemory { bytes, .. } => over = Some(bytes),
             Event::Exited { exit, .. } => return Ended::Exit(exit, over),
-            Event::Refused { message, .. } => return Ended::Refused(message),
+            Event::Refused { message, hint, .. } => return Ended::Refused(message, hint),
             Event::Started { .. } | Event::Gone { .. } => {}
         }
     }

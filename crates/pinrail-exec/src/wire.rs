@@ -32,6 +32,9 @@ pub(crate) struct Spawn {
     pub cwd: String,
     /// Bytes of memory that the whole tree may use.
     pub memory: Option<u64>,
+    /// Bytes beyond which an allocation of one process fails, where its program can say so better than a kill.
+    #[serde(default)]
+    pub data: Option<u64>,
     pub extra: usize,
     /// Without a network.
     pub offline: bool,
@@ -49,6 +52,9 @@ pub(crate) enum Event {
     Refused {
         key: String,
         message: String,
+        /// What to do, when it is the system and not the program that is at fault.
+        #[serde(default)]
+        hint: Option<String>,
     },
     Exited {
         key: String,

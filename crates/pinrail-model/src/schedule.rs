@@ -191,12 +191,14 @@ pub fn interval_at(schedule: Option<&Schedule>, at: Option<&str>, now: Micros) -
     };
     let text = text.trim();
     if let Ok(date) = text.parse::<NaiveDate>() {
+        within_reach(date)?;
         return match schedule {
             Some(schedule) => of_date(schedule, date, tz),
             None => Ok(local_day(date, tz)),
         };
     }
     let start = read_time(text, tz)?;
+    within_reach(start.date_naive())?;
     let Some(schedule) = schedule else { return Ok(local_day(start.date_naive(), tz)) };
     let candidates = around(schedule, start.date_naive(), tz)?;
     let wanted = Micros::from_utc(start.to_utc());
@@ -208,6 +210,17 @@ pub fn interval_at(schedule: Option<&Schedule>, at: Option<&str>, now: Micros) -
         )
     })
 }
+
+/// Times are written with four digits of the year, also those that begin or end next to a date in a zone of its own.
+fn within_reach(date: NaiveDate) -> Result<(), String> {
+    if (FIRST_YEAR..=LAST_YEAR).contains(&date.year()) {
+        return Ok(());
+    }
+    Err(format!("{date} is out of reach; dates from the year {FIRST_YEAR} to {LAST_YEAR} can be used"))
+}
+
+const FIRST_YEAR: i32 = 1;
+const LAST_YEAR: i32 = 9998;
 
 fn last_fire(schedule: &Schedule, now: DateTime<Tz>) -> Result<DateTime<Tz>, String> {
     let before = schedule.previous(now)?;

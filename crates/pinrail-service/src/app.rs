@@ -337,6 +337,8 @@ impl App {
         let missing = self.bundles.missing(&manifest);
         let bundle = sha(&manifest);
         if missing.is_empty() {
+            let sizes = self.bundles.check_sizes(&manifest);
+            sizes.map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
             let created_at = self.now();
             self.commit(vec![
                 Write::Project(ProjectRow { name: project.clone(), folder, created_at }),
@@ -431,8 +433,9 @@ impl App {
         if !writes.is_empty() {
             self.commit(writes).await?;
         }
-        // Kept only to save time: one that is lost or cut off is made again.
-        if let Some(folder) = kept.parent() {
+        // Kept only to save time: one that is lost or cut off is made again. What took too long may take less time later.
+        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != "import-timeout");
+        if let Some(folder) = kept.parent().filter(|_| lasting) {
             let temporary = kept.with_extension("new");
             let written = std::fs::create_dir_all(folder)
                 .and_then(|()| std::fs::write(&temporary, serde_json::to_vec(&compiled).unwrap_or_default()))
@@ -989,8 +992,30 @@ pub(crate) fn find_workflow(
     Err(workflow_not_found(workflow, &names, "such"))
 }
 
+/// Whether what a job without a workflow names could be there at all.
+fn one_off_is_sound(job: &OneOff) -> Result<(), Problem> {
+    let word = |part: &str| {
+        part.chars().all(|c| c.is_alphanumeric() || c == '_') && part.starts_with(|c: char| !c.is_numeric())
+    };
+    match job {
+        OneOff::Class(class) if !class.contains('.') || !class.split('.').all(word) => {
+            Err(Problem::new("bad-request", format!("\"{class}\" is not a class or function with its module"))
+                .hint("Write it as jobs.load.LoadFlights."))
+        }
+        OneOff::SqlFile(file) if !crate::project::is_inside(file) => {
+            Err(Problem::new("bad-request", format!("\"{file}\" is not a path inside the project"))
+                .hint("Paths are relative to the project, with forward slashes and without `..`."))
+        }
+        OneOff::Shell(command) if command.first().is_none_or(String::is_empty) => {
+            Err(Problem::new("bad-request", "the command is empty").hint("Give a program and its arguments."))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The document of a job without a workflow.
 fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Problem> {
+    one_off_is_sound(job)?;
     let (kind, name) = match job {
         OneOff::Class(class) => (JobKind::Class, class.rsplit('.').next().unwrap_or("job")),
         OneOff::Sql(_) => (JobKind::Sql, "sql"),
@@ -1049,6 +1074,9 @@ pub(crate) fn find_job<'a>(document: &'a Document, name: &JobName) -> Result<&'a
 
 /// The most bytes that the parameters of a run may have: they travel with every attempt.
 const LARGEST_PARAMS: usize = 256 << 10;
+/// Of one: it is a variable of the environment of commands, for which the kernel has room for 128 KiB.
+const LARGEST_PARAM: usize = 64 << 10;
+const LARGE_VALUE: &str = "Put large values into a file or a table, and pass its name.";
 
 /// The types of parameters whose values JSON gives as texts.
 pub(crate) fn param_types(document: &Document) -> BTreeMap<String, ParamType> {
@@ -1059,10 +1087,17 @@ pub(crate) fn param_types(document: &Document) -> BTreeMap<String, ParamType> {
 
 /// The values of all parameters: given, else default; of the right type, or refused by name.
 pub(crate) fn params(document: &Document, given: &BTreeMap<String, Value>) -> Result<BTreeMap<String, Value>, Problem> {
+    for (name, value) in given {
+        let size = value.as_str().map_or_else(|| value.to_string().len(), str::len);
+        if size > LARGEST_PARAM {
+            let detail = format!("parameter \"{name}\" has {size} bytes; at most {LARGEST_PARAM} are allowed");
+            return Err(Problem::new("bad-parameter", detail).hint(LARGE_VALUE));
+        }
+    }
     let size = serde_json::to_string(given).map_or(0, |text| text.len());
     if size > LARGEST_PARAMS {
         let detail = format!("the parameters have {size} bytes; at most {LARGEST_PARAMS} are allowed");
-        return Err(Problem::new("bad-parameter", detail).hint("Put large values into a file or a table."));
+        return Err(Problem::new("bad-parameter", detail).hint(LARGE_VALUE));
     }
     for name in given.keys() {
         if !document.params.keys().any(|known| known.as_str() == name) {
@@ -1093,11 +1128,22 @@ pub(crate) fn params(document: &Document, given: &BTreeMap<String, Value>) -> Re
     Ok(values)
 }
 
+/// As much of a value as a message has room for.
+fn beginning(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() > 80 { text.chars().take(80).chain("...".chars()).collect() } else { text }
+}
+
 /// A value of the parameter's type; texts, as a command line gives them, are read.
 fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
     let wanted =
         serde_json::to_value(param.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
-    let wrong = || Problem::new("bad-parameter", format!("parameter \"{name}\" must be of type {wanted}, not {value}"));
+    let wrong = || {
+        Problem::new(
+            "bad-parameter",
+            format!("parameter \"{name}\" must be of type {wanted}, not {}", beginning(value)),
+        )
+    };
     let text = value.as_str();
     let read = match param.kind {
         _ if value.is_null() => Some(Value::Null),

@@ -24,6 +24,9 @@ pub type Manifest = BTreeMap<String, BundleFile>;
 
 /// The most that all files of a bundle may hold together.
 pub const LARGEST: u64 = 256 << 20;
+/// Bytes of a path, so that it fits below any state folder, and of a name in it, as file systems allow.
+const LONGEST_PATH: usize = 1024;
+const LONGEST_NAME: usize = 255;
 /// Never part of a bundle, whatever ignore files say: made by tools, large, or not code.
 const NEVER: &[&str] = &[".git", ".pinrail", "__pycache__", ".venv", ".pytest_cache", "node_modules"];
 
@@ -38,10 +41,12 @@ pub enum BundleError {
     TooLarge(u64),
     #[error("the pattern \"{pattern}\" under [files] in pinrail.toml is not valid: {message}")]
     Pattern { pattern: String, message: String },
+    #[error("\"{path}\" is said to have {said} bytes but has {found}")]
+    Size { path: String, said: u64, found: u64 },
     #[error("blob {0} is missing")]
     Missing(Sha),
-    #[error("\"{path}\" cannot be read or written")]
-    Io { path: String, source: std::io::Error },
+    #[error("\"{path}\" cannot be read or written: {reason}")]
+    Io { path: String, reason: std::io::Error },
 }
 
 impl BundleError {
@@ -50,7 +55,10 @@ impl BundleError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Link(_) => "Name it in .pinrailignore, or put the file in its place.",
-            Self::Path(_) => "Paths are relative, with forward slashes and without `..`.",
+            Self::Path(_) => {
+                "Paths are relative, in UTF-8, with forward slashes and without `..`; a name has at most 255 bytes."
+            }
+            Self::Size { .. } => "Send the sizes that the files have.",
             Self::TooLarge(_) => "Name large inputs under [files] in pinrail.toml; they are read in place.",
             Self::Pattern { .. } => "Write it as \"data/*.csv\"; ** spans folders.",
             Self::Missing(_) => "Deploy again.",
@@ -60,7 +68,7 @@ impl BundleError {
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> BundleError + '_ {
-    move |source| BundleError::Io { path: path.display().to_string(), source }
+    move |reason| BundleError::Io { path: path.display().to_string(), reason }
 }
 
 /// Lists and digests the files of a project's folder, without what is ignored, what `[files]` names (which is read in
@@ -88,16 +96,14 @@ pub fn scan(project: &Project, state: Option<&Path>) -> Result<Manifest, BundleE
     let mut manifest = Manifest::new();
     let mut total = 0;
     for entry in walk {
-        let entry = entry.map_err(|e| BundleError::Io {
-            path: folder.display().to_string(),
-            source: std::io::Error::other(e.to_string()),
-        })?;
+        let entry = entry.map_err(|e| unreadable(folder, e))?;
         let Some(kind) = entry.file_type() else { continue };
         let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
-        let path = relative.to_string_lossy().into_owned();
         if in_place.is_match(relative) {
             continue;
         }
+        let path = relative.to_str().ok_or_else(|| BundleError::Path(relative.to_string_lossy().into_owned()))?;
+        let path = path.to_owned();
         if kind.is_symlink() {
             return Err(BundleError::Link(path));
         }
@@ -111,6 +117,25 @@ pub fn scan(project: &Project, state: Option<&Path>) -> Result<Manifest, BundleE
         }
     }
     Ok(manifest)
+}
+
+/// What a walk through a folder met, with the place where.
+fn unreadable(folder: &Path, error: ignore::Error) -> BundleError {
+    let path = match &error {
+        ignore::Error::WithPath { path, .. } => path.clone(),
+        ignore::Error::WithDepth { err, .. } => match err.as_ref() {
+            ignore::Error::WithPath { path, .. } => path.clone(),
+            _ => folder.to_owned(),
+        },
+        _ => folder.to_owned(),
+    };
+    let text = error.to_string();
+    // Its text would name the path again.
+    let reason = match error.into_io_error() {
+        Some(error) => error.kind().into(),
+        None => std::io::Error::other(text),
+    };
+    io(&path)(reason)
 }
 
 fn in_place(project: &Project) -> Result<GlobSet, BundleError> {
@@ -147,7 +172,8 @@ pub fn check(manifest: &Manifest) -> Result<(), BundleError> {
     let unsafe_path = |path: &&String| {
         !is_inside(path)
             || path.ends_with('/')
-            || path.split('/').any(|part| part.is_empty() || part == "." || part == ".git")
+            || path.len() > LONGEST_PATH
+            || path.split('/').any(|part| part.is_empty() || part == "." || part == ".git" || part.len() > LONGEST_NAME)
     };
     if let Some(path) = manifest.keys().find(unsafe_path) {
         return Err(BundleError::Path(path.chars().take(200).collect()));
@@ -221,6 +247,21 @@ impl Bundles {
         missing
     }
 
+    /// Whether the blobs are as large as a manifest from outside says: its sizes are what its limit is checked by.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_sizes(&self, manifest: &Manifest) -> Result<(), BundleError> {
+        for (path, file) in manifest {
+            let blob = self.blob(file.sha);
+            let found = fs::metadata(&blob).map_err(io(&blob))?.len();
+            if found != file.size {
+                return Err(BundleError::Size { path: path.clone(), said: file.size, found });
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps a blob, durably; gives its digest.
     ///
     /// # Errors
@@ -234,9 +275,16 @@ impl Bundles {
         let folder = path.parent().unwrap_or(&self.blobs);
         fs::create_dir_all(folder).map_err(io(folder))?;
         let temporary = path.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
-        let mut file = File::create(&temporary).map_err(io(&temporary))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
-        self.touch(&temporary).map_err(io(&temporary))?;
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            self.touch(&temporary)
+        });
+        if let Err(error) = written {
+            // On a full disk the half of a file is in the way of everybody.
+            let _ = fs::remove_file(&temporary);
+            return Err(io(&path)(error));
+        }
         step!("blob.before-rename");
         fs::rename(&temporary, &path).map_err(io(&path))?;
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))?;
@@ -266,17 +314,9 @@ impl Bundles {
             return Ok(target);
         }
         let temporary = target.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
-        fs::create_dir_all(&temporary).map_err(io(&temporary))?;
-        for (path, file) in manifest {
-            let path = temporary.join(path);
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).map_err(io(folder))?;
-            }
-            let bytes = self.get(file.sha)?;
-            let mut out = File::create(&path).map_err(io(&path))?;
-            out.write_all(&bytes).and_then(|()| out.sync_data()).map_err(io(&path))?;
-            let mode = if file.executable { 0o755 } else { 0o644 };
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(io(&path))?;
+        if let Err(error) = self.unpack_into(&temporary, manifest) {
+            let _ = fs::remove_dir_all(&temporary);
+            return Err(error);
         }
         self.touch(&temporary).map_err(io(&temporary))?;
         match fs::rename(&temporary, &target) {
@@ -288,6 +328,22 @@ impl Bundles {
             }
             Err(error) => Err(io(&target)(error)),
         }
+    }
+
+    fn unpack_into(&self, folder: &Path, manifest: &Manifest) -> Result<(), BundleError> {
+        fs::create_dir_all(folder).map_err(io(folder))?;
+        for (path, file) in manifest {
+            let path = folder.join(path);
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).map_err(io(folder))?;
+            }
+            let bytes = self.get(file.sha)?;
+            let mut out = File::create(&path).map_err(io(&path))?;
+            out.write_all(&bytes).and_then(|()| out.sync_data()).map_err(io(&path))?;
+            let mode = if file.executable { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(io(&path))?;
+        }
+        Ok(())
     }
 }
 
@@ -307,6 +363,8 @@ mod tests {
         }
         assert!(check(&Manifest::from([("a".to_owned(), file()), ("a/b".to_owned(), file())])).is_err());
         assert!(check(&Manifest::from([("a/b..c".to_owned(), file())])).is_ok());
+        assert!(check(&Manifest::from([("x".repeat(256), file())])).is_err());
+        assert!(check(&Manifest::from([("x/".repeat(600) + "y", file())])).is_err());
         assert!(check(&Manifest::from([("a".to_owned(), BundleFile { size: u64::MAX, ..file() })])).is_err());
     }
 }

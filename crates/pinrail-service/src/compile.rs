@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pinrail_model::document::{Document, Sha, canonical};
-use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
+use pinrail_model::seam::exec::{Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -14,8 +14,12 @@ use utoipa::ToSchema;
 use crate::problem::Problem;
 use crate::project::Project;
 
-/// Importing workflow files takes milliseconds; one that takes this long waits for something it cannot have.
+/// Importing a workflow file takes milliseconds; one that takes this long waits for something it cannot have.
+const FILE_LIMIT: Duration = Duration::from_secs(8);
+/// For all files together, and for one that cannot be interrupted.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Declaring workflows takes little; a file that loads data would do so for each of the two imports of each bundle.
+const MEMORY: u64 = 1 << 30;
 
 /// What workflow files came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -125,6 +129,8 @@ impl Compiler {
             project.name.as_str(),
             "--defaults",
             &defaults,
+            "--watched",
+            &FILE_LIMIT.as_secs().to_string(),
         ]
         .map(str::to_owned)
         .to_vec();
@@ -136,22 +142,51 @@ impl Compiler {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let command = SandboxCommand { argv, env, cwd: root.to_owned(), limit: LIMIT };
-        let output = sandbox.run(command).await.map_err(|message| {
-            Problem::new("interpreter-failed", message)
-                .hint("Name a Python interpreter (3.9 or later) in pinrail.toml: [python] interpreter = \"python3\".")
+        let command = SandboxCommand { argv, env, cwd: root.to_owned(), limit: LIMIT, memory: MEMORY };
+        let output = sandbox.run(command).await.map_err(|error| match error {
+            SandboxError::Program(message) => Problem::new("interpreter-failed", message).hint(INTERPRETER),
+            SandboxError::Isolation { message, hint } => Problem::new("isolation-missing", message).hint(hint),
         })?;
-        serde_json::from_slice(&output.stdout).map_err(|_| {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last: Vec<&str> = said.lines().rev().take(5).collect();
-            let said = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            let how = output.exit_code.map_or_else(
-                || format!("did not end within {} s", LIMIT.as_secs()),
-                |code| format!("ended with exit code {code}"),
-            );
-            Problem::new("compile-failed", format!("compiling the workflow files {how}: {said}"))
-        })
+        let last = output.stdout.split(|byte| *byte == b'\n').rev().find(|line| !line.is_empty()).unwrap_or_default();
+        if let Ok(printed) = serde_json::from_slice(last)
+            && output.end == SandboxEnd::Exit(0)
+        {
+            return Ok(printed);
+        }
+        Err(no_document(&output, serde_json::from_slice(last).ok(), &interpreter))
     }
+}
+
+const INTERPRETER: &str =
+    "Name a Python interpreter (3.9 or later) in pinrail.toml: [python] interpreter = \"python3\".";
+
+/// Why a compilation printed no document: a file that ended the process, if one was being loaded.
+fn no_document(output: &SandboxOutput, loading: Option<Loading>, interpreter: &Path) -> Problem {
+    let how = match output.end {
+        SandboxEnd::Exit(code) => format!("ended the interpreter with exit code {code}"),
+        SandboxEnd::Signal(signal) => format!("ended the interpreter with signal {signal}"),
+        SandboxEnd::TooLong => format!("did not end within {} s", LIMIT.as_secs()),
+        SandboxEnd::TooMuchMemory => format!("needs more than {} MiB of memory", MEMORY >> 20),
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<&str> = said.lines().rev().take(5).collect();
+    let said: String = last.into_iter().rev().map(|line| format!("\n{line}")).collect();
+    match loading {
+        Some(Loading { loading }) => {
+            Problem::new("definition-errors", format!("{loading} {how} while it was loaded{said}"))
+                .hint("A workflow file only declares: it starts and ends no processes, and computes nothing large.")
+        }
+        None => {
+            let detail = format!("\"{}\" {how} and compiled nothing{said}", interpreter.display());
+            Problem::new("interpreter-failed", detail).hint(INTERPRETER)
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Loading {
+    loading: String,
 }
 
 fn by_chance(json: &Value) -> Diagnostic {

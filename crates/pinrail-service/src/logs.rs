@@ -48,14 +48,18 @@ struct State {
     written: u64,
     last: u64,
     segments: VecDeque<u64>,
+    /// It was told of once that something could not be written.
+    failed: bool,
 }
 
 impl LogWriter {
     /// Goes on where an earlier process left off.
     #[must_use]
     pub fn new(folder: &Path, attempt: AttemptId) -> Self {
-        let last = read(folder, attempt, 0).last().map_or(0, |frame| frame.seq);
         let segments: VecDeque<u64> = segments(folder, attempt).into_iter().collect();
+        // Whatever stands before the last file is known to be older.
+        let before = segments.back().map_or(0, |first| first - 1);
+        let last = read(folder, attempt, before).last().map_or(before, |frame| frame.seq);
         let state = State { last, segments, ..State::default() };
         Self {
             folder: folder.to_owned(),
@@ -70,8 +74,10 @@ impl LogWriter {
         let mut state = self.state();
         let seq = state.last + 1;
         let frame = encode(seq, at, phase, stream, bytes);
-        if let Err(error) = self.write(&mut state, seq, &frame) {
-            tracing::error!(attempt = %self.attempt, %error, "a log cannot be written");
+        if let Err(error) = self.write(&mut state, seq, &frame)
+            && !std::mem::replace(&mut state.failed, true)
+        {
+            tracing::error!(attempt = %self.attempt, %error, "a log cannot be written; what follows may miss");
         }
         state.last = seq;
         drop(state);
@@ -148,10 +154,11 @@ pub fn read(folder: &Path, attempt: AttemptId, after: u64) -> Vec<Frame> {
 }
 
 /// As [`read`], but at most so many frames, and no further one once there are so many bytes; and whether there are more.
+/// Where frames were let go, a frame of the platform's own stands for them, under the number of the last of them.
 #[must_use]
 pub fn read_some(folder: &Path, attempt: AttemptId, after: u64, most: usize, bytes: usize) -> (Vec<Frame>, bool) {
     let mut frames = Vec::new();
-    let mut size = 0;
+    let (mut size, mut last) = (0, after);
     let files: Vec<u64> = std::iter::once(0).chain(segments(folder, attempt)).collect();
     for (at, first) in files.iter().enumerate() {
         // All of it is known if the next file begins no later than what is wanted.
@@ -165,11 +172,28 @@ pub fn read_some(folder: &Path, attempt: AttemptId, after: u64, most: usize, byt
             if frames.len() == most || size >= bytes {
                 return (frames, true);
             }
+            let let_go = frame.seq - last - 1;
+            last = frame.seq;
+            if let_go > 0 {
+                frames.push(gap(let_go, &frame));
+                if frames.len() == most {
+                    return (frames, true);
+                }
+            }
             size += frame.bytes.len();
             frames.push(frame);
         }
     }
     (frames, false)
+}
+
+fn gap(let_go: u64, next: &Frame) -> Frame {
+    let text = format!(
+        "\n... {let_go} pieces of this log are left out: its first {} MiB and its last {} MiB are kept ...\n",
+        HEAD >> 20,
+        (SEGMENT * SEGMENTS as u64) >> 20
+    );
+    Frame { seq: next.seq - 1, at: next.at, phase: next.phase, stream: Stream::System, bytes: text.into_bytes() }
 }
 
 /// The next frame, passed over if it is not after a sequence number.
@@ -246,12 +270,23 @@ mod tests {
         for _ in 0..4096 {
             log.append(Micros(0), None, Stream::Stdout, &chunk);
         }
-        let kept: Vec<u64> = read(&folder, id, 0).iter().map(|frame| frame.seq).collect();
-        let gap = kept.windows(2).find(|pair| pair[1] != pair[0] + 1).unwrap();
-        assert_eq!(gap[0], 511);
-        let end = (4096 - gap[1]) >> 5;
+        let frames = read(&folder, id, 0);
+        let at = frames.iter().position(|frame| frame.stream == Stream::System).unwrap();
+        assert_eq!(frames[at - 1].seq, 511);
+        let end = (4096 - frames[at].seq) >> 5;
         assert!((40..=48).contains(&end), "{end} MiB");
-        assert_eq!(*kept.last().unwrap(), 4096);
+        let text = String::from_utf8_lossy(&frames[at].bytes).into_owned();
+        assert!(text.contains(&format!("... {} pieces of this log are left out", frames[at].seq - 511)), "{text}");
+        assert_eq!(frames.last().unwrap().seq, 4096);
+        assert!(frames[at..].windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
+        // Page by page it is the same, also when a page ends at the gap.
+        let (page, more) = read_some(&folder, id, 0, at + 1, usize::MAX);
+        assert!(more && page.last().unwrap().stream == Stream::System);
+        let (rest, _) = read_some(&folder, id, page.last().unwrap().seq, usize::MAX, usize::MAX);
+        assert_eq!([page, rest].concat(), frames);
+        let again = LogWriter::new(&folder, id);
+        again.append(Micros(0), None, Stream::Stdout, b"more");
+        assert_eq!(read(&folder, id, 0).last().unwrap().seq, 4097);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

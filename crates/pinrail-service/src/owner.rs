@@ -155,7 +155,8 @@ struct Held {
     last_event: u64,
 }
 
-/// Takes over the shard, resumes what was unfinished, and works until every handle is gone.
+/// Takes over the shard, resumes what was unfinished, and works until every handle is gone. The task ends earlier, with
+/// the reason, when the state can no longer be written; then only another start can go on.
 ///
 /// # Errors
 /// When the state cannot be read.
@@ -164,7 +165,7 @@ pub async fn start(
     attempts: Arc<Attempts>,
     handle: OwnerHandle,
     inputs: mpsc::UnboundedReceiver<Input>,
-) -> Result<tokio::task::JoinHandle<()>, StoreError> {
+) -> Result<tokio::task::JoinHandle<Result<(), StoreError>>, StoreError> {
     let session: SessionId = fresh(parts.ids.as_ref());
     let epoch = parts.store.lease(&session.to_string()).await?;
     let shard = Shard::new(parts.slots);
@@ -206,14 +207,14 @@ struct Change {
 }
 
 impl Owner {
-    async fn work(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+    async fn work(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) -> Result<(), StoreError> {
         loop {
             let due = self.timers.peek().map(|Reverse((due, ..))| *due);
             let wait = due.map(|due| due.saturating_sub(self.parts.clock.now().mono));
             let first = tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => Some(input),
-                    None => return,
+                    None => return Ok(()),
                 },
                 () = sleep(wait) => None,
             };
@@ -222,11 +223,8 @@ impl Owner {
                 let Ok(next) = inputs.try_recv() else { break };
                 waiting.push(next);
             }
-            if let Err(error) = self.turn(waiting).await {
-                // Whatever was not committed did not happen; another owner (or this one, restarted) goes on from there.
-                tracing::error!(%error, "the owner stops");
-                return;
-            }
+            // Whatever was not committed did not happen; the next owner goes on from there.
+            self.turn(waiting).await?;
         }
     }
 

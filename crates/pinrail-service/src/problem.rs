@@ -51,6 +51,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("bad-sql", 400, "The SQL text cannot be run; `detail` begins with line and column."),
     ("bad-secret", 400, "The name or the value of a secret is not allowed; `detail` says why."),
     ("definition-errors", 400, "The workflow files have errors; `diagnostics` lists them with their places."),
+    ("interpreter-failed", 400, "The Python interpreter cannot be started, or is none; `detail` says what it did."),
     ("executor-impossible", 400, "The chosen executor cannot run this kind of job."),
     ("job-not-found", 400, "The request names a job that the workflow or the run does not have."),
     ("token-missing", 401, "There is no bearer token in the header `Authorization`."),
@@ -77,9 +78,8 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("idempotency-mismatch", 422, "The idempotency key came before with another request."),
     ("internal", 500, "Something that should not happen has happened; the server's log says more."),
     ("bad-document", 500, "A stored workflow document cannot be read by this version."),
-    ("compile-failed", 500, "The workflow files could not be compiled: the interpreter ended or took too long."),
-    ("interpreter-failed", 500, "The Python interpreter could not be started."),
     ("engine-missing", 501, "This build has no SQL engine."),
+    ("isolation-missing", 501, "This system does not let workflow files be loaded without a network."),
     ("state-failed", 503, "The state database or folder could not be read or written."),
     ("owner-gone", 503, "The server is stopping, or has not yet applied what it accepted."),
 ];

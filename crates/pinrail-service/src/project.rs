@@ -87,8 +87,11 @@ impl Project {
     /// What is wrong with it, with line and remedy.
     pub fn read(folder: &Path) -> Result<Self, ProjectError> {
         let file = folder.join(FILE);
-        let text = std::fs::read_to_string(&file)
-            .map_err(|e| error("", 0, format!("{} cannot be read: {e}", file.display()), None))?;
+        let bytes = std::fs::read(&file).map_err(|e| {
+            let hint = format!("Check the permissions of \"{}\".", file.display());
+            error("", 0, format!("{FILE} cannot be read: {e}"), Some(hint))
+        })?;
+        let text = text(bytes)?;
         let own = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Self::parse(folder, &own, &text)
     }
@@ -99,7 +102,7 @@ impl Project {
     /// # Errors
     /// What is wrong with it, with line and remedy.
     pub fn read_bundle(root: &Path, name: &ProjectName) -> Result<Self, ProjectError> {
-        let text = std::fs::read_to_string(root.join(FILE)).unwrap_or_default();
+        let text = text(std::fs::read(root.join(FILE)).unwrap_or_default())?;
         Self::parse(root, name.as_str(), &text)
     }
 
@@ -127,7 +130,7 @@ impl Project {
             None => None,
             Some(files) => Some(patterns(text, files)?),
         };
-        let defaults = table.get("defaults").map(serde_json::to_value).transpose().unwrap_or_default();
+        let defaults = table.get("defaults").map(json);
         Ok(Self {
             name,
             folder: folder.to_owned(),
@@ -136,6 +139,26 @@ impl Project {
             files,
             defaults: defaults.and_then(|value| value.as_object().cloned()).unwrap_or_default(),
         })
+    }
+}
+
+/// The file as text, or where it stops being one.
+fn text(bytes: Vec<u8>) -> Result<String, ProjectError> {
+    String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let hint = Some("Save the file as UTF-8.".to_owned());
+        ProjectError { file: FILE.to_owned(), line, message: "this line is not UTF-8".to_owned(), hint }
+    })
+}
+
+/// A setting as JSON; times, which JSON does not have, as the texts that they are written as.
+fn json(value: &toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::Datetime(at) => at.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(fields) => fields.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
+        other => serde_json::to_value(other).unwrap_or_default(),
     }
 }
 

@@ -11,4 +11,4 @@
 
 mod sqlite;
 
-pub use sqlite::{Adopted, SqliteStore, adopt};
+pub use sqlite::{Adopted, SqliteStore, adopt, check_version};

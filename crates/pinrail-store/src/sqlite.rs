@@ -131,6 +131,14 @@ impl SqliteStore {
     }
 }
 
+/// Looks whether a state folder may be opened at all, without writing anything.
+///
+/// # Errors
+/// [`StoreError::Newer`] for a database of a later version, and a database that cannot be read.
+pub fn check_version(folder: &Path) -> Result<(), StoreError> {
+    migrate::check_header(&folder.join(DATABASE), folder)
+}
+
 /// What a copied database is, once it is an installation of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {

@@ -64,7 +64,7 @@ enum Command {
         #[arg(long)]
         detach: bool,
         /// Local processes at the same time [default: twice the cores and one]
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SLOTS))]
         slots: Option<u32>,
     },
     /// Stop the server of the state folder
@@ -89,10 +89,10 @@ enum Command {
         #[arg(long)]
         workflow: Option<String>,
         /// queued, running, succeeded, failed or cancelled
-        #[arg(long = "in")]
+        #[arg(long = "in", value_name = "STATE", value_parser = ["queued", "running", "succeeded", "failed", "cancelled"])]
         in_state: Option<String>,
         /// How many at most
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
     },
     /// Show a run: an id, its last characters, `last`, or workflow@date
@@ -397,6 +397,9 @@ Examples:
   PYTHONPATH=$(pinrail sdk path) python -m pytest")]
     Path,
 }
+
+/// Each slot is a process; no machine has more to gain from them.
+const MOST_SLOTS: i64 = 10_000;
 
 /// Names that people know from elsewhere, and what they are called here.
 const KNOWN_ELSEWHERE: &[(&str, &str)] = &[

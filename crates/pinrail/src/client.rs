@@ -70,7 +70,7 @@ impl Place {
         let folder = self.state()?;
         // A server that is just starting has the lock but has not said where it listens.
         for _ in 0..100 {
-            if let Some((live, using)) = join(&folder) {
+            if let Some((live, using)) = join(&folder).filter(|(live, _)| live.answers()) {
                 return Ok(Client::new(live.url, self.token_of(&folder)?, Serving::Elsewhere(using)));
             }
             if let Some(locked) = Locked::take(&folder)? {

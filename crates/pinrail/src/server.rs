@@ -15,7 +15,7 @@ use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::exec::Executor;
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
-use pinrail_model::seam::store::Store;
+use pinrail_model::seam::store::{Store, StoreError};
 use pinrail_model::time::Clock;
 use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
@@ -31,7 +31,7 @@ use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::failure::{FAILED, Failure};
+use crate::failure::{FAILED, Failure, REFUSED};
 use crate::interrupts;
 use crate::python::default_interpreter;
 use crate::sdk;
@@ -39,8 +39,9 @@ use crate::state::{Live, Locked, Unused};
 
 /// Async threads for control: what they do is short, the machine's cores are for jobs and queries.
 const CONTROL_THREADS: usize = 2;
-/// Warm Python processes at the same time, and how long an unused one stays.
+/// Warm Python processes at the same time, what unused ones may hold together, and how long an unused one stays.
 const MOST_WARM: usize = 4;
+const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
 
 /// How often a server that would leave looks whether it is still used, and when it says so.
@@ -72,7 +73,16 @@ pub struct Server {
 impl Server {
     /// Starts a server over a locked state folder.
     pub fn start(state: Locked, wanted: &Wanted) -> Result<Self, Failure> {
-        let failed = |e: &dyn std::fmt::Display| Failure::new(FAILED, format!("the server cannot start: {e}"));
+        let failed = |e: &dyn std::fmt::Display| {
+            let hint = format!("Look at the free space and the permissions of \"{}\".", state.folder.display());
+            Failure::new(FAILED, format!("the server cannot start: {e}")).hint(hint)
+        };
+        // Before anything is written.
+        pinrail_store::check_version(&state.folder).map_err(|e| match e {
+            StoreError::Newer { .. } => Failure::new(REFUSED, e.to_string())
+                .hint("Use that version or a later one, or name another folder with --state."),
+            other => failed(&other),
+        })?;
         let binary = std::env::current_exe()?;
         // Before any thread: the launcher must not inherit half a runtime.
         let launcher = Arc::new(Launcher::start(&binary)?);
@@ -124,7 +134,8 @@ impl Server {
             })?;
             let url = format!("http://{}", listener.local_addr()?);
             // The API opens only when everything unfinished has been taken over.
-            owner::start(owner_parts, attempts, handle.clone(), inputs).await.map_err(|e| failed(&e))?;
+            let working = owner::start(owner_parts, attempts, handle.clone(), inputs).await.map_err(|e| failed(&e))?;
+            tokio::spawn(end_with(working));
             tokio::spawn(retention.work(!wanted.embedded));
             tokio::spawn(async move {
                 if let Err(error) = serve(listener, app).await {
@@ -202,6 +213,21 @@ impl Drop for Server {
     }
 }
 
+/// Ends this process when its owner ends: an API over which nothing can proceed would only look alive. The next server
+/// takes over as after a crash.
+async fn end_with(working: tokio::task::JoinHandle<Result<(), StoreError>>) {
+    let reason = match working.await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) if error.is_cancelled() => return,
+        Err(error) => error.to_string(),
+    };
+    Failure::new(FAILED, format!("the server stops: {reason}"))
+        .hint("What was committed is safe, and the next server goes on from there. Look at the disk's free space.")
+        .tell(false);
+    std::process::exit(i32::from(FAILED));
+}
+
 /// What the parts of a server have in common.
 struct Parts {
     clock: Arc<dyn Clock>,
@@ -216,8 +242,14 @@ impl Parts {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
         let bin = link_to_self(state)?;
-        let config =
-            PythonConfig { sdk: sdk.clone(), cache: cache.clone(), bin, most_warm: MOST_WARM, idle: WARM_IDLE };
+        let config = PythonConfig {
+            sdk: sdk.clone(),
+            cache: cache.clone(),
+            bin,
+            most_warm: MOST_WARM,
+            most_warm_memory: MOST_WARM_MEMORY,
+            idle: WARM_IDLE,
+        };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };

@@ -4,7 +4,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,20 @@ pub struct Live {
     /// Serves one command only and leaves when it is idle.
     pub embedded: bool,
 }
+
+impl Live {
+    /// Whether anybody listens there: the announcement of a server that was killed stays until the next one's.
+    pub fn answers(&self) -> bool {
+        let address = self.url.strip_prefix("http://").and_then(|address| address.parse::<SocketAddr>().ok());
+        address.is_some_and(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
+    }
+}
+
+/// How long a process that is being ended may keep its lock, and how often it is looked for that.
+const LOOKS: u32 = 100;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long a server of this machine may take to accept a connection.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// A state folder that this process alone may write to.
 #[derive(Debug)]
@@ -53,6 +69,21 @@ impl Locked {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(cannot(error.into())),
         }
+    }
+
+    /// The same for a server that is to stay: when a former one was killed, the kernel takes a moment to end it and to
+    /// give its lock back. One that lives is refused at once.
+    pub fn take_over(folder: &Path) -> Result<Self, Failure> {
+        for _ in 0..LOOKS {
+            if let Some(locked) = Self::take(folder)? {
+                return Ok(locked);
+            }
+            if live(folder).is_some_and(|live| live.answers()) {
+                break;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Err(in_use(folder))
     }
 
     /// Says where this process listens.
@@ -102,6 +133,7 @@ pub fn join(folder: &Path) -> Option<(Live, Option<Using>)> {
 
 fn unusable(folder: &Path, error: &std::io::Error) -> Failure {
     Failure::new(FAILED, format!("the state folder \"{}\" cannot be used: {error}", folder.display()))
+        .hint("Check its permissions, or name another folder with --state.")
 }
 
 /// Makes a state folder if it is not there: only its owner may look into it, and version control ignores it.

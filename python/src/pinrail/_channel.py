@@ -27,6 +27,13 @@ class ServerGone(BaseException):
     """The connection ended. It is no ``Exception``, so that user code which catches everything still ends."""
 
 
+class ChannelClosed(BaseException):
+    """The job closed the descriptor. No ``Exception`` either: nothing more of this attempt can be heard."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(f'the job closed descriptor {fd}, by which it speaks with pinrail')
+
+
 class Port:
     """What a context needs of the outside: events without a reply, and requests with one."""
 
@@ -45,6 +52,7 @@ class Channel(Port):
         os.set_inheritable(fd, False)
         self._fd = fd
         self._pid = os.getpid()
+        self._socket = _file_of(fd)
         self._unread = b''
         self._send_lock = allocate_lock()
         self._request_lock = allocate_lock()
@@ -53,10 +61,8 @@ class Channel(Port):
         os.register_at_fork(after_in_child=self._close)
 
     def _close(self) -> None:
-        try:
+        if _file_of(self._fd) == self._socket:
             os.close(self._fd)
-        except OSError:
-            pass
 
     @property
     def owned(self) -> bool:
@@ -78,6 +84,9 @@ class Channel(Port):
             )
         view = memoryview(line)
         with self._send_lock:
+            # A file of the job's may have got the number meanwhile.
+            if _file_of(self._fd) != self._socket:
+                raise ChannelClosed(self._fd)
             while view:
                 try:
                     view = view[os.write(self._fd, view) :]
@@ -112,3 +121,11 @@ class Channel(Port):
                 answer = self.receive()
                 if answer.get('id') == number:
                     return answer
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,8 +1,11 @@
-"""``python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON]``: workflow files to one JSON document.
+"""``python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--watched SECONDS]``: workflow files to one
+JSON document.
 
 Imports every Python file below ``DIR/workflows`` whose path has no part that begins with an underscore, and prints
 ``{"format": 1, "workflows": [...], "diagnostics": [...]}`` on standard output. What the files print goes to standard
-error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong usage.
+error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong usage. ``--watched`` is for a
+server: importing a file may take that long, and before each one a line ``{"loading": "workflows/x.py"}`` is printed, which
+tells where a process ended that printed no document.
 
 Invariants: a file that fails disables its own workflows only; the output depends on the files alone, not on hash seeds
 or on the order in which a folder lists its files; nothing is written to the project's folder.
@@ -12,8 +15,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import errno
 import json
 import os
+import signal
 import sys
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -34,12 +39,19 @@ from ._workflow import Template, Workflow, default_problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import CodeType, ModuleType
 
 __all__ = ['compile_project', 'render_diagnostics']
 
 FORMAT = 1
+
+# Lines of the way to an error that are shown: a recursion has a thousand of the same.
+MOST_RELATED = 10
+
+
+class _TookTooLong(BaseException):
+    """The time limit of a file. It is no ``Exception``, so that a file which catches everything still ends."""
 
 
 class _Loader(SourceFileLoader):
@@ -83,7 +95,15 @@ def _spec(name: str, path: str, *, package: bool = False) -> Optional[ModuleSpec
 
 
 class _Compile:
-    def __init__(self, root: str, defaults: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        root: str,
+        defaults: dict[str, Any],
+        seconds: Optional[float] = None,
+        loading: Optional[Callable[[str], None]] = None,
+    ) -> None:
+        self.seconds = seconds
+        self.loading = loading
         self.root = os.path.realpath(root)
         self.collector = Collector(self.root)
         self.finder = Finder(self.root)
@@ -155,14 +175,32 @@ class _Compile:
             module = module_from_spec(spec)
             sys.modules[name] = module
             try:
-                spec.loader.exec_module(module)
-            except KeyboardInterrupt:
-                raise
+                self._import(spec.loader, module, file)
             except BaseException as error:
                 del sys.modules[name]
                 self._import_error(path, file, stem, error)
                 return
         self._take(path, file, stem, vars(module), source)
+
+    def _import(self, loader: _Loader, module: ModuleType, file: str) -> None:
+        """Runs the file, told of before, and ended when it takes too long."""
+        if self.loading is not None:
+            self.loading(file)
+        if self.seconds is None:
+            loader.exec_module(module)
+            return
+
+        def ring(number: int, frame: object) -> None:
+            raise _TookTooLong
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            # Again and again: a file may swallow the first one.
+            signal.setitimer(signal.ITIMER_REAL, self.seconds, 1.0)
+            loader.exec_module(module)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def _take(self, path: str, file: str, stem: str, variables: dict[str, Any], source: _source.Source) -> None:
         declared: list[tuple[str, object, Site]] = []
@@ -362,12 +400,36 @@ class _Compile:
         if isinstance(error, SystemExit):
             text = f'it calls sys.exit({error.code!r})'
         message = f'{file} cannot be loaded: {kind}' + (f': {text[:500]}' if text else '')
-        hint = None
+        code, hint = 'import-error', None
+        if isinstance(error, _TookTooLong):
+            code = 'import-timeout'
+            message = f'{file} cannot be loaded: importing it takes longer than {self.seconds:g} s'
+            hint = 'a workflow file only declares; do the work in a job'
+        elif _needs_network(error):
+            hint = 'workflow files are loaded without a network; do this in a job'
         if isinstance(error, NameError):
             missing = text.split("'")[1] if text.count("'") >= 2 else ''
             hint = did_you_mean(missing, pinrail.__all__) if missing else None
-        related = [{'file': one, 'line': number, 'message': 'from here'} for _, one, number in reversed(way)]
-        self.add(at_line(where, shown, line, 'import-error', message, hint=hint, workflow=stem, related=related))
+        steps = list(dict.fromkeys((one, number) for _, one, number in reversed(way)))[:MOST_RELATED]
+        related = [{'file': one, 'line': number, 'message': 'from here'} for one, number in steps]
+        self.add(at_line(where, shown, line, code, message, hint=hint, workflow=stem, related=related))
+
+
+def _needs_network(error: BaseException) -> bool:
+    """Whether an error, or one that it stands for, is what sockets give where there is no network."""
+    seen: list[object] = []
+    at: object = error
+    while isinstance(at, BaseException) and at not in seen:
+        seen.append(at)
+        name = type(at)
+        if (name.__module__, name.__name__) == ('socket', 'gaierror') or getattr(at, 'errno', None) in NO_NETWORK:
+            return True
+        reason = getattr(at, 'reason', None)
+        at = reason if isinstance(reason, BaseException) else at.__cause__ or at.__context__
+    return False
+
+
+NO_NETWORK = (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 
 def workflow_files(folder: str) -> list[str]:
@@ -413,10 +475,19 @@ def compile_project(root: str, *, defaults: Optional[dict[str, Any]] = None) -> 
     return _Compile(root, defaults or {}).run()
 
 
+def _say(answer: int, message: dict[str, Any]) -> None:
+    sys.stderr.flush()
+    view = memoryview(json.dumps(message, ensure_ascii=False).encode('utf-8', 'replace') + b'\n')
+    while view:
+        view = view[os.write(answer, view) :]
+
+
 def main(words: list[str]) -> int:
-    usage = 'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON]'
+    usage = 'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--watched SECONDS]'
     values = dict(zip(words[::2], words[1::2]))
-    if len(words) % 2 or '--root' not in values or set(values) - {'--root', '--project', '--defaults'}:
+    known = {'--root', '--project', '--defaults', '--watched'}
+    watched = values.get('--watched', '')
+    if len(words) % 2 or '--root' not in values or set(values) - known or (watched and not watched.isdigit()):
         print(usage, file=sys.stderr)
         return 2
     try:
@@ -435,10 +506,11 @@ def main(words: list[str]) -> int:
     sys.stdout = sys.stderr
     if sys.path and sys.path[0] in ('', os.getcwd()):
         del sys.path[0]
-    text = json.dumps(compile_project(values['--root'], defaults=defaults), ensure_ascii=False)
-    sys.stderr.flush()
-    with open(answer, 'wb') as out:
-        out.write(text.encode('utf-8', 'replace') + b'\n')
+    compiling = _Compile(values['--root'], defaults)
+    if watched:
+        compiling.seconds = int(watched)
+        compiling.loading = lambda file: _say(answer, {'loading': file})
+    _say(answer, compiling.run())
     return 0
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 
-from ._channel import Channel, ServerGone
+from ._channel import Channel, ChannelClosed, ServerGone
 from ._context import Context, encoded_state, failed_checks
 from ._errors import UserError, did_you_mean
 from ._frames import relative, user_frames
@@ -43,6 +43,10 @@ def serve(channel: Channel) -> int:
         return _serve(channel)
     except ServerGone:
         # Nobody is left to report to, and what this attempt did will be discarded.
+        return 1
+    except ChannelClosed as error:
+        _print_error(str(error), 'close only what the job itself has opened')
+        flush()
         return 1
 
 
@@ -73,7 +77,7 @@ def _serve(channel: Channel) -> int:
             ended = _checks_failed(phase, ctx) if failed_checks(ctx) else _ended(phase, defined, ctx, returned)
             flush()
             channel.event(ended)
-        except ServerGone:
+        except (ServerGone, ChannelClosed):
             raise
         except BaseException as error:
             if not channel.owned:

@@ -67,6 +67,8 @@ class Warm:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._prctl = _load_prctl()
+        # What outlives an attempt belongs to the server's launcher, which kills it; here it would only be adopted.
+        self._prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         self._children: dict[int, str] = {}
         self._unread = b''
         self._fds: list[int] = []
@@ -167,6 +169,7 @@ class Warm:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+            _mark(environment.get('PINRAIL_ATTEMPT'))
             _reseed()
             # The exit functions registered so far are the fork server's.
             getattr(atexit, '_clear')()
@@ -236,6 +239,31 @@ def _limit_memory(limit: int | None) -> None:
         pass
 
 
+def _mark(attempt: str | None) -> None:
+    """Writes the attempt into the environment that others see of this process, in which its place was left free.
+
+    By that a server finds what a former one left behind. The kernel shows the memory in which the environment stood when
+    the program began, not what the program made of it since.
+    """
+    if attempt is None:
+        return
+    try:
+        with open('/proc/self/stat', 'rb') as stat:
+            begin, end = (int(field) for field in stat.read().rpartition(b')')[2].split()[47:49])
+        with open('/proc/self/mem', 'r+b', buffering=0) as memory:
+            memory.seek(begin)
+            place = memory.read(end - begin).find(FREE_PLACE + b'0' * len(attempt) + b'\0')
+            if place >= 0:
+                memory.seek(begin + place + len(FREE_PLACE))
+                memory.write(attempt.encode())
+    except (OSError, ValueError):
+        # The launcher still finds it by its ancestors; only a kill of everything at once would leave it unfound.
+        pass
+
+
+FREE_PLACE = b'PINRAIL_ATTEMPT='
+
+
 def _reseed() -> None:
     """Gives each child random numbers of its own, as each process of its own would have."""
     random = sys.modules.get('random')
@@ -260,6 +288,8 @@ def main() -> NoReturn:
     if not number.isdigit():
         print('pinrail.warm is started by Pinrail, with the environment variable PINRAIL_WARM_FD', file=sys.stderr)
         sys.exit(2)
+    # Only its place counts, see _mark.
+    os.environ.pop('PINRAIL_ATTEMPT', None)
     os.set_inheritable(int(number), False)
     control = socket.socket(fileno=int(number))
     line_buffered()

@@ -161,8 +161,22 @@ pub trait Executor: Send + Sync {
 /// Runs a command of the platform's own on user files: contained like a job, without a network, belonging to no attempt.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
-    /// Runs to the end or to the limit.
-    async fn run(&self, command: SandboxCommand) -> Result<SandboxOutput, String>;
+    /// Runs to the end or to a limit, and leaves no process behind.
+    ///
+    /// # Errors
+    /// When it cannot be run, or not without a network.
+    async fn run(&self, command: SandboxCommand) -> Result<SandboxOutput, SandboxError>;
+}
+
+/// Why a command cannot be run in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SandboxError {
+    /// The program cannot be started.
+    #[error("{0}")]
+    Program(String),
+    /// This system cannot contain it.
+    #[error("{message}")]
+    Isolation { message: String, hint: String },
 }
 
 /// What to run in a sandbox.
@@ -172,13 +186,24 @@ pub struct SandboxCommand {
     pub env: BTreeMap<String, String>,
     pub cwd: PathBuf,
     pub limit: Duration,
+    /// Bytes of memory for it and all that it starts.
+    pub memory: u64,
 }
 
 /// What it left.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SandboxOutput {
-    /// None: it was killed, by the limit or by somebody.
-    pub exit_code: Option<i32>,
+    pub end: SandboxEnd,
     pub stdout: Vec<u8>,
+    /// Its last part.
     pub stderr: Vec<u8>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxEnd {
+    Exit(i32),
+    Signal(i32),
+    TooLong,
+    TooMuchMemory,
 }

@@ -150,6 +150,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
                 .with("line", error.line())
                 .with("column", error.column())
         })?;
+        if !value.is_object() {
+            // What it is instead is not quoted: it may be a secret without its braces.
+            return Err(Problem::new("bad-request", "the body must be a JSON object").with("pointer", ""));
+        }
         serde_path_to_error::deserialize(value).map(Self).map_err(|error| {
             let text = error.inner().to_string();
             misfit(&text, error.path())

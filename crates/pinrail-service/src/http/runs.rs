@@ -51,7 +51,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     request_body(content = RunRequest, example = json!({"job": {"shell": ["echo", "hello"]}})),
     responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
     extensions(("x-codes" = json!([
-        "bad-bundle", "bad-parameter", "bad-document", "compile-failed", "definition-errors", "executor-impossible",
+        "bad-bundle", "bad-parameter", "bad-document", "definition-errors", "executor-impossible",
         "interpreter-failed", "job-not-found", "owner-gone", "parents-missing", "run-exists", "version-not-found",
         "workflow-not-found", "wrong-state",
     ]))),
@@ -193,7 +193,7 @@ struct RetryBody {
     params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
     responses((status = 200, description = "The run, which goes on", body = Run)),
     extensions(("x-codes" = json!([
-        "bad-bundle", "bad-document", "compile-failed", "definition-errors", "interpreter-failed", "job-not-found",
+        "bad-bundle", "bad-document", "definition-errors", "interpreter-failed", "job-not-found",
         "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use pinrail_model::names::{ProjectName, SecretName};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -46,7 +46,16 @@ async fn secrets(
 #[serde(deny_unknown_fields)]
 struct SecretBody {
     /// Never shown again.
+    #[serde(deserialize_with = "text")]
     value: String,
+}
+
+/// A text, or an error that does not quote what came instead.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    match serde_json::Value::deserialize(from)? {
+        serde_json::Value::String(text) => Ok(text),
+        _ => Err(serde::de::Error::custom("the value of a secret is a text")),
+    }
 }
 
 /// Sets a secret, or replaces its value.

@@ -1,5 +1,6 @@
 //! Forward-only migrations, counted in `user_version`.
 
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use pinrail_model::seam::store::StoreError;
@@ -25,11 +26,35 @@ pub(super) fn migrate(connection: &mut Connection, folder: &Path) -> Result<(), 
     if found > KNOWN {
         return Err(StoreError::Newer { folder: folder.display().to_string(), found, known: KNOWN });
     }
+    let old = found < KNOWN;
     for (at, migration) in MIGRATIONS.iter().enumerate().skip(usize::try_from(found).unwrap_or(0)) {
         let transaction = connection.transaction().map_err(failed)?;
         transaction.execute_batch(migration).map_err(failed)?;
         transaction.pragma_update(None, "user_version", at as i64 + 1).map_err(failed)?;
         transaction.commit().map_err(failed)?;
+    }
+    if old {
+        // Into the file itself, where an older version looks before it touches anything.
+        connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Refuses a database of a later version by its header alone: opening it would already write beside it, or take its log
+/// into it. No file is no database yet.
+pub(super) fn check_header(database: &Path, folder: &Path) -> Result<(), StoreError> {
+    let mut header = [0; 64];
+    let read = std::fs::File::open(database).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => return Ok(()),
+        Err(error) => return Err(StoreError::Failed(format!("\"{}\" cannot be read: {error}", database.display()))),
+    }
+    // The format keeps `user_version` here, most significant byte first.
+    let found = i64::from(i32::from_be_bytes([header[60], header[61], header[62], header[63]]));
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(StoreError::Newer { folder: folder.display().to_string(), found, known });
     }
     Ok(())
 }

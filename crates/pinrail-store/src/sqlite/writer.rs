@@ -338,6 +338,9 @@ fn send(connection: &Connection, commands: &[Command]) -> Result<(), StoreError>
         .map_err(failed)?;
     for command in commands {
         let body = serde_json::to_string(command).map_err(|e| StoreError::Failed(e.to_string()))?;
+        // One that could not be read again would stop every owner from now on.
+        serde_json::from_str::<Command>(&body)
+            .map_err(|e| StoreError::Failed(format!("command {} would not be readable: {e}", command.id)))?;
         insert.execute(params![command.id.to_string(), body]).map_err(failed)?;
     }
     Ok(())

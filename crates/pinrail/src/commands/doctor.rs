@@ -25,6 +25,8 @@ const LITTLE_SPACE: u64 = 1 << 30;
 const NO_SPACE: u64 = 64 << 20;
 /// How long a contained process may take to look around.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of memory that it may take, many times of what it needs.
+const MEMORY: u64 = 256 << 20;
 
 /// What was found about one thing.
 #[derive(Debug, Serialize)]
@@ -180,8 +182,9 @@ fn look_around(interpreter: &Interpreter) -> Result<Contained, String> {
     let sandbox = LocalSandbox::new(Arc::new(launcher));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let argv = vec![interpreter.path.display().to_string(), "-c".to_owned(), include_str!("doctor.py").to_owned()];
-    let command = SandboxCommand { argv, env: BTreeMap::new(), cwd: PathBuf::from("/"), limit: PATIENCE };
-    let printed = runtime.block_on(sandbox.run(command))?;
+    let cwd = PathBuf::from("/");
+    let command = SandboxCommand { argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY };
+    let printed = runtime.block_on(sandbox.run(command)).map_err(|e| e.to_string())?;
     serde_json::from_slice(&printed.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&printed.stderr);
         format!("a contained process failed: {}", said.lines().next_back().unwrap_or("it said nothing"))

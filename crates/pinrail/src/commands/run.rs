@@ -80,13 +80,17 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
 }
 
 pub fn parameters(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    let pair = |text: &String| {
-        let (name, value) = text.split_once('=').ok_or_else(|| {
+    let mut parameters = BTreeMap::new();
+    for text in given {
+        let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
             Failure::new(USAGE, format!("\"{text}\" is not a parameter")).hint("Write --param NAME=VALUE.")
         })?;
-        Ok((name.to_owned(), value.to_owned()))
-    };
-    given.iter().map(pair).collect()
+        if parameters.insert(name.to_owned(), value.to_owned()).is_some() {
+            let message = format!("parameter \"{name}\" is given twice");
+            return Err(Failure::new(USAGE, message).hint("Give each parameter once."));
+        }
+    }
+    Ok(parameters)
 }
 
 fn choose_executors(body: &mut Value, given: &[String]) {

@@ -12,7 +12,7 @@ use crate::client::Place;
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell, table};
 use crate::server::{Server, Wanted};
-use crate::state::{Locked, in_use, live};
+use crate::state::{Locked, live};
 
 /// How long a server may take to become ready, or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub fn up(
     if detach {
         return up_detached(&folder, output, listen, slots);
     }
-    let Some(locked) = Locked::take(&folder)? else { return Err(in_use(&folder)) };
+    let locked = Locked::take_over(&folder)?;
     let server = Server::start(locked, &Wanted { listen, embedded: false, slots })?;
     output.say(&format!("ready at {} (state in {})", server.url, folder.display()));
     output.document(&json!({"url": server.url, "pid": std::process::id()}));
@@ -44,10 +44,8 @@ fn up_detached(
     listen: SocketAddr,
     slots: Option<u32>,
 ) -> Result<ExitCode, Failure> {
-    if live(folder).is_some() {
-        return Err(in_use(folder));
-    }
-    std::fs::create_dir_all(folder)?;
+    // Only to look: the process below takes the lock for itself, and would say so in its log if it could not.
+    drop(Locked::take_over(folder)?);
     let log_path = folder.join("server.log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
     let mut command = Command::new(std::env::current_exe()?);

@@ -6,7 +6,9 @@ mod crash;
 mod docs;
 mod doctor;
 mod init;
+mod input;
 mod inside;
+mod isolation;
 mod login;
 mod open;
 mod phases;
@@ -19,4 +21,5 @@ mod seed;
 mod service;
 #[cfg(feature = "lake")]
 mod sql;
+mod state;
 mod support;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Project, task, wait_until};
+use crate::support::{Project, alive, below, launcher, sigkill, status, task, wait_until};
 
 fn shell_project(template: &str) -> Project {
     Project::new(&[("workflows/w.py", &format!("workflow = {{template(name='a', {template}): []}}"))])
@@ -17,12 +17,7 @@ fn python_project(settings: &str, job: &str) -> Project {
     ])
 }
 
-fn alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z ")
-}
-
-fn pid_in(project: &Project, file: &str) -> i32 {
+fn pid_in(project: &Project, file: &str) -> u32 {
     let path = project.path().join(file);
     let mut pid = None;
     wait_until("the pid is written", || {
@@ -63,12 +58,36 @@ fn a_job_begins_without_blocked_signals() {
     assert_eq!(project.log("a"), "SigBlk:\t0000000000000000\n");
 }
 
+/// A job whose first attempt double-forks into a session of its own, says with which pid, and then does something.
+fn escaping(then: &str) -> Project {
+    let job = "
+import os, time
+
+def a(ctx):
+    if ctx.attempt.number > 1:
+        return
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            with open(PATH + '.new', 'w') as file:
+                file.write(str(os.getpid()))
+            os.rename(PATH + '.new', PATH)
+            time.sleep(600)
+        os._exit(0)
+    while not os.path.exists(PATH):
+        time.sleep(0.01)
+    THEN
+";
+    let project = python_project("", "");
+    let path = format!("{:?}", project.path().join("escaped"));
+    project.write("jobs/a.py", &job.replace("PATH", &path).replace("THEN", then));
+    project.write(".pinrailignore", "escaped*\nserver.log\n");
+    project
+}
+
 #[test]
 fn what_double_forks_into_a_session_of_its_own_is_gone_with_the_server() {
-    let escape = "import os, time\ndef a(ctx):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0:\n            open(PATH, 'w').write(str(os.getpid()))\n            time.sleep(600)\n        os._exit(0)\n    time.sleep(600)\n";
-    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}")]);
-    let path = project.path().join("escaped");
-    project.write("jobs/a.py", &escape.replace("PATH", &format!("{path:?}")));
+    let project = escaping("time.sleep(600)");
     let server = project.up();
     project.run(&["run", "w", "--detach"]);
     let pid = pid_in(&project, "escaped");
@@ -84,6 +103,52 @@ fn what_double_forks_into_a_session_of_its_own_is_gone_with_the_server() {
 }
 
 #[test]
+fn what_outlives_a_python_job_is_killed_with_it() {
+    for executor in ["python", "shell"] {
+        let project = escaping("return");
+        // It holds the job's standard output as well, which must keep nobody waiting.
+        let ran = project.run(&["run", "w", "--executor", executor, "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(!alive(pid_in(&project, "escaped")), "{executor}");
+    }
+}
+
+#[test]
+fn a_killed_launcher_takes_its_processes_along_and_is_replaced() {
+    let project = escaping("time.sleep(600)");
+    let server = project.up();
+    assert_eq!(project.run(&["run", "w", "--detach"]).code, Some(0));
+    let pid = pid_in(&project, "escaped");
+    sigkill(launcher(&server));
+    let run = project.wait_for_end();
+    assert_eq!(run["state"], "succeeded", "{run}");
+    let attempts = task(&run, "a")["attempts"].as_array().unwrap();
+    assert_eq!((&attempts[0]["state"], &attempts[0]["fault"]), (&"lost".into(), &"platform".into()));
+    assert!(!alive(pid), "what had escaped is found by its attempt");
+}
+
+#[test]
+fn a_server_killed_together_with_any_of_its_processes_is_resumed_without_leftovers() {
+    for victim in ["__launcher", "pinrail.warm", "the job"] {
+        let project = escaping("open(PATH + '.job', 'w').write(str(os.getpid()))\n    time.sleep(600)");
+        let path = format!("{:?}", project.path().join("escaped"));
+        let job = std::fs::read_to_string(project.path().join("jobs/a.py")).unwrap();
+        project.write("jobs/a.py", &job.replace("PATH", &path));
+        let server = project.up();
+        assert_eq!(project.run(&["run", "w", "--detach"]).code, Some(0));
+        let escaped = pid_in(&project, "escaped");
+        let job = pid_in(&project, "escaped.job");
+        let found = below(server.child.id()).into_iter().find(|(_, line)| line.contains(victim));
+        sigkill(found.map_or(job, |(pid, _)| pid));
+        server.kill();
+        let _next = project.up();
+        let run = project.wait_for_end();
+        assert_eq!(run["state"], "succeeded", "{victim}: {run}");
+        assert!(!alive(escaped) && !alive(job), "{victim}");
+    }
+}
+
+#[test]
 fn what_outlives_its_job_is_killed_before_cleanup() {
     let project = shell_project("shell='setsid sleep 600 & echo $! > $OUT; sleep 0.1', env={'OUT': '@'}");
     let out = project.path().join("left");
@@ -96,34 +161,85 @@ fn what_outlives_its_job_is_killed_before_cleanup() {
 
 #[test]
 fn a_job_that_ignores_term_is_killed_after_the_time_limit_and_the_grace() {
-    let project = shell_project("shell=\"trap '' TERM; echo on; while true; do sleep 1; done\", timeout=0.5");
+    let project = shell_project("shell=['sh', 'stubborn.sh'], timeout=0.5");
+    project.write("stubborn.sh", "trap 'echo asked' TERM\necho $$\nwhile true; do sleep 0.1; done\n");
     let run = project.run(&["run", "w", "--json"]).json();
     assert_eq!(first_attempt(&run)["fault"], "timeout");
     assert_eq!(run["state"], "failed");
+    let log = project.log("a");
+    let (pid, rest) = log.split_once('\n').unwrap();
+    assert!(rest.contains("asked"), "it is asked first: {log}");
+    assert!(!alive(pid.parse().unwrap()));
 }
 
 #[test]
 fn a_job_over_its_memory_limit_says_so() {
-    let hungry = "def a(ctx):\n    import time\n    x = []\n    while True:\n        x.append(bytearray(b'x') * (8 << 20))\n        time.sleep(0.02)\n";
-    let python = python_project(", memory='128MB'", hungry);
-    let run = python.run(&["run", "w", "--json"]).json();
-    assert_eq!(first_attempt(&run)["fault"], "out-of-memory", "{run}");
-    let shell = shell_project(
-        "shell=['python3', '-c', 'import time\\nx=[]\\nwhile True:\\n x.append(bytearray(b\"x\")*(8<<20)); time.sleep(0.02)'], memory='64MB'",
-    );
-    let run = shell.run(&["run", "w", "--json"]).json();
-    assert_eq!(first_attempt(&run)["fault"], "out-of-memory", "{run}");
+    let hungry = "
+import time
+def eat():
+    x = []
+    while True:
+        x.append(bytearray(b'x') * (8 << 20))
+        time.sleep(0.02)
+def a(ctx):
+    eat()
+";
+    // None of them is over the limit by itself.
+    let together = "
+import os, time
+def a(ctx):
+    for _ in range(3):
+        if os.fork() == 0:
+            x = [bytearray(b'x') * (8 << 20) for _ in range(9)]
+            time.sleep(60)
+    os.wait()
+";
+    let alone = "import time\nx=[]\nwhile True:\n x.append(bytearray(b'x')*(8<<20)); time.sleep(0.02)\n";
+    let python = |job: &str| python_project(", memory='128MB'", job);
+    let shell = |command: &str| {
+        let project = shell_project(&format!("shell='{command}', memory='64MB'"));
+        project.write("eat.py", alone);
+        project
+    };
+    for (project, what) in [
+        (python(hungry), "python"),
+        (python(together), "forks of python"),
+        (shell("python3 eat.py"), "a command"),
+        (shell("sh -c \"python3 eat.py; true\"; true"), "a child of a command"),
+    ] {
+        let run = project.run(&["run", "w", "--json"]).json();
+        assert_eq!(first_attempt(&run)["fault"], "out-of-memory", "{what}: {run}");
+        let said = project.run(&["explain"]).out;
+        assert!(said.contains("out of memory") || said.contains("more than its limit of"), "{what}: {said}");
+    }
 }
 
 #[test]
-fn a_flood_keeps_its_beginning_and_its_end() {
-    let project =
-        shell_project("shell='echo first; head -c 200000000 /dev/zero | tr \"\\\\0\" \"x\"; echo; echo last'");
+fn an_allocation_beyond_the_limit_fails_at_the_users_line() {
+    for executor in ["python", "shell"] {
+        let project = python_project(", memory='128MB'", "def a(ctx):\n    return len(b'x' * (1 << 30))\n");
+        let run = project.run(&["run", "w", "--executor", executor, "--json"]).json();
+        assert_eq!(first_attempt(&run)["fault"], "out-of-memory", "{executor}: {run}");
+        let said = project.run(&["explain"]).out;
+        assert!(said.contains("jobs/a.py:2"), "{said}");
+    }
+}
+
+/// What the server may need at most while a job floods, in KiB: far less than the flood, more than it needs when idle.
+const SERVER_MEMORY: u64 = 160 << 10;
+
+#[test]
+fn a_flood_keeps_its_beginning_and_its_end_and_the_server_its_memory() {
+    let project = shell_project("shell='echo first; head -c 1000000000 /dev/zero | tr \"\\\\0\" x; echo; echo last'");
+    let server = project.up();
     let ran = project.run(&["run", "w", "--json"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let log = project.log("a");
-    assert!(log.starts_with("first\n") && log.ends_with("\nlast\n"));
-    assert!(log.len() < 70 << 20, "{}", log.len());
+    assert!(log.starts_with("first\nxxx") && log.ends_with("xxx\nlast\n"));
+    assert!(log.contains("pieces of this log are left out: its first 16 MiB and its last 48 MiB are kept"));
+    assert!((48 << 20..66 << 20).contains(&log.len()), "{}", log.len());
+    let most = status(server.child.id(), "VmHWM");
+    assert!(most < SERVER_MEMORY, "{most} KiB");
 }
 
 #[test]
@@ -134,35 +250,47 @@ fn bytes_that_are_no_utf8_are_kept_and_shown_replaced() {
 }
 
 #[test]
-fn a_job_sees_a_clean_environment_and_no_descriptor_of_ours() {
-    let job = "import os\ndef a(ctx):\n    ctx.output('env', sorted(os.environ))\n    ctx.output('fds', sorted(int(n) for n in os.listdir('/proc/self/fd')))\n    ctx.output('nnp', [l for l in open('/proc/self/status') if l.startswith('NoNewPrivs')][0].split()[1])\n    ctx.output('session', os.getsid(0) == os.getpid())\n";
+fn a_job_that_closes_its_descriptors_is_told_so_and_its_files_are_its_own() {
+    let job = "
+import os
+def a(ctx):
+    os.closerange(CLOSED, 100)
+    opened = [open(PATH, 'w') for _ in range(8)]
+    ctx.log('where does this go?')
+";
     for executor in ["python", "shell"] {
-        let project = python_project("", job);
-        let output = project
-            .command(&["run", "w", "--executor", executor, "--json"])
-            .env("SECRET_OF_THE_SERVER", "x")
-            .output()
-            .unwrap();
-        let run = crate::support::Ran::from(output).json();
-        assert_eq!(run["state"], "succeeded", "{run}");
-        let outputs = &task(&run, "a")["outputs"];
-        let names: Vec<&str> = outputs["env"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
-        assert!(!names.contains(&"SECRET_OF_THE_SERVER"), "{names:?}");
-        // Standard streams, the runner's socket, and the listing itself.
-        assert!(outputs["fds"].as_array().unwrap().len() <= 5, "{outputs}");
-        assert_eq!(outputs["nnp"], "1");
-        assert_eq!(outputs["session"], true);
+        for closed in ["0", "3"] {
+            let project = python_project("", "");
+            let path = project.path().join("own");
+            project.write("jobs/a.py", &job.replace("CLOSED", closed).replace("PATH", &format!("{path:?}")));
+            let run = project.run(&["run", "w", "--executor", executor, "--json"]).json();
+            assert_eq!(first_attempt(&run)["fault"], "user", "{run}");
+            let said = project.run(&["explain"]).out;
+            assert!(said.contains("nor close descriptors that it did not open"), "{said}");
+            let written = std::fs::read_to_string(path).unwrap();
+            assert!(!written.contains("type"), "no message of ours is in it: {written}");
+            if closed == "3" {
+                assert!(project.log("a").contains("the job closed descriptor 3"), "{}", project.log("a"));
+            }
+        }
     }
 }
 
 #[test]
-fn a_workflow_file_has_no_network_while_it_is_compiled() {
-    let file = "import socket\ns = socket.socket()\ntry:\n    s.connect(('127.0.0.1', PORT))\n    reached = True\nexcept OSError:\n    reached = False\nworkflow = {template(name='reached' if reached else 'alone', class_='jobs.a.a'): []}\n";
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    let project =
-        Project::new(&[("workflows/w.py", &file.replace("PORT", &port)), ("jobs/a.py", "def a(ctx): pass\n")]);
-    let answer = project.run(&["check", "--json"]).json();
-    let documents = answer["documents"].as_object().unwrap();
-    assert_eq!(documents.values().next().unwrap()["jobs"][0]["name"], "alone");
+fn warm_processes_keep_to_their_memory_together() {
+    let names = ["a", "b", "c"];
+    let jobs = names.map(|name| format!("template(name='{name}', class_='jobs.{name}.run'): [],")).join("\n");
+    let project = Project::new(&[("workflows/w.py", &format!("workflow = {{{jobs}}}"))]);
+    for name in names {
+        project.write(&format!("jobs/{name}.py"), "held = b'x' * (240 << 20)\ndef run(ctx):\n    pass\n");
+    }
+    let server = project.up();
+    assert_eq!(project.run(&["run", "w"]).code, Some(0));
+    let warm = || -> Vec<u32> {
+        let found = below(server.child.id()).into_iter().filter(|(_, line)| line.contains("pinrail.warm"));
+        found.map(|(pid, _)| pid).collect()
+    };
+    wait_until("what is too much has gone", || warm().len() < names.len());
+    let held: u64 = warm().iter().map(|pid| status(*pid, "VmRSS")).sum();
+    assert!((1..=512 << 10).contains(&held), "{held} KiB: within the limit, and not all of them gone");
 }

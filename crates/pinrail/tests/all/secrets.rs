@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::service::request;
-use crate::support::{Project, task, wait_until};
+use crate::support::{Project, below, task, wait_until};
 
 const VALUE: &str = "s3cr3t-of-anna";
 
@@ -283,4 +283,89 @@ pub fn files_with(folder: &Path, text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn what_a_command_does_with_its_secret_shows_nowhere_but_in_its_own_environment() {
+    let script = "
+printf '%s' \"$PASSWORD\"
+printf '%s' \"$PASSWORD\" >&2
+pinrail secret read ftp
+pinrail output value \"$PASSWORD\"
+pinrail secret read other
+pinrail --json secret read ftp
+echo $$ > PATH.new && mv PATH.new PATH
+while test -e PATH; do sleep 0.05; done
+exit 3
+";
+    let project = one("shell=['sh', 'leak.sh'], secrets=['ftp'], secret_env={'PASSWORD': 'ftp'}", "");
+    let flag = project.path().join("flag");
+    project.write("leak.sh", &script.replace("PATH", flag.to_str().unwrap()));
+    project.write(".pinrailignore", "flag*\nserver.log\n");
+    let server = project.up_with(&[("PINRAIL_LOG", "trace")]);
+    set(&project, "ftp", VALUE);
+    set(&project, "other", "of-somebody-else");
+    assert_eq!(project.run(&["run", "w", "--detach"]).code, Some(0));
+    wait_until("the command waits", || flag.exists());
+    let own: u32 = std::fs::read_to_string(&flag).unwrap().trim().parse().unwrap();
+    let children: Vec<u32> = below(own).into_iter().map(|(pid, _)| pid).collect();
+    let mut looked_at = 0;
+    for (pid, line) in below(server.child.id()).into_iter().chain([(server.child.id(), String::new())]) {
+        assert!(!line.contains(VALUE), "{line}");
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let holds = environment.windows(VALUE.len()).any(|part| part == VALUE.as_bytes());
+        assert_eq!(holds, holds && (pid == own || children.contains(&pid)), "{line}");
+        looked_at += 1;
+    }
+    assert!(looked_at >= 3, "the server, the launcher and the command");
+    std::fs::remove_file(&flag).unwrap();
+    let run = project.wait_for_end();
+    assert_eq!(run["state"], "failed", "{run}");
+    for arguments in [
+        vec!["logs"],
+        vec!["logs", "--json"],
+        vec!["show", "--json"],
+        vec!["explain"],
+        vec!["explain", "--json"],
+        vec!["runs", "--json"],
+        vec!["counters", "--json"],
+    ] {
+        let ran = project.run(&arguments);
+        let seen = format!("{}{}", ran.out, ran.err);
+        assert!(!seen.contains(VALUE) && !halves(&seen), "{arguments:?}: {seen}");
+        assert!(!seen.contains("of-somebody-else"), "{arguments:?}: {seen}");
+    }
+    let log = project.log("a");
+    assert!(log.contains("secret \"other\" is not declared by job \"a\""), "{log}");
+    assert!(files_with(&project.state(), VALUE).is_empty(), "{:?}", files_with(&project.state(), VALUE));
+    assert!(files_with(&project.state(), "of-somebody-else").is_empty());
+    let traced = std::fs::read_to_string(project.path().join("server.log")).unwrap();
+    assert!(!traced.contains(VALUE), "also when everything is traced");
+}
+
+#[test]
+fn a_secret_that_errors_and_bundles_could_hold_is_in_none() {
+    // Refusals name what was sent, but never a value.
+    let project = one("shell='true'", "");
+    let _server = project.up();
+    let admin = std::fs::read_to_string(project.state().join("admin.token")).unwrap();
+    for body in [
+        json!({"value": [VALUE]}).to_string(),
+        json!({"valu": VALUE}).to_string(),
+        json!({"value": VALUE, "more": VALUE}).to_string(),
+        json!({"value": format!("{VALUE}\0")}).to_string(),
+        format!("{{\"value\": \"{VALUE}"),
+        format!("\"{VALUE}\""),
+        VALUE.to_owned(),
+    ] {
+        let (status, problem) =
+            request(&project, "PUT", "/api/v1/projects/demo/secrets/ftp", Some(&admin), Some(&body));
+        assert_eq!(status, 400, "{body}: {problem}");
+        assert!(!problem.to_string().contains(VALUE), "{problem}");
+    }
+    assert!(files_with(&project.state(), VALUE).is_empty());
+    set(&project, "ftp", VALUE);
+    assert_eq!(project.run(&["deploy"]).code, Some(0));
+    assert!(files_with(&project.state(), VALUE).is_empty(), "a bundle holds the project's files and nothing else");
+    assert!(!std::fs::read_to_string(project.path().join("server.log")).unwrap().contains(VALUE));
 }

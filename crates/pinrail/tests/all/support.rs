@@ -1,5 +1,7 @@
 //! Throw-away projects and the real binary over them.
 
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -9,6 +11,9 @@ use serde_json::Value;
 /// A project in a folder of its own, with its state.
 pub struct Project {
     folder: PathBuf,
+    binary: PathBuf,
+    /// Who runs the commands; none: whoever runs the tests.
+    user: Option<u32>,
     /// Removed with the project.
     _holder: tempfile::TempDir,
 }
@@ -48,7 +53,7 @@ impl Project {
     /// A project named `demo` with these files.
     pub fn new(files: &[(&str, &str)]) -> Self {
         let holder = tempfile::tempdir().unwrap();
-        let project = Self { folder: holder.path().to_owned(), _holder: holder };
+        let project = Self::at(holder.path().to_owned(), holder);
         project.write("pinrail.toml", "[project]\nname = \"demo\"\n");
         for (path, text) in files {
             project.write(path, text);
@@ -62,7 +67,25 @@ impl Project {
         // A project without a name is called as its folder.
         let folder = holder.path().join(name);
         copy(&repository().join("examples").join(name), &folder);
-        Self { folder, _holder: holder }
+        Self::at(folder, holder)
+    }
+
+    fn at(folder: PathBuf, holder: tempfile::TempDir) -> Self {
+        Self { folder, binary: env!("CARGO_BIN_EXE_pinrail").into(), user: None, _holder: holder }
+    }
+
+    /// The same project, all of it an ordinary user's, who runs the commands from now on. Only root can ask for that.
+    pub fn of_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        give(self.path(), user);
+        // The build's folder may lie where that user cannot go.
+        if self.command(&["--version"]).output().is_err() {
+            let copied = self.path().join(".bin-pinrail");
+            std::fs::copy(&self.binary, &copied).unwrap();
+            self.write(".pinrailignore", ".bin-pinrail\nserver.log\n");
+            self.binary = copied;
+        }
+        self
     }
 
     pub fn path(&self) -> &Path {
@@ -77,10 +100,16 @@ impl Project {
         let path = self.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
+        if let Some(user) = self.user {
+            give(self.path(), user);
+        }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pinrail"));
+        let mut command = Command::new(&self.binary);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user).env("HOME", self.path());
+        }
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PINRAIL_")) {
             command.env_remove(name);
@@ -216,6 +245,69 @@ pub fn venv(folder: &Path) -> PathBuf {
     let made = Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(folder).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     folder.join("bin/python")
+}
+
+/// Who tests are to run as: whoever runs them, and an ordinary user besides when that is root.
+pub fn users() -> Vec<Option<u32>> {
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if root { vec![None, Some(ORDINARY)] } else { vec![None] }
+}
+
+/// A user without any rights, whom every system has.
+pub const ORDINARY: u32 = 65534;
+
+/// Gives a folder with all that is in it to a user.
+fn give(folder: &Path, user: u32) {
+    std::os::unix::fs::lchown(folder, Some(user), Some(user)).unwrap();
+    if folder.is_dir() && !folder.is_symlink() {
+        std::fs::read_dir(folder).unwrap().for_each(|entry| give(&entry.unwrap().path(), user));
+    }
+}
+
+/// Whether a process lives.
+pub fn alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// All processes below one, by pid, with their command lines.
+pub fn below(root: u32) -> Vec<(u32, String)> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().map(Result::unwrap) {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        // What ends while it is looked at is not there.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        parents.extend(parent.map(|parent| (pid, parent, line)));
+    }
+    let mut found = vec![(root, String::new())];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at].0;
+        found.extend(parents.iter().filter(|(_, p, _)| *p == parent).map(|(pid, _, line)| (*pid, line.clone())));
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+/// The launcher of a server.
+pub fn launcher(server: &Server) -> u32 {
+    let found = below(server.child.id()).into_iter().find(|(_, line)| line.contains("__launcher"));
+    found.expect("the server has a launcher").0
+}
+
+pub fn sigkill(pid: u32) {
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// A line of `/proc/PID/status`, in KiB where it is an amount.
+pub fn status(pid: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 pub fn repository() -> PathBuf {
