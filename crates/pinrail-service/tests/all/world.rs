@@ -13,7 +13,8 @@ use pinrail_model::ids::AttemptId;
 use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Executed, Phase, Report};
 use pinrail_model::seam::exec::{
-    Assignment, AttemptSink, Executor, Sandbox, SandboxCommand, SandboxOutput, Stream, Stretch,
+    Assignment, AttemptSink, Executor, Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput, Stream,
+    Stretch,
 };
 use pinrail_model::seam::store::Store;
 use pinrail_service::app::App;
@@ -237,12 +238,12 @@ struct Printed;
 
 #[async_trait]
 impl Sandbox for Printed {
-    async fn run(&self, _: SandboxCommand) -> Result<SandboxOutput, String> {
+    async fn run(&self, _: SandboxCommand) -> Result<SandboxOutput, SandboxError> {
         let document = json!({
             "format": 1, "workflow": "w", "source": {"file": "workflows/w.py", "line": 1},
             "jobs": [{"name": "a", "kind": "shell", "shell": ["true"]}],
         });
         let printed = json!({"workflows": [document], "diagnostics": []});
-        Ok(SandboxOutput { exit_code: Some(0), stdout: printed.to_string().into_bytes(), stderr: Vec::new() })
+        Ok(SandboxOutput { end: SandboxEnd::Exit(0), stdout: printed.to_string().into_bytes(), stderr: Vec::new() })
     }
 }

@@ -45,7 +45,7 @@ pages! {
 }
 
 /// Pages without a command.
-const PLAIN: &[&str] = &["docs/README.md", "docs/runner-protocol.md"];
+const PLAIN: &[&str] = &["docs/README.md", "docs/isolation.md", "docs/runner-protocol.md"];
 
 #[test]
 fn every_page_is_tested() {

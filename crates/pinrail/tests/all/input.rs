@@ -137,7 +137,7 @@ workflow = Workflow({template(name='a', shell='true'): []}, params={'n': Param(s
         (vec!["run", "w", "--job", "../a"], 4, "../a"),
         (vec!["run", "w", "--state", file], 1, "pinrail.toml\" cannot be used: "),
         (vec!["run", "w", "--project", nowhere], 2, "cannot be used: No such file"),
-        (vec!["run", "w", "--url", "nonsense", "--token", "x"], 6, "the server at nonsense cannot be reached"),
+        (vec!["run", "w", "--url", "nonsense", "--token", "x"], 2, "\"nonsense\" is not the URL of a server"),
         (vec!["run", "w", "--url", "http://127.0.0.1:1"], 2, "Set PINRAIL_TOKEN."),
         (vec!["up", "--slots", "0"], 2, "0 is not in 1..=10000"),
         (vec!["up", "--listen", "nonsense"], 2, "--listen <ADDRESS>"),
