@@ -57,7 +57,7 @@ pub const SECTIONS: &[Section] = &[
         meaning: "",
         keys: &[(
             "interpreter",
-            "What runs Python jobs: a program on `PATH`, or a path relative to the project; without it `PINRAIL_PYTHON`, else `python3`",
+            "What runs Python jobs: a program, or a path in the project; without it `PINRAIL_PYTHON`, else `python3`",
         )],
     },
     Section {

@@ -1,7 +1,7 @@
-//! The reference of everything that can be set, and of every limit: docs/generated/configuration.md, made from the code.
+//! The reference of everything that can be set, and of every limit: docs/generated/configuration.md.
 //!
-//! What the code declares is read from it: sections of `pinrail.toml`, options of the command line, settings of templates,
-//! and the named limits, whose values and reasons are those of their constants in the source.
+//! What the code declares is read from it: sections of `pinrail.toml`, options of the command line, settings of
+//! templates, and the named limits, whose values and reasons are those of their constants in the source.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,10 +23,7 @@ const ENVIRONMENT: &[(&str, &[(&str, &str)])] = &[
         "Read by commands",
         &[
             ("PINRAIL_PYTHON", "The Python interpreter of projects that name none; without it `python3`"),
-            (
-                "PINRAIL_LOG",
-                "What the server and the commands tell on standard error, such as `info` or `pinrail_service=debug`; without it `warn`",
-            ),
+            ("PINRAIL_LOG", "What servers and commands tell on standard error, such as `info`; without it `warn`"),
             ("PINRAIL_BIN", "The `pinrail` binary that `pinrail.testing` runs; without it the one on `PATH`"),
             ("NO_COLOR", "Set to anything: no colours"),
             ("XDG_CONFIG_HOME", "Where `pinrail login` keeps tokens, in `pinrail/`; without it `~/.config`"),
@@ -218,7 +215,8 @@ fn project_file(page: &mut String) {
 }
 
 fn templates(page: &mut String) {
-    page.push_str("\n## Settings of a template\n\nSee [workflows.md](../workflows.md#settings-of-a-template) for what they do.\n\n");
+    page.push_str("\n## Settings of a template\n\n");
+    page.push_str("See [workflows.md](../workflows.md#settings-of-a-template) for what they do.\n\n");
     page.push_str("| setting | must be | in `[defaults]` |\n|---|---|---|\n");
     page.push_str(&settings());
 }

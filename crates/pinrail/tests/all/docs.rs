@@ -4,8 +4,8 @@
 //!   `sh ignore` is not run, and why not stands in the page.
 //! - A block whose first line is a comment with a path (`# jobs/hello.py`, `-- sql/x.sql`) is written to that file when
 //!   the script comes to it.
-//! - A block `text` or `json` right after a `sh` block is what it prints. Ids, digests, times, durations, sizes, blanks and
-//!   the order in which jobs end are not compared, and a line `...` stands for any number of lines.
+//! - A block `text` or `json` right after a `sh` block is what it prints. Ids, digests, times, durations, sizes, blanks
+//!   and the order in which jobs end are not compared, and a line `...` stands for any number of lines.
 //!
 //! The line numbers of the script are those of the page, so that a command that fails is named with page and line.
 
