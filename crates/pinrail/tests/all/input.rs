@@ -138,7 +138,7 @@ workflow = Workflow({template(name='a', shell='true'): []}, params={'n': Param(s
         (vec!["run", "w", "--state", file], 1, "pinrail.toml\" cannot be used: "),
         (vec!["run", "w", "--project", nowhere], 2, "cannot be used: No such file"),
         (vec!["run", "w", "--url", "nonsense", "--token", "x"], 2, "\"nonsense\" is not the URL of a server"),
-        (vec!["run", "w", "--url", "http://127.0.0.1:1"], 2, "Set PINRAIL_TOKEN."),
+        (vec!["run", "w", "--url", "http://127.0.0.1:1"], 2, "or set PINRAIL_TOKEN."),
         (vec!["up", "--slots", "0"], 2, "0 is not in 1..=10000"),
         (vec!["up", "--listen", "nonsense"], 2, "--listen <ADDRESS>"),
         (vec!["up", "--listen", "192.0.2.1:7070"], 1, "cannot listen on 192.0.2.1:7070"),
