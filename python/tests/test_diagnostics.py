@@ -598,3 +598,31 @@ def test_importing_pinrail_loads_nothing_that_only_workflow_files_need(files: Fi
     assert not (heavy - allowed) & set(loaded)
     assert 'pinrail._workflow' not in loaded
     assert JOBS
+
+
+def test_each_broken_file_is_named_with_the_workflows_that_it_declares(files: Files) -> None:
+    good = "{template(name='a', shell='x'): []}"
+    bad = "{template(name='a', shell='x'): ['b']}"
+    files.write(
+        {
+            'workflows/good.py': f'workflow = {good}\n',
+            'workflows/two.py': f"workflows = {{'x': {good}, 'y': {bad}}}\n",
+            'workflows/syntax.py': 'workflow = {\n',
+            'workflows/load.py': 'workflow = nothing\n',
+            'workflows/same.py': f"workflows = {{'good': {good}}}\n",
+            'jobs/broken.py': 'def f(\n',
+            'workflows/job.py': "workflow = {template(name='a', class_='jobs.broken.f'): []}\n",
+            'workflows/fine.py': f'workflow = {good}\n',
+        }
+    )
+    compiled = files.compile({'retries': 'many'})
+    assert compiled['broken'] == {
+        'pinrail.toml': [],
+        'workflows/good.py': ['good'],
+        'workflows/job.py': ['job'],
+        'workflows/load.py': [],
+        'workflows/same.py': ['good'],
+        'workflows/syntax.py': [],
+        'workflows/two.py': ['x', 'y'],
+    }
+    assert [one['workflow'] for one in compiled['workflows']] == ['fine', 'x']

@@ -105,6 +105,8 @@ def test_the_commands_that_a_project_runs(files: Files, tmp_path: Path, monkeypa
         'flights',
         '--job',
         'load',
+        '--upstream',
+        '{}',
         '--at',
         '2013-01-01',
         '--param',

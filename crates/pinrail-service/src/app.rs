@@ -108,9 +108,25 @@ pub struct Deployed {
     /// Nothing was changed.
     pub dry_run: bool,
     pub workflows: Vec<DeployedWorkflow>,
+    /// Files with errors: nothing of them was deployed.
+    pub broken: Vec<String>,
+    /// Active workflows that stay as they were, because their file has errors.
+    pub kept: Vec<KeptWorkflow>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
     /// What people should know, such as that schedules do not fire yet.
     pub notes: Vec<String>,
+}
+
+/// A workflow whose last good version stays active.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct KeptWorkflow {
+    pub name: WorkflowName,
+    pub version: Sha,
+    pub deployed_at: Micros,
+    /// Where the errors are.
+    pub file: String,
+    /// How many are known to be there.
+    pub errors: usize,
 }
 
 /// One workflow of a deploy.
@@ -462,16 +478,14 @@ impl App {
         // An old bundle must not be forgotten before it is named.
         let _held = self.bundles.hold().await;
         let compiled = self.compile(principal, project, bundle).await?;
-        if compiled.errors() > 0 {
-            let detail = format!("{} definition errors; nothing was deployed", compiled.errors());
-            return Err(Problem::new("definition-errors", detail)
-                .hint("Run `pinrail check`.")
-                .with("diagnostics", &compiled.diagnostics));
-        }
+        let disabled: BTreeSet<&String> = compiled.broken.values().flatten().collect();
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
             let read = Document::read(document).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+            if disabled.contains(&read.workflow.to_string()) {
+                continue;
+            }
             if read.schedule.is_some() {
                 notes.push(format!(
                     "workflow \"{}\" has a schedule; it is stored and used for --at, but this version fires none",
@@ -482,11 +496,56 @@ impl App {
             workflows.push(DeployedWorkflow { name, version: *version, jobs });
             versions.insert(read.workflow, *version);
         }
+        // What is wrong with the settings is wrong with every workflow.
+        let all = compiled.broken.is_empty() || compiled.broken.contains_key(crate::project::FILE);
+        if compiled.errors() > 0 && (all || versions.is_empty()) {
+            let detail = format!("{} definition errors; nothing was deployed", compiled.errors());
+            return Err(Problem::new("definition-errors", detail)
+                .hint("Run `pinrail check`.")
+                .with("diagnostics", &compiled.diagnostics));
+        }
+        let kept = self.kept(principal, project, &compiled, &versions).await?;
         if !dry_run {
             step!("deploy.before-commit");
-            self.commit(vec![Write::Activate { project: project.clone(), bundle, versions, at: self.now() }]).await?;
+            let keep = kept.iter().map(|kept| kept.name.clone()).collect();
+            let (project, at) = (project.clone(), self.now());
+            self.commit(vec![Write::Activate { project, bundle, versions, keep, at }]).await?;
         }
-        Ok(Deployed { bundle, dry_run, workflows, diagnostics: compiled.diagnostics, notes })
+        let broken = compiled.broken.into_keys().collect();
+        Ok(Deployed { bundle, dry_run, workflows, broken, kept, diagnostics: compiled.diagnostics, notes })
+    }
+
+    /// The active workflows that stay as they are, because the file that they would come from has errors.
+    async fn kept(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        compiled: &Compiled,
+        versions: &BTreeMap<WorkflowName, Sha>,
+    ) -> Result<Vec<KeptWorkflow>, Problem> {
+        if compiled.broken.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut kept = Vec::new();
+        for active in self.workflows(principal, project).await? {
+            let name = active.workflow.to_string();
+            let source = active.document["source"]["file"].as_str().unwrap_or_default();
+            let declares = |(_, names): &(&String, &Vec<String>)| names.contains(&name);
+            let declaring = compiled.broken.iter().find(declares).map(|(file, _)| file.as_str());
+            // What a helper makes may be declared by any file, also by one that is broken now.
+            let helper = source.split('/').any(|part| part.starts_with('_')) || !source.starts_with("workflows/");
+            let file = declaring.or_else(|| (helper || compiled.broken.contains_key(source)).then_some(source));
+            if let Some(file) = file.filter(|_| !versions.contains_key(&active.workflow)) {
+                kept.push(KeptWorkflow {
+                    name: active.workflow,
+                    version: active.version,
+                    deployed_at: active.deployed_at,
+                    file: file.to_owned(),
+                    errors: compiled.errors_of(file),
+                });
+            }
+        }
+        Ok(kept)
     }
 
     /// The active workflows of a project.

@@ -28,6 +28,9 @@ pub struct Compiled {
     #[schema(value_type = BTreeMap<Sha, Object>)]
     pub documents: BTreeMap<Sha, Value>,
     pub diagnostics: Vec<Diagnostic>,
+    /// Files with errors, each with the workflows that it declares, as far as they are known.
+    #[serde(default)]
+    pub broken: BTreeMap<String, Vec<String>>,
 }
 
 /// Something that is wrong or dubious, at its place in the user's file.
@@ -63,12 +66,30 @@ impl Compiled {
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.level == "error").count()
     }
+
+    /// How many of the errors are in one file, or come from there.
+    #[must_use]
+    pub fn errors_of(&self, file: &str) -> usize {
+        let concerns = |diagnostic: &&Diagnostic| {
+            diagnostic.file.as_deref() == Some(file) || diagnostic.related.iter().any(|other| other["file"] == file)
+        };
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.level == "error").filter(concerns).count()
+    }
+
+    /// A document that cannot be used breaks the file that it is from.
+    fn breaks(&mut self, document: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let names = self.broken.entry(text(&document["source"]["file"])).or_default();
+        names.push(text(&document["workflow"]));
+    }
 }
 
 #[derive(Deserialize)]
 struct Printed {
     workflows: Vec<Value>,
     diagnostics: Vec<Diagnostic>,
+    #[serde(default)]
+    broken: BTreeMap<String, Vec<String>>,
 }
 
 /// What compiling needs of the machine.
@@ -87,10 +108,12 @@ impl Compiler {
     pub async fn compile(&self, sandbox: &dyn Sandbox, root: &Path, project: &Project) -> Result<Compiled, Problem> {
         let (first, second) =
             tokio::try_join!(self.print(sandbox, root, project, "1"), self.print(sandbox, root, project, "4242"))?;
-        let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics: first.diagnostics };
-        for (at, json) in first.workflows.iter().enumerate() {
+        let Printed { workflows, diagnostics, broken } = first;
+        let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken };
+        for (at, json) in workflows.iter().enumerate() {
             if second.workflows.get(at).map(canonical) != Some(canonical(json)) {
                 compiled.diagnostics.push(by_chance(json));
+                compiled.breaks(json);
                 continue;
             }
             match Document::read(json) {
@@ -98,12 +121,15 @@ impl Compiler {
                     let (text, version) = document.seal();
                     compiled.documents.insert(version, serde_json::from_str(&text).unwrap_or_default());
                 }
-                Err(errors) => compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
-                    file: Some(error.place.file),
-                    line: Some(error.place.line),
-                    hint: error.hint,
-                    ..plain("error", error.code, error.message)
-                })),
+                Err(errors) => {
+                    compiled.breaks(json);
+                    compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
+                        file: Some(error.place.file),
+                        line: Some(error.place.line),
+                        hint: error.hint,
+                        ..plain("error", error.code, error.message)
+                    }));
+                }
             }
         }
         Ok(compiled)

@@ -1,6 +1,6 @@
 //! What every store must do, written against the trait, so that a second implementation is checked by the same words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pinrail_model::document::{Document, ExecutorKind, Sha};
@@ -9,9 +9,9 @@ use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, Run, apply};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
-    Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow, FileRow, Forget,
-    IdempotencyRow, Load, Publication, Query, QueryRow, Reply, RunRow, Store, StoredReply, TaskRow, TokenRow,
-    Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow,
+    FileRow, Forget, IdempotencyRow, Load, Publication, Query, QueryRow, Reply, RunRow, Store, StoredReply, TaskRow,
+    TokenRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -34,6 +34,7 @@ where
     a_reader_of_one_project_sees_no_other(fresh().await.as_ref()).await;
     what_belongs_to_old_runs_is_forgotten_in_slices(fresh().await.as_ref()).await;
     what_belongs_to_no_run_is_forgotten_by_age(fresh().await.as_ref()).await;
+    a_workflow_stays_active_while_it_is_kept(fresh().await.as_ref()).await;
     a_bundle_is_dropped_when_nothing_names_it(fresh().await.as_ref()).await;
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
@@ -471,6 +472,41 @@ async fn what_belongs_to_no_run_is_forgotten_by_age(store: &dyn Store) {
     assert_eq!(store.resolve(new).await.expect("an answer"), Some(Reply::Committed));
 }
 
+async fn a_workflow_stays_active_while_it_is_kept(store: &dyn Store) {
+    let bundle = |name: &str| Sha::of(name.as_bytes());
+    let version = |workflow: &str, of: &str| {
+        Write::Version(VersionRow {
+            project: project(),
+            workflow: workflow.parse().expect("a name"),
+            version: Sha::of(workflow.as_bytes()),
+            bundle: bundle(of),
+            document: document(),
+            created_at: Micros(0),
+        })
+    };
+    let activate = |of: &str, workflows: &[&str], keep: &[&str], at| Write::Activate {
+        project: project(),
+        bundle: bundle(of),
+        versions: workflows.iter().map(|w| (w.parse().expect("a name"), Sha::of(w.as_bytes()))).collect(),
+        keep: keep.iter().map(|w| w.parse().expect("a name")).collect(),
+        at: Micros(at),
+    };
+    let active = async || match store.read(&Who::default(), Query::ActiveVersions { project: project() }).await {
+        Ok(Answer::ActiveVersions(rows)) => {
+            let row = |row: ActiveVersion| (row.workflow.to_string(), row.bundle, row.deployed_at.0);
+            rows.into_iter().map(row).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    let named = |workflow: &str, of: &str, at: i64| (workflow.to_owned(), bundle(of), at);
+    let first = vec![version("a", "1"), version("b", "1"), version("c", "1"), activate("1", &["a", "b", "c"], &[], 1)];
+    assert_eq!(commit(store, Transition::new(id(1), first)).await, Reply::Committed);
+    // One is new, one is kept, one is gone.
+    let second = vec![version("a", "2"), activate("2", &["a"], &["b"], 2)];
+    assert_eq!(commit(store, Transition::new(id(2), second)).await, Reply::Committed);
+    assert_eq!(active().await, [named("a", "2", 2), named("b", "1", 1)]);
+}
+
 async fn a_bundle_is_dropped_when_nothing_names_it(store: &dyn Store) {
     let bundle = |name: &str, at| {
         let file = BundleFile { sha: Sha::of(name.as_bytes()), size: 1, executable: false };
@@ -508,6 +544,7 @@ async fn a_bundle_is_dropped_when_nothing_names_it(store: &dyn Store) {
         project: project(),
         bundle: bundle("active", 0).sha,
         versions: active,
+        keep: BTreeSet::new(),
         at: Micros(0),
     });
     assert_eq!(commit(store, Transition::new(id(1), writes)).await, Reply::Committed);

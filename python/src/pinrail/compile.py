@@ -2,10 +2,10 @@
 JSON document.
 
 Imports every Python file below ``DIR/workflows`` whose path has no part that begins with an underscore, and prints
-``{"format": 1, "workflows": [...], "diagnostics": [...]}`` on standard output. What the files print goes to standard
-error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong usage. ``--watched`` is for a
-server: importing a file may take that long, and before each one a line ``{"loading": "workflows/x.py"}`` is printed, which
-tells where a process ended that printed no document.
+``{"format": 1, "workflows": [...], "diagnostics": [...], "broken": {file: [workflow, ...]}}`` on standard output. What
+the files print goes to standard error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong
+usage. ``--watched`` is for a server: importing a file may take that long, and before each one a line
+``{"loading": "workflows/x.py"}`` is printed, which tells where a process ended that printed no document.
 
 Invariants: a file that fails disables its own workflows only; the output depends on the files alone, not on hash seeds
 or on the order in which a folder lists its files; nothing is written to the project's folder.
@@ -110,7 +110,9 @@ class _Compile:
         self.given_defaults = defaults
         self.defaults: dict[str, Any] = {}
         # Name, workflow and the file that declares it, in the order of files.
-        self.found: list[tuple[str, Workflow]] = []
+        self.found: list[tuple[str, Workflow, str]] = []
+        # The files with errors, each with the workflows that it declares as far as it got.
+        self.broken: dict[str, list[str]] = {}
         self._checked: set[int] = set()
         self._broken: set[str] = set()
 
@@ -126,8 +128,14 @@ class _Compile:
         try:
             self._project_defaults()
             for path in workflow_files(folder):
+                errors = self._errors()
                 self._file(path)
+                if self._errors() > errors:
+                    self.broken[_source.relative_to(path, self.root) or path] = []
             documents = self._documents()
+            for name, _, file in self.found:
+                if file in self.broken:
+                    self.broken[file].append(name)
         finally:
             end()
             sys.meta_path.remove(meta)
@@ -142,7 +150,11 @@ class _Compile:
             'format': FORMAT,
             'workflows': documents,
             'diagnostics': [one.to_json() for one in diagnostics],
+            'broken': self.broken,
         }
+
+    def _errors(self) -> int:
+        return sum(one.level == 'error' for one in self.collector.diagnostics)
 
     def add(self, *diagnostics: Diagnostic) -> None:
         self.collector.diagnostics.extend(diagnostics)
@@ -157,6 +169,7 @@ class _Compile:
             code, message, hint = problem
             path = os.path.join(self.root, 'pinrail.toml')
             line = _toml_line(path, key)
+            self.broken['pinrail.toml'] = []
             self.add(at_line(path, 'pinrail.toml', line, code, message, hint=hint))
 
     def _file(self, path: str) -> None:
@@ -242,9 +255,9 @@ class _Compile:
                 hint = f'write "{better}"' if better else None
                 self.add(at_line(path, file, site.line_number, 'bad-name', f'workflow name {problem}', hint=hint))
             elif isinstance(value, Workflow):
-                self.found.append((name, value))
+                self.found.append((name, value, file))
             elif as_dict(value) is not None:
-                self.found.append((name, Workflow.of_dict(value, site)))
+                self.found.append((name, Workflow.of_dict(value, site), file))
             else:
                 message = f'workflow "{name}" must be a Workflow or a dict of templates, not {describe(value)}'
                 self.add(at_line(path, file, site.line_number, 'wrong-type', message, workflow=name))
@@ -262,13 +275,14 @@ class _Compile:
             self.add(at_line(path, file, assigned.lineno, 'setting-as-variable', message, hint=hint, level='warning'))
 
     def _documents(self) -> list[dict[str, Any]]:
-        first: dict[str, tuple[str, Workflow]] = {}
+        first: dict[str, tuple[str, Workflow, str]] = {}
         doubled: set[str] = set()
-        for name, workflow in self.found:
-            other = first.setdefault(name.lower(), (name, workflow))
+        for name, workflow, file in self.found:
+            other = first.setdefault(name.lower(), (name, workflow, file))
             if other[1] is workflow and other[0] == name:
                 continue
             doubled.add(name.lower())
+            self.broken.update({file: [], other[2]: []})
             here, there = workflow.site, other[1].site
             if other[0] == name:
                 message = f'two workflows are named "{name}"'
@@ -288,13 +302,15 @@ class _Compile:
                 )
             )
         documents: list[dict[str, Any]] = []
-        for name, workflow in self.found:
+        for name, workflow, file in self.found:
             for template in workflow.jobs:
                 if isinstance(template, Template):
                     self._target(template, name)
             made, found = document(workflow, name, self.defaults)
             self.add(*found)
-            if made is not None and name.lower() not in doubled:
+            if made is None:
+                self.broken[file] = []
+            elif name.lower() not in doubled:
                 documents.append(made)
         return documents
 

@@ -1,7 +1,7 @@
 //! The one database, behind coarse verbs. Each change is a [`Transition`]: all of it or nothing, and asking again with
 //! the same id after an unknown outcome gives the first answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -189,6 +189,8 @@ pub enum Write {
         project: ProjectName,
         bundle: Sha,
         versions: BTreeMap<WorkflowName, Sha>,
+        /// Workflows whose active version stays.
+        keep: BTreeSet<WorkflowName>,
         at: Micros,
     },
     Secret(SecretRow),

@@ -84,11 +84,13 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             }
         }
         Write::Version(row) => version(connection, row)?,
-        Write::Activate { project, bundle, versions, at } => {
+        Write::Activate { project, bundle, versions, keep, at } => {
+            let keep = serde_json::to_string(keep).map_err(|e| StoreError::Failed(e.to_string()))?;
             execute(
                 connection,
-                "update versions set active = 0 where project = ?1 and active = 1",
-                params![project.as_str()],
+                "update versions set active = 0
+                  where project = ?1 and active = 1 and workflow not in (select value from json_each(?2))",
+                params![project.as_str(), keep],
             )?;
             for version in versions.values() {
                 execute(

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::Place;
 use crate::failure::{DEFINITION, Failure};
-use crate::output::{Output, cell, table};
+use crate::output::{Output, cell, plural, table};
 
 pub fn check(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
@@ -85,19 +85,31 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
             tell_definition_errors(failure, output);
         }
     })?;
+    let broken = deployed["broken"].as_array().is_some_and(|files| !files.is_empty());
     if !output.json {
+        let diagnostics =
+            serde_json::from_value::<Vec<Diagnostic>>(deployed["diagnostics"].clone()).unwrap_or_default();
+        for diagnostic in diagnostics.iter().filter(|diagnostic| diagnostic.level == "error") {
+            eprintln!("{}", render(diagnostic, output));
+        }
         let verb = if dry_run { "would deploy" } else { "deployed" };
         output.say(&format!("{verb} project {} (bundle {})", project.name, short(&deployed["bundle"])));
         for workflow in deployed["workflows"].as_array().into_iter().flatten() {
             let (name, version) = (cell(&workflow["name"]), short(&workflow["version"]));
-            output.say(&format!("  {name}  version {version}, {} jobs", workflow["jobs"]));
+            let jobs = plural(workflow["jobs"].as_u64().unwrap_or_default(), "job");
+            output.say(&format!("  {name}  version {version}, {jobs}"));
+        }
+        for kept in deployed["kept"].as_array().into_iter().flatten() {
+            let (name, version) = (cell(&kept["name"]), short(&kept["version"]));
+            let since = cell(&kept["deployed_at"]);
+            output.say(&format!("  {name}  keeps version {version} of {since}: {} has errors", cell(&kept["file"])));
         }
         for note in deployed["notes"].as_array().into_iter().flatten() {
             output.say(&format!("  note: {}", cell(note)));
         }
     }
     output.document(&deployed);
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(if broken { DEFINITION } else { 0 }))
 }
 
 /// The first characters of a digest.

@@ -172,6 +172,56 @@ fn definition_errors_are_shown_at_their_place() {
     assert_eq!(project.run(&["deploy"]).code, Some(3));
 }
 
+#[test]
+fn a_broken_file_disables_only_its_own_workflows() {
+    let shell = |echo: &str| format!("template(name='a', shell='echo {echo}'): []");
+    let one = |echo: &str| format!("workflow = {{{}}}\n", shell(echo));
+    let several = |echo: &str, more: &str| {
+        let a = shell(echo);
+        format!("workflows = {{'x': Workflow({{{a}}}), 'y': Workflow({{{a}, {more}}})}}\n")
+    };
+    let project = Project::new(&[
+        ("workflows/good.py", &one("first")),
+        ("workflows/two.py", &several("first", "")),
+        ("workflows/gone.py", &one("first")),
+    ]);
+    let _server = project.up();
+    assert_eq!(project.run(&["deploy"]).code, Some(0));
+    let says = |workflow: &str| {
+        let run = project.run(&["run", workflow, "--deployed", "--json"]).json();
+        project.run(&["logs", run["id"].as_str().unwrap()]).out
+    };
+    // One file is better, one has an error in one of its workflows, one is gone, one is new.
+    project.write("workflows/good.py", &one("second"));
+    project.write("workflows/two.py", &several("second", "template(name='b', shell='true'): ['c']"));
+    std::fs::remove_file(project.path().join("workflows/gone.py")).unwrap();
+    project.write("workflows/new.py", "workflow = nothing\n");
+    let before = project.run(&["deploy", "--dry-run", "--json"]);
+    assert_eq!(before.code, Some(3), "{before:?}");
+    assert_eq!(says("good"), "first\n", "a dry run changes nothing");
+    let deployed = project.run(&["deploy"]);
+    assert_eq!(deployed.code, Some(3), "{deployed:?}");
+    assert!(deployed.err.contains("a job that does not exist: \"c\""), "{}", deployed.err);
+    assert!(deployed.err.contains("workflows/new.py cannot be loaded: NameError"), "{}", deployed.err);
+    assert!(deployed.out.contains("  good  version "), "{}", deployed.out);
+    for kept in ["x", "y"] {
+        assert!(deployed.out.contains(&format!("  {kept}  keeps version ")), "{}", deployed.out);
+    }
+    assert!(deployed.out.contains(": workflows/two.py has errors\n"), "{}", deployed.out);
+    assert_eq!([says("good"), says("x"), says("y")], ["second\n", "first\n", "first\n"]);
+    assert_eq!(project.run(&["run", "gone", "--deployed"]).code, Some(4));
+    assert_eq!(project.run(&["run", "new", "--deployed"]).code, Some(4));
+    let answer = before.json();
+    assert_eq!(answer["broken"], json!(["workflows/new.py", "workflows/two.py"]));
+    assert_eq!(answer["kept"][0]["errors"], 1);
+    // Settings that are wrong are wrong for all.
+    project.write("pinrail.toml", "[project]\nname = \"demo\"\n[defaults]\nretries = \"many\"\n");
+    let refused = project.run(&["deploy"]);
+    assert_eq!(refused.code, Some(3), "{refused:?}");
+    assert!(refused.err.contains("nothing was deployed"), "{}", refused.err);
+    assert_eq!(says("good"), "second\n");
+}
+
 /// A request as a script makes it.
 pub fn request(project: &Project, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> (u16, Value) {
     let authorization = token.map(|token| format!("Authorization: Bearer {token}"));
