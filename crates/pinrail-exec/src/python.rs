@@ -135,6 +135,14 @@ impl Python {
                     Some(event) = news.recv() => if let Event::OverMemory { bytes, .. } = event { over = Some(bytes) },
                 }
             };
+            // The launcher speaks before it kills, but by another way than the warm process tells of the death.
+            let killed = exit.is_some_and(|exit| exit.signal == Some(libc::SIGKILL));
+            if killed && over.is_none() && assignment.job.memory_bytes.is_some() {
+                let news = tokio::time::timeout(NEWS_UNDER_WAY, news.recv()).await;
+                if let Ok(Some(Event::OverMemory { bytes, .. })) = news {
+                    over = Some(bytes);
+                }
+            }
             self.launcher.unwatch(&key);
             (exit, over)
         };
@@ -228,6 +236,8 @@ impl Python {
     }
 }
 
+/// How long news of a killed process may be under way before it was killed by somebody else.
+const NEWS_UNDER_WAY: Duration = Duration::from_millis(500);
 /// Where programs are when the server itself was not told.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 

@@ -525,7 +525,11 @@ def main(words: list[str]) -> int:
     compiling = _Compile(values['--root'], defaults)
     if watched:
         compiling.seconds = int(watched)
-        compiling.loading = lambda file: _say(answer, {'loading': file})
+
+        def loading(file: str) -> None:
+            _say(answer, {'loading': file})
+
+        compiling.loading = loading
     _say(answer, compiling.run())
     return 0
 
