@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use pinrail_lake::{Lake, LakeConfig};
@@ -26,8 +25,6 @@ use crate::failure::{FAILED, Failure};
 const STACK: usize = 16 << 20;
 /// Chunks of a result that wait for a slow reader before the query waits too.
 const CHUNKS: usize = 4;
-/// How long queries that were told to end may take to notice when the server ends.
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The lake, reached from other runtimes.
 pub struct OnItsOwn {
@@ -41,7 +38,8 @@ pub struct LakeRuntime(Option<Runtime>);
 impl Drop for LakeRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            runtime.shutdown_timeout(PATIENCE);
+            // Also where nothing may block: a server that cannot start is dropped within its own runtime.
+            runtime.shutdown_background();
         }
     }
 }
