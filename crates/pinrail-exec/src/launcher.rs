@@ -395,5 +395,6 @@ fn without_network() -> std::io::Result<()> {
 /// How the child says that it is the network which cannot be taken away: only a number comes through, and starting a
 /// program never fails with this one.
 const NOT_OFFLINE: i32 = libc::ENONET;
-const OFFLINE_HINT: &str = "Let ordinary users make namespaces (the kernel's user.max_user_namespaces and \
-    user.max_net_namespaces must not be 0, nor may a security module forbid it), or run the server as root.";
+const OFFLINE_HINT: &str = "Let ordinary users make namespaces (sysctl user.max_net_namespaces above 0, \
+    kernel.apparmor_restrict_unprivileged_userns=0, kernel.unprivileged_userns_clone=1; in a container its security \
+    options), or run the server as root. `pinrail doctor` looks again.";

@@ -52,8 +52,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
     extensions(("x-codes" = json!([
         "bad-bundle", "bad-parameter", "bad-document", "definition-errors", "executor-impossible",
-        "interpreter-failed", "job-not-found", "owner-gone", "parents-missing", "run-exists", "version-not-found",
-        "workflow-not-found", "wrong-state",
+        "interpreter-failed", "isolation-missing", "job-not-found", "owner-gone", "parents-missing", "run-exists",
+        "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn create_run(
@@ -193,7 +193,7 @@ struct RetryBody {
     params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
     responses((status = 200, description = "The run, which goes on", body = Run)),
     extensions(("x-codes" = json!([
-        "bad-bundle", "bad-document", "definition-errors", "interpreter-failed", "job-not-found",
+        "bad-bundle", "bad-document", "definition-errors", "interpreter-failed", "isolation-missing", "job-not-found",
         "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
