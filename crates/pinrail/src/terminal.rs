@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::{DETACHED, FAILED, Failure};
@@ -27,14 +27,20 @@ pub fn typed(prompt: &str) -> Result<Vec<u8>, Failure> {
     Ok(line)
 }
 
+/// How long a wait for a line lasts before it is looked for a Ctrl-C.
+const LOOK_AGAIN_MS: u16 = 100;
+
 /// Waits for a whole line, or for Ctrl-C, which must not leave a terminal that shows nothing.
 fn await_line() -> Result<(), Failure> {
     let stdin = std::io::stdin();
     loop {
+        // Looked at each time: a Ctrl-C just before the wait does not end it.
+        if interrupts::seen() > 0 {
+            return Err(Failure::new(DETACHED, "nothing was kept"));
+        }
         let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) if interrupts::seen() > 0 => return Err(Failure::new(DETACHED, "nothing was kept")),
-            Err(Errno::EINTR) => {}
+        match poll(&mut fds, LOOK_AGAIN_MS) {
+            Ok(0) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Failure::new(FAILED, format!("the terminal cannot be read: {error}"))),
             Ok(_) => return Ok(()),
         }
