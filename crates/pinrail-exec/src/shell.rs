@@ -130,9 +130,15 @@ pub(crate) async fn run_process(
     let mut fds = std::mem::take(&mut streams.theirs);
     fds.extend(extra);
     let key = spawn.key.clone();
+    if sink.is_stopped() {
+        return Ended::Lost;
+    }
     let mut news = launcher.spawn(spawn, &fds);
     // Ours must be closed, or the streams would never end.
     drop(fds);
+    if sink.is_stopped() {
+        launcher.kill(&key, Duration::ZERO).await;
+    }
     let (mut out, mut err) = streams.ends();
     let drained = Streams::drain(&mut out, &mut err, sink);
     tokio::pin!(drained);

@@ -794,19 +794,22 @@ impl App {
     /// # Errors
     /// 404 when there is none in the caller's reach.
     pub async fn wait(&self, principal: &Principal, id: RunId, patience: Duration) -> Result<StoredRun, Problem> {
+        // A run may have thousands of tasks, and each of them wakes whoever waits several times: nothing but the state is
+        // read before the end.
         let ended = async {
             loop {
-                let stored = self.run(principal, id).await?;
-                if matches!(stored.state.as_str(), "succeeded" | "failed" | "cancelled") {
-                    return Ok(stored);
+                match self.store.read(&Self::who(principal), Query::RunState(id)).await? {
+                    Answer::RunState { state, last_event } if !is_final(&state) => {
+                        self.store.follow(Topic::Run(id), last_event).await?;
+                    }
+                    _ => return Ok::<(), Problem>(()),
                 }
-                self.store.follow(Topic::Run(id), stored.last_event).await?;
             }
         };
-        match tokio::time::timeout(patience, ended).await {
-            Ok(result) => result,
-            Err(_) => self.run(principal, id).await,
+        if let Ok(ended) = tokio::time::timeout(patience, ended).await {
+            ended?;
         }
+        self.run(principal, id).await
     }
 
     /// Ends a run, or one job of it.
@@ -922,12 +925,9 @@ impl App {
 
     /// The files that SQL over an unpacked bundle may open.
     pub(crate) async fn files_of(&self, project: &ProjectName, root: PathBuf, settings: Project) -> FileScope {
-        FileScope {
-            root: Some(root),
-            project: project_folder(self.store.as_ref(), project).await,
-            patterns: settings.files.map(|files| files.into_values().collect()),
-            forbidden: vec![self.state.clone()],
-        }
+        let folder = project_folder(self.store.as_ref(), project).await;
+        let patterns = settings.files.map(|files| files.into_values().collect());
+        FileScope::of_project(root, folder, patterns, &self.state)
     }
 }
 
@@ -937,6 +937,10 @@ struct Find {
     workflow: Option<WorkflowName>,
     date: Option<String>,
     ends_with: Option<String>,
+}
+
+fn is_final(state: &str) -> bool {
+    matches!(state, "succeeded" | "failed" | "cancelled")
 }
 
 /// The parents of selected jobs that are not selected themselves.

@@ -303,16 +303,24 @@ impl Bundles {
         })
     }
 
+    /// The folder in which a bundle lies unpacked, if it does. It counts as used.
+    #[must_use]
+    pub fn at_hand(&self, bundle: Sha) -> Option<PathBuf> {
+        let folder = self.unpacked.join(bundle.to_string());
+        self.touch(&folder).is_ok().then_some(folder)
+    }
+
     /// The folder in which a bundle lies unpacked, made if it is not there.
     ///
     /// # Errors
     /// Missing blobs, or a full disk.
     pub fn unpack(&self, manifest: &Manifest) -> Result<PathBuf, BundleError> {
         check(manifest)?;
-        let target = self.unpacked.join(sha(manifest).to_string());
-        if self.touch(&target).is_ok() {
-            return Ok(target);
+        let bundle = sha(manifest);
+        if let Some(folder) = self.at_hand(bundle) {
+            return Ok(folder);
         }
+        let target = self.unpacked.join(bundle.to_string());
         let temporary = target.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
         if let Err(error) = self.unpack_into(&temporary, manifest) {
             let _ = fs::remove_dir_all(&temporary);

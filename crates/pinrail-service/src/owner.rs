@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
-use pinrail_model::document::{Document, Job};
+use pinrail_model::document::{Document, Job, Sha};
 use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::JobName;
 use pinrail_model::run::{
-    Attempt, Cause, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work,
+    Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work,
     apply,
 };
 use pinrail_model::seam::lake::PointerSwap;
@@ -60,6 +60,8 @@ pub enum Input {
         job: Option<JobName>,
         answer: oneshot::Sender<Option<Vec<Explanation>>>,
     },
+    /// Answered when everything before it is durable.
+    Settle(oneshot::Sender<()>),
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
     Figures(oneshot::Sender<Figures>),
@@ -248,6 +250,11 @@ impl Owner {
                 }
                 Input::Explain { run, job, answer } => {
                     let _ = answer.send(self.explain(run, job.as_ref()).await?);
+                }
+                Input::Settle(answer) => {
+                    self.flush(&mut batch).await?;
+                    // An asker that has gone no longer wants to know.
+                    let _ = answer.send(());
                 }
                 Input::Busy(answer) => {
                     let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
@@ -601,6 +608,7 @@ impl Owner {
                 format!("run {} of workflow \"{}\" for the same interval is active", same.run.id, new.workflow);
             return Err(Refusal { run: Some(same.run.id), ..Refusal::new("run-exists", message) });
         }
+        self.supersede(new, batch).await?;
         let document = self.document(new).await?;
         let selected = new.jobs.as_ref().map(|jobs| select(&document.jobs, jobs)).transpose();
         let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
@@ -631,6 +639,41 @@ impl Owner {
         batch.changes.entry(new.id).or_default().created_by = Some(command);
         self.apply(new.id, &Event::Created, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
         Ok(json!({"id": new.id}))
+    }
+
+    /// An embedded server leaves alone what others left unfinished, but it must not let that overwrite later what a new run
+    /// of the same interval makes now: what a person began by hand ends here; what a schedule or the API began stays, and
+    /// the new run is refused.
+    async fn supersede(&mut self, new: &NewRun, batch: &mut Batch) -> Result<(), Refusal> {
+        if self.parts.only.is_none() || new.one_off {
+            return Ok(());
+        }
+        let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
+        let stored = self.parts.store.load(Load::Unfinished).await.map_err(failed)?;
+        let same = stored.into_iter().filter(|stored| {
+            let run = &stored.run;
+            !self.runs.contains_key(&run.id)
+                && (&run.project, &run.workflow, run.interval) == (&new.project, &new.workflow, new.interval)
+        });
+        let same: Vec<StoredRun> = same.collect();
+        for stored in same {
+            let id = stored.run.id;
+            if stored.run.class != Class::Interactive {
+                let message = format!(
+                    "run {id} of workflow \"{}\" for the same interval is unfinished, and no server works on it: \
+                     `pinrail up` goes on with it, `pinrail cancel {id}` ends it",
+                    new.workflow
+                );
+                return Err(Refusal { run: Some(id), ..Refusal::new("run-exists", message) });
+            }
+            let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
+            self.resume(id, held, batch);
+            let reason = Some(format!("superseded by run {}", new.id));
+            let stop = Event::Stop { task: None, by: new.by.clone(), reason };
+            self.apply(id, &stop, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
+            self.flush(batch).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     async fn document(&self, new: &NewRun) -> Result<Document, Refusal> {
@@ -789,10 +832,18 @@ fn explanations(
 
 fn rebuild(stored: StoredRun) -> Result<Held, String> {
     let StoredRun { mut run, tasks, documents, last_event, unique_key, .. } = stored;
-    let json = documents.get(&run.version).ok_or_else(|| format!("version {} is not known", run.version))?;
-    let document = Document::read(json).map_err(|errors| errors[0].message.clone())?;
-    let graph = Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
-        .map_err(|job| format!("job \"{job}\" is not in version {}", run.version))?;
+    let graph_of = |version: &Sha| {
+        let json = documents.get(version).ok_or_else(|| format!("version {version} is not known"))?;
+        let document = Document::read(json).map_err(|errors| errors[0].message.clone())?;
+        Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
+            .map_err(|job| format!("job \"{job}\" is not in version {version}"))
+    };
+    let mut graph = graph_of(&run.version)?;
+    // A retry with new code leaves what has begun with the old as it was.
+    for version in documents.keys().filter(|version| **version != run.version) {
+        let places = tasks.iter().enumerate().filter(|(_, task)| task.version == *version).map(|(ix, _)| ix);
+        graph = graph.with_jobs_of(&graph_of(version)?, places);
+    }
     run.graph = Arc::new(graph);
     run.tasks = tasks.into_iter().map(Arc::new).collect();
     Ok(Held { run, unique_key, last_event })

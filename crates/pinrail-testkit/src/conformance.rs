@@ -306,6 +306,9 @@ async fn a_reader_of_one_project_sees_no_other(store: &dyn Store) {
     let Answer::Runs(found) = store.read(&who, list).await.expect("an answer") else { panic!("not runs") };
     assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), [mine.id]);
     assert!(matches!(store.read(&who, Query::Run(theirs.id)).await, Ok(Answer::Nothing)));
+    assert!(matches!(store.read(&who, Query::RunState(theirs.id)).await, Ok(Answer::Nothing)));
+    let seen = store.read(&Who::default(), Query::RunState(theirs.id)).await;
+    assert!(matches!(&seen, Ok(Answer::RunState { state, .. }) if state == theirs.state().name()), "{seen:?}");
 }
 
 /// A run made and ended at second `n`, with two lines of history, a counter and a file.

@@ -454,6 +454,8 @@ pub struct Who {
 #[derive(Debug, Clone)]
 pub enum Query {
     Run(RunId),
+    /// No more of a run than whether it goes on.
+    RunState(RunId),
     Runs {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
@@ -573,6 +575,10 @@ pub struct SucceededTask {
 pub enum Answer {
     Nothing,
     Runs(Vec<StoredRun>),
+    RunState {
+        state: String,
+        last_event: u64,
+    },
     Attempt(Box<StoredAttempt>),
     Events(Vec<EventRow>),
     Counters(Vec<CounterRow>),

@@ -194,7 +194,7 @@ impl State {
             Write::File(file),
         ];
         self.commit(writes, vec![event(1), event(2)]).await;
-        LogWriter::new(&self.path("logs"), id).append(at, None, Stream::Stdout, b"said");
+        LogWriter::new(&self.path("logs"), id, true).append(at, None, Stream::Stdout, b"said");
         write(&self.path(&format!("scratch/{id}/left")), "x");
         write(&self.path(&format!("scratch/{id}.socket")), "");
         (run.id, id)

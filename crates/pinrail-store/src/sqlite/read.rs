@@ -155,6 +155,16 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             runs.retain(|stored| visible(who, &stored.run.project));
             if runs.is_empty() { Answer::Nothing } else { Answer::Runs(runs) }
         }
+        Query::RunState(id) => {
+            let found: Option<(String, String, i64)> = one(
+                connection,
+                "select project, state, (select coalesce(max(seq), 0) from events where run = r.id) from runs r where id = ?1",
+                [id.to_string()],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )?;
+            let found = found.filter(|(project, ..)| who.project.as_ref().is_none_or(|own| own.as_str() == project));
+            found.map_or(Answer::Nothing, |(_, state, last)| Answer::RunState { state, last_event: last.cast_unsigned() })
+        }
         Query::Runs { project, workflow, state, logical, ends_with, before, limit } => {
             let project = who.project.clone().or(project);
             let rows = all(

@@ -159,3 +159,23 @@ fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
     assert_eq!(listed["items"].as_array().unwrap().len(), 3);
     assert_eq!(project.run(&["tables", "--json"]).json()["items"], json!([]));
 }
+
+#[test]
+fn a_job_never_gets_part_of_a_result() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        ("jobs/a.py", "def a(ctx): ctx.output('got', len(ctx.sql('select 1 as x from generate_series(1, 1000001)')))\n"),
+    ]);
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let why = project.run(&["explain"]).out;
+    assert!(why.contains("more than 1000000 rows"), "{why}");
+}
+
+#[test]
+fn sql_does_not_read_what_git_keeps() {
+    let project = Project::new(&[(".git/config.csv", "url\nhttps://anna:secret@example.org/\n")]);
+    let ran = project.run(&["sql", "select * from read_csv('.git/config.csv')"]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(ran.err.contains("no query may read this folder"), "{ran:?}");
+}
