@@ -149,11 +149,15 @@ pub fn make(folder: &Path) -> Result<PathBuf, Failure> {
     private().map_err(|error| unusable(folder, &error))
 }
 
+/// Whether somebody serves a state folder, or is just beginning to.
+pub fn served(folder: &Path) -> bool {
+    // Whoever can lock it shared proves that nobody has it.
+    File::open(lock_file(folder)).is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+}
+
 /// Who serves a state folder now.
 pub fn live(folder: &Path) -> Option<Live> {
-    let file = File::open(lock_file(folder)).ok()?;
-    // Whoever can lock it shared proves that nobody has it.
-    if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
+    if !served(folder) {
         return None;
     }
     let text = std::fs::read_to_string(server_file(folder)).ok()?;
