@@ -10,14 +10,14 @@ use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
-use pinrail_model::run::{Class, Run};
+use pinrail_model::run::{Class, Ends, Run};
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow, NewRun,
-    ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow,
-    Who, Write,
+    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow, ListedRun,
+    NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition,
+    VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -737,7 +737,7 @@ impl App {
     /// 404 when there is none in the caller's reach.
     pub async fn run(&self, principal: &Principal, id: RunId) -> Result<StoredRun, Problem> {
         match self.store.read(&Self::who(principal), Query::Run(id)).await? {
-            Answer::Runs(mut runs) if !runs.is_empty() => Ok(runs.remove(0)),
+            Answer::Run(stored) => Ok(*stored),
             _ => Err(run_not_found(&id.to_string())),
         }
     }
@@ -768,18 +768,17 @@ impl App {
         }
         let runs = self.find_runs(principal, query.clone()).await?;
         let latest = reference == "last" || query.date.is_some();
-        match runs.len() {
-            0 => Err(run_not_found(reference)),
-            1 => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
-            _ if latest => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
-            _ => {
-                let ids: Vec<_> = runs.iter().map(|stored| stored.run.id.to_string()).collect();
+        match runs.as_slice() {
+            [] => Err(run_not_found(reference)),
+            [first, rest @ ..] if rest.is_empty() || latest => self.run(principal, first.run.id).await,
+            several => {
+                let ids: Vec<_> = several.iter().map(|listed| listed.run.id.to_string()).collect();
                 Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))))
             }
         }
     }
 
-    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<StoredRun>, Problem> {
+    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<ListedRun>, Problem> {
         let limit = if find.date.is_some() { 200 } else { 10 };
         let query = Query::Runs {
             project: find.project,
@@ -814,7 +813,7 @@ impl App {
         state: Option<String>,
         before: Option<RunId>,
         limit: u32,
-    ) -> Result<Vec<StoredRun>, Problem> {
+    ) -> Result<Vec<ListedRun>, Problem> {
         let query = Query::Runs { project, workflow, state, logical: None, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
@@ -925,12 +924,16 @@ impl App {
             _ => Vec::new(),
         };
         for explanation in explanations {
-            let Some(failure) = explanation.why.failure() else { continue };
-            let unpublished = Query::Unpublished { project: run.project.clone(), attempt: failure.attempt };
+            let Some((attempt, ends)) = explanation.why.failure().map(|failure| (failure.attempt, failure.ends)) else {
+                continue;
+            };
+            let unpublished = Query::Unpublished { project: run.project.clone(), attempt };
             if let Answer::Unpublished(rows) = read(unpublished).await? {
                 explanation.unpublished = rows;
             }
-            explanation.changed.clone_from(&changed);
+            if ends != Ends::Cancelled {
+                explanation.changed.clone_from(&changed);
+            }
         }
         Ok(())
     }

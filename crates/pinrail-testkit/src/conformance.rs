@@ -691,9 +691,9 @@ async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
     let read = async {
         let mut seen = 0;
         while seen < CHANGES {
-            let Ok(Answer::Runs(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
-            seen = found[0].last_event;
-            assert_eq!(found[0].run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
+            let Ok(Answer::Run(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
+            seen = found.last_event;
+            assert_eq!(found.run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
         }
     };
     futures::future::join(written, read).await;

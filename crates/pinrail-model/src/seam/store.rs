@@ -459,6 +459,14 @@ pub struct StoredRun {
     pub unique_key: Option<String>,
 }
 
+/// A run as lists show it, without its tasks.
+#[derive(Debug, Clone)]
+pub struct ListedRun {
+    pub run: Run,
+    /// Its state when it was last stored.
+    pub state: String,
+}
+
 /// Whose projects a read may see; none: all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Who {
@@ -469,6 +477,7 @@ pub struct Who {
 #[derive(Debug, Clone)]
 pub enum Query {
     Run(RunId),
+    /// Newest first, without tasks.
     Runs {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
@@ -600,7 +609,8 @@ pub struct SucceededTask {
 #[derive(Debug, Clone)]
 pub enum Answer {
     Nothing,
-    Runs(Vec<StoredRun>),
+    Run(Box<StoredRun>),
+    Runs(Vec<ListedRun>),
     Attempt(Box<StoredAttempt>),
     Events(Vec<EventRow>),
     Counters(Vec<CounterRow>),

@@ -8,9 +8,9 @@ use pinrail_model::ids::{AttemptId, RunId};
 use pinrail_model::names::{JobName, ProjectName, TableRef};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Command, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow, Load, LogRow,
-    ProjectRow, Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun, SucceededTask,
-    SystemTable, TokenRow, Topic, VersionRow, Who,
+    ActiveVersion, Answer, BundleRow, Command, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow, ListedRun,
+    Load, LogRow, ProjectRow, Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun,
+    SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
 };
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
@@ -152,15 +152,15 @@ fn visible(who: &Who, project: &ProjectName) -> bool {
 pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<Answer, StoreError> {
     Ok(match query {
         Query::Run(id) => {
-            let mut runs = load(connection, Load::One(id))?;
-            runs.retain(|stored| visible(who, &stored.run.project));
-            if runs.is_empty() { Answer::Nothing } else { Answer::Runs(runs) }
+            let found = load(connection, Load::One(id))?.pop();
+            let found = found.filter(|stored| visible(who, &stored.run.project));
+            found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
         Query::Runs { project, workflow, state, logical, ends_with, before, limit } => {
             let project = who.project.clone().or(project);
             let rows = all(
                 connection,
-                "select id, data, unique_key, state from runs
+                "select data, state from runs
                   where (?1 is null or project = ?1) and (?2 is null or workflow = ?2) and (?3 is null or state = ?3)
                     and (?4 is null or interval_start = ?4) and (?5 is null or id like '%' || ?5)
                     and (?6 is null or id < ?6)
@@ -174,9 +174,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
                     before.map(|id: RunId| id.to_string()),
                     limit
                 ],
-                run_row,
+                |row| Ok((row.get::<_, String>(0)?, row.get(1)?)),
             )?;
-            Answer::Runs(rows.into_iter().map(|row| stored_run(connection, row)).collect::<Result<_, _>>()?)
+            let listed = |(data, state): (String, String)| Ok(ListedRun { run: decode("a run", &data)?, state });
+            Answer::Runs(rows.into_iter().map(listed).collect::<Result<_, StoreError>>()?)
         }
         Query::Attempt(id) => {
             let found: Option<(String, String, String, String)> = one(
