@@ -741,11 +741,12 @@ impl Owner {
     async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, StoreError> {
         let now = self.parts.clock.now().wall;
         if let Some(held) = self.runs.get(&id) {
-            return Ok(explanations(&held.run, &self.shard, job, now));
+            return Ok(explanations(&held.run, Some(&self.shard), job, now));
         }
         let Some(stored) = self.parts.store.load(Load::One(id)).await?.pop() else { return Ok(None) };
         let held = rebuild(stored).map_err(StoreError::Failed)?;
-        Ok(explanations(&held.run, &self.shard, job, now))
+        // One that is unfinished here was left alone: an embedded server resumes what it is asked for.
+        Ok(explanations(&held.run, None, job, now))
     }
 
     // Recovery: the normal path, from whatever was durable.
@@ -815,7 +816,7 @@ fn wants_retry(run: &Run, ix: TaskIx) -> bool {
 
 fn explanations(
     run: &Run,
-    shard: &Shard,
+    shard: Option<&Shard>,
     job: Option<&JobName>,
     now: pinrail_model::time::Micros,
 ) -> Option<Vec<Explanation>> {

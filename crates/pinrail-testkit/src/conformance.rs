@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pinrail_model::document::{Document, ExecutorKind, Sha};
+use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, Run, apply};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow,
-    FileRow, Forget, IdempotencyRow, Load, Publication, Query, QueryRow, Reply, RunRow, Store, StoredReply, TaskRow,
-    TokenRow, Transition, VersionRow, Who, Write,
+    FileRow, Forget, IdempotencyRow, InputRow, Load, Publication, Query, QueryRow, Reply, RunRow, Store, StoredReply,
+    TaskRow, TokenRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -30,6 +31,7 @@ where
     a_view_stays_as_it_was(fresh().await.as_ref()).await;
     a_publication_happens_once(fresh().await.as_ref()).await;
     a_former_attempt_may_not_stage(fresh().await.as_ref()).await;
+    inputs_are_compared_with_the_last_success(fresh().await.as_ref()).await;
     what_is_behind_becomes_durable_in_order(fresh().await.as_ref()).await;
     a_reader_of_one_project_sees_no_other(fresh().await.as_ref()).await;
     what_belongs_to_old_runs_is_forgotten_in_slices(fresh().await.as_ref()).await;
@@ -271,9 +273,63 @@ async fn a_former_attempt_may_not_stage(store: &dyn Store) {
     store.stage(1, overlay("2")).await.expect("replaced");
     assert_eq!(store.stage(0, overlay("3")).await, Err(PointerError::Fenced));
     assert_eq!(store.overlays(attempt).await.expect("overlays"), [overlay("2")]);
+    store.swap(&project(), vec![swap("a.y", None, Some("1"))]).await.expect("made");
+    store.stage(1, Overlay { table: table("a.y"), ..overlay("1") }).await.expect("staged");
+    let written = [unpublished("a.x", false, None), unpublished("a.y", true, None)];
+    assert_eq!(unpublished_by(store, attempt).await, written);
     let discard = Transition::new(id(2), vec![Write::DiscardOverlays(attempt)]);
     assert_eq!(commit(store, discard).await, Reply::Committed);
     assert!(store.overlays(attempt).await.expect("overlays").is_empty());
+    assert_eq!(unpublished_by(store, attempt).await, written, "their names are remembered");
+    let published = Publication {
+        project: project(),
+        attempt: AttemptId::from_parts(1, 2),
+        run: RunId::from_parts(2, 2),
+        job: run.tasks[0].job.clone(),
+        instance: String::new(),
+        generation: 1,
+        at: Micros(7),
+        swaps: vec![swap("a.x", None, Some("1"))],
+    };
+    let transition = Transition { publications: vec![published], ..Transition::new(id(3), vec![]) };
+    assert_eq!(commit(store, transition).await, Reply::Committed);
+    assert_eq!(unpublished_by(store, attempt).await[0], unpublished("a.x", true, Some(Micros(7))));
+}
+
+fn unpublished(name: &str, exists: bool, snapshot_at: Option<Micros>) -> Unpublished {
+    Unpublished { table: table(name), exists, snapshot_at }
+}
+
+async fn unpublished_by(store: &dyn Store, attempt: AttemptId) -> Vec<Unpublished> {
+    match store.read(&Who::default(), Query::Unpublished { project: project(), attempt }).await {
+        Ok(Answer::Unpublished(tables)) => tables,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn inputs_are_compared_with_the_last_success(store: &dyn Store) {
+    let file = |size| InputRow { path: "data/x.csv".to_owned(), size, modified_at: Micros(3) };
+    let inputs = async |query| match store.read(&Who::default(), query).await.expect("an answer") {
+        Answer::Inputs(rows) => Some(rows.into_iter().map(|row| row.size).collect::<Vec<_>>()),
+        _ => None,
+    };
+    let last = |before| Query::InputsOfLastSuccess {
+        project: project(),
+        workflow: "w".parse().expect("a name"),
+        before: RunId::from_parts(before, u128::from(before)),
+    };
+    for (n, state) in [(1, "succeeded"), (2, "succeeded"), (3, "failed")] {
+        let run = new_run(n, &project());
+        let row = Write::Run(Box::new(RunRow { run: run.clone(), state, unique_key: None }));
+        let found = |size| Write::Inputs { run: run.id, rows: vec![file(size)] };
+        // Found again by a retry.
+        let writes = vec![row, found(0), found(n as u64 * 10)];
+        assert_eq!(commit(store, Transition::new(id(n), writes)).await, Reply::Committed);
+    }
+    assert_eq!(inputs(Query::Inputs(RunId::from_parts(3, 3))).await, Some(vec![30]));
+    assert_eq!(inputs(last(4)).await, Some(vec![20]));
+    assert_eq!(inputs(last(2)).await, Some(vec![10]));
+    assert_eq!(inputs(last(1)).await, None);
 }
 
 async fn what_is_behind_becomes_durable_in_order(store: &dyn Store) {
@@ -638,9 +694,9 @@ async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
     let read = async {
         let mut seen = 0;
         while seen < CHANGES {
-            let Ok(Answer::Runs(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
-            seen = found[0].last_event;
-            assert_eq!(found[0].run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
+            let Ok(Answer::Run(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
+            seen = found.last_event;
+            assert_eq!(found.run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
         }
     };
     futures::future::join(written, read).await;

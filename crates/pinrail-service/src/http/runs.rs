@@ -107,7 +107,7 @@ async fn runs(
     let state = query.state.map(|state| state.name().to_owned());
     let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
     let found = app.runs(&caller, query.project, query.workflow, state, wanted.after()?, one_more).await?;
-    let lines = found.iter().map(views::run_line).collect();
+    let lines = found.iter().map(|listed| views::run_line(&listed.run, &listed.state)).collect();
     Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }
 

@@ -5,6 +5,7 @@ use pinrail_model::ids::AttemptId;
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
 use pinrail_model::seam::store::{Publication, Reply, StoreError};
+use pinrail_model::time::Micros;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::writer::{Order, holds};
@@ -152,6 +153,7 @@ pub(super) fn swap_all(
     connection: &Connection,
     project: &ProjectName,
     swaps: &[PointerSwap],
+    at: Option<Micros>,
 ) -> Result<Result<u64, TableRef>, StoreError> {
     let seq: i64 = connection
         .prepare_cached(
@@ -166,12 +168,18 @@ pub(super) fn swap_all(
         if moved {
             return Ok(Err(swap.table.clone()));
         }
-        put(connection, project, swap, seq)?;
+        put(connection, project, swap, seq, at)?;
     }
     Ok(Ok(seq.cast_unsigned()))
 }
 
-fn put(connection: &Connection, project: &ProjectName, swap: &PointerSwap, seq: i64) -> Result<(), StoreError> {
+fn put(
+    connection: &Connection,
+    project: &ProjectName,
+    swap: &PointerSwap,
+    seq: i64,
+    at: Option<Micros>,
+) -> Result<(), StoreError> {
     let (namespace, name, id) = (swap.table.namespace.as_str(), swap.table.name.as_str(), swap.id.to_string());
     let changed = match &swap.new {
         Some(location) => connection
@@ -187,10 +195,12 @@ fn put(connection: &Connection, project: &ProjectName, swap: &PointerSwap, seq: 
     changed.map_err(failed)?;
     connection
         .prepare_cached(
-            "insert into table_history (project, namespace, name, from_seq, id, location) values (?1, ?2, ?3, ?4, ?5, ?6)
-             on conflict (project, namespace, name, from_seq) do update set id = excluded.id, location = excluded.location",
+            "insert into table_history (project, namespace, name, from_seq, id, location, at)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             on conflict (project, namespace, name, from_seq) do update
+             set id = excluded.id, location = excluded.location, at = excluded.at",
         )
-        .and_then(|mut s| s.execute(params![project.as_str(), namespace, name, seq, id, swap.new]))
+        .and_then(|mut s| s.execute(params![project.as_str(), namespace, name, seq, id, swap.new, at.map(|at| at.0)]))
         .map_err(failed)?;
     Ok(())
 }
@@ -200,7 +210,7 @@ pub(super) fn publish(connection: &Connection, publication: &Publication) -> Res
     let seq = if publication.swaps.is_empty() {
         head(connection, &publication.project)?
     } else {
-        match swap_all(connection, &publication.project, &publication.swaps)? {
+        match swap_all(connection, &publication.project, &publication.swaps, Some(publication.at))? {
             Ok(seq) => seq,
             Err(table) => return Ok(Err(Reply::Conflict(table))),
         }

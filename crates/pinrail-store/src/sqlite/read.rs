@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use pinrail_model::document::Sha;
-use pinrail_model::ids::RunId;
-use pinrail_model::names::{JobName, ProjectName};
+use pinrail_model::explain::Unpublished;
+use pinrail_model::ids::{AttemptId, RunId};
+use pinrail_model::names::{JobName, ProjectName, TableRef};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Command, CounterRow, EventRow, FileRow, IdempotencyRow, Load, LogRow, ProjectRow,
-    Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun, SucceededTask, SystemTable,
-    TokenRow, Topic, VersionRow, Who,
+    ActiveVersion, Answer, BundleRow, Command, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow, ListedRun,
+    Load, LogRow, ProjectRow, Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun,
+    SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
 };
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
@@ -151,9 +152,9 @@ fn visible(who: &Who, project: &ProjectName) -> bool {
 pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<Answer, StoreError> {
     Ok(match query {
         Query::Run(id) => {
-            let mut runs = load(connection, Load::One(id))?;
-            runs.retain(|stored| visible(who, &stored.run.project));
-            if runs.is_empty() { Answer::Nothing } else { Answer::Runs(runs) }
+            let found = load(connection, Load::One(id))?.pop();
+            let found = found.filter(|stored| visible(who, &stored.run.project));
+            found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
         Query::RunState(id) => {
             let found: Option<(String, String, i64)> = one(
@@ -169,7 +170,7 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             let project = who.project.clone().or(project);
             let rows = all(
                 connection,
-                "select id, data, unique_key, state from runs
+                "select data, state from runs
                   where (?1 is null or project = ?1) and (?2 is null or workflow = ?2) and (?3 is null or state = ?3)
                     and (?4 is null or interval_start = ?4) and (?5 is null or id like '%' || ?5)
                     and (?6 is null or id < ?6)
@@ -183,9 +184,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
                     before.map(|id: RunId| id.to_string()),
                     limit
                 ],
-                run_row,
+                |row| Ok((row.get::<_, String>(0)?, row.get(1)?)),
             )?;
-            Answer::Runs(rows.into_iter().map(|row| stored_run(connection, row)).collect::<Result<_, _>>()?)
+            let listed = |(data, state): (String, String)| Ok(ListedRun { run: decode("a run", &data)?, state });
+            Answer::Runs(rows.into_iter().map(listed).collect::<Result<_, StoreError>>()?)
         }
         Query::Attempt(id) => {
             let found: Option<(String, String, String, String)> = one(
@@ -319,6 +321,19 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             },
         )?),
         Query::Files(run) => Answer::Files(files(connection, run)?),
+        Query::Inputs(run) => Answer::Inputs(inputs(connection, run)?),
+        Query::InputsOfLastSuccess { project, workflow, before } => {
+            let found: Option<String> = one(
+                connection,
+                "select id from runs where project = ?1 and workflow = ?2 and state = 'succeeded' and id < ?3
+                  order by id desc limit 1",
+                params![project.as_str(), workflow.as_str(), before.to_string()],
+                |row| row.get(0),
+            )?;
+            let Some(run) = found else { return Ok(Answer::Nothing) };
+            Answer::Inputs(inputs(connection, parsed("a run id", &run)?)?)
+        }
+        Query::Unpublished { project, attempt } => Answer::Unpublished(unpublished(connection, &project, attempt)?),
         Query::Installation => {
             let found: Option<String> =
                 one(connection, "select value from meta where key = 'installation'", [], |row| row.get(0))?;
@@ -482,6 +497,46 @@ fn files(connection: &Connection, run: RunId) -> Result<Vec<FileRow>, StoreError
                 sha: sha(&digest)?,
                 size: size.cast_unsigned(),
             })
+        })
+        .collect()
+}
+
+fn inputs(connection: &Connection, run: RunId) -> Result<Vec<InputRow>, StoreError> {
+    all(
+        connection,
+        "select path, size, modified_at from inputs where run = ?1 order by path",
+        [run.to_string()],
+        |row| {
+            let size = row.get::<_, i64>(1)?.cast_unsigned();
+            Ok(InputRow { path: row.get(0)?, size, modified_at: Micros(row.get(2)?) })
+        },
+    )
+}
+
+/// What an attempt wrote that nobody else saw, whether it is discarded already or still to be.
+fn unpublished(
+    connection: &Connection,
+    project: &ProjectName,
+    attempt: AttemptId,
+) -> Result<Vec<Unpublished>, StoreError> {
+    let rows: Vec<(String, String, bool, Option<i64>)> = all(
+        connection,
+        "select u.namespace, u.name, t.id is not null,
+                (select h.at from table_history h
+                  where h.project = ?2 and h.namespace = u.namespace and h.name = u.name
+                  order by h.from_seq desc limit 1)
+           from (select namespace, name from unpublished where attempt = ?1
+                 union select namespace, name from overlays where attempt = ?1) u
+           left join tables t on t.project = ?2 and t.namespace = u.namespace and t.name = u.name
+          order by 1, 2",
+        params![attempt.to_string(), project.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
+    rows.into_iter()
+        .map(|(namespace, name, exists, at)| {
+            let table =
+                TableRef { namespace: parsed("a namespace", &namespace)?, name: parsed("a table name", &name)? };
+            Ok(Unpublished { table, exists, snapshot_at: at.filter(|_| exists).map(Micros) })
         })
         .collect()
 }

@@ -45,6 +45,12 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
         Write::Attempt(row) => attempt(connection, row)?,
         Write::Counters(rows) => counters(connection, rows)?,
         Write::DiscardOverlays(attempt) => {
+            execute(
+                connection,
+                "insert into unpublished (attempt, namespace, name)
+                 select attempt, namespace, name from overlays where attempt = ?1 on conflict do nothing",
+                params![attempt.to_string()],
+            )?;
             execute(connection, "delete from overlays where attempt = ?1", params![attempt.to_string()])?;
         }
         Write::CommandReply { command, reply } => execute(
@@ -148,6 +154,16 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 row.size.cast_signed()
             ],
         )?,
+        Write::Inputs { run, rows } => {
+            execute(connection, "delete from inputs where run = ?1", params![run.to_string()])?;
+            for row in rows {
+                execute(
+                    connection,
+                    "insert into inputs (run, path, size, modified_at) values (?1, ?2, ?3, ?4)",
+                    params![run.to_string(), row.path, row.size.cast_signed(), row.modified_at.0],
+                )?;
+            }
+        }
         Write::Installation(name) => installation(connection, name)?,
     }
     Ok(Ok(()))

@@ -179,7 +179,7 @@ fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut
             reply(Some(answer), pointers::stage(transaction, epoch, &overlay), pointer_failed)
         }
         Order::Swap { project, swaps, answer } => {
-            let swapped = savepoint(transaction, |t| pointers::swap_all(t, &project, &swaps));
+            let swapped = savepoint(transaction, |t| pointers::swap_all(t, &project, &swaps, None));
             let result = match swapped {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(table)) => Err(PointerError::Conflict(table)),
