@@ -85,7 +85,15 @@ impl State {
 
     fn retention(&self, store: Arc<dyn Store>) -> Retention {
         let (clock, ids, bundles) = (self.clock.clone(), self.ids.clone(), self.bundles.clone());
-        Retention { store, clock, ids, bundles, state: self.folder.path().to_owned(), keep: Keep::default() }
+        Retention {
+            store,
+            clock,
+            ids,
+            bundles,
+            catalog: None,
+            state: self.folder.path().to_owned(),
+            keep: Keep::default(),
+        }
     }
 
     async fn commit(&self, writes: Vec<Write>, events: Vec<EventRow>) {
