@@ -5,6 +5,7 @@ mod attempts;
 mod durability;
 mod files;
 mod foreign;
+mod mistakes;
 mod orphans;
 mod queries;
 mod results;
