@@ -24,6 +24,12 @@ pub(crate) fn explain(error: DataFusionError, names: &Names, state: &SessionStat
             SchemaError::FieldNotFound { field, valid_fields } => {
                 return column_not_found(field, valid_fields, names, from);
             }
+            // A column of a table and a name that the SELECT gives, in one result.
+            SchemaError::AmbiguousReference { field } if field.relation.is_some() => {
+                let error = error::user("sql-invalid", format!("two columns are called \"{}\"", field.name));
+                let error = error.remedy("Give one of them another name: expression AS name.");
+                return placed(error, &field.name, names, from);
+            }
             SchemaError::AmbiguousReference { field } => {
                 let error =
                     error::user("column-ambiguous", format!("column \"{}\" is in more than one table", field.name));
@@ -89,6 +95,8 @@ fn column_not_found(field: &Column, valid: &[Column], names: &Names, from: Optio
     if candidates.is_empty() {
         candidates = valid.iter().map(|c| c.name.as_str()).collect();
     }
+    let mut seen = BTreeSet::new();
+    candidates.retain(|name| seen.insert(*name));
     let by_case: Vec<&str> = candidates.iter().copied().filter(|c| c.eq_ignore_ascii_case(&field.name)).collect();
     let error = if by_case.is_empty() {
         let text = match names.quoted.contains(&field.name) {

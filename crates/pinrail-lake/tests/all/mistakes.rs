@@ -29,6 +29,8 @@ const MISTAKES: &[Mistake] = &[
     ("with a as (select 1) select * from b", (1, 36), "table \"main.b\" not found", "SHOW TABLES"),
     ("select nam", (1, 8), "column \"nam\" not found", "FROM is missing"),
     ("select id from m.t a join m.t b on a.id = b.id", (1, 8), "in more than one table", "table.column"),
+    ("select name, id, count(*) as id from m.t group by name, id", (1, 14), "two columns are called \"id\"", "AS name"),
+    ("select c from (select id, name from m.t) as s(a, b)", (1, 8), "not found in s", "The columns are a, b."),
     // Grouping.
     ("select name, count(*) from m.t", (1, 8), "\"name\" in SELECT is neither in GROUP BY", "max(name)"),
     ("select name from m.t group by name order by price", (1, 45), "\"price\" in ORDER BY is neither", "max(price)"),
