@@ -352,8 +352,12 @@ impl Retention {
                 return 0;
             }
         };
+        let found = !orphans.is_empty();
         let count = self.delete(orphans, FILES_AT_ONCE, move |path| is_older(path, before)).await;
-        self.stamp(ORPHANS_STAMP);
+        // During a backup nothing is deleted; then the next pass tries again.
+        if count > 0 || !found {
+            self.stamp(ORPHANS_STAMP);
+        }
         count
     }
 
