@@ -1,6 +1,7 @@
 //! The lake itself: what the process builds once and hands around behind the seam's two traits.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,13 +24,14 @@ use pinrail_model::seam::lake::{
     Catalog, Checked, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits, ResultFormat,
     ResultSink, SystemTables, TableInfo, View,
 };
-use pinrail_model::time::Clock;
+use pinrail_model::time::{Clock, Micros};
 use url::Url;
 
 use crate::catalog::{Book, LakeConfig};
 use crate::engine::Run;
 use crate::error::{self, Result};
 use crate::files::Handles;
+use crate::orphans;
 use crate::results;
 use crate::store::{Files, LocalFiles, Store};
 use crate::system::NoSystemTables;
@@ -129,6 +131,10 @@ impl Catalog for Lake {
 
     async fn prepare(&self, view: &View) -> std::result::Result<Vec<PointerSwap>, LakeError> {
         self.book.prepare(view).await
+    }
+
+    async fn orphans(&self, before: Micros) -> std::result::Result<Vec<PathBuf>, LakeError> {
+        orphans::find(&self.book, before).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The lake on a runtime of its own: a query may keep every one of its threads busy, and control still answers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use pinrail_model::seam::lake::{
     ResultFormat, ResultSink, SystemTables, TableInfo, View,
 };
 use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_columns};
-use pinrail_model::time::Clock;
+use pinrail_model::time::{Clock, Micros};
 use serde_json::Value;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
@@ -129,6 +129,11 @@ impl Catalog for OnItsOwn {
     async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError> {
         let (lake, view) = (Arc::clone(&self.lake), view.clone());
         self.spawn(async move { lake.prepare(&view).await }).end().await
+    }
+
+    async fn orphans(&self, before: Micros) -> Result<Vec<PathBuf>, LakeError> {
+        let lake = Arc::clone(&self.lake);
+        self.spawn(async move { lake.orphans(before).await }).end().await
     }
 }
 
