@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pinrail_model::document::{Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor};
+use pinrail_model::document::{
+    Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor, first_message,
+};
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
@@ -27,7 +29,7 @@ use utoipa::ToSchema;
 
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
-use crate::compile::{Compiled, Compiler};
+use crate::compile::{Compiled, Compiler, TIMEOUT};
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
 use crate::project::Project;
@@ -151,7 +153,17 @@ impl App {
         let replies = self.store.commit(vec![self.transition(writes)], Durability::Waited).await?;
         match replies.first() {
             Some(Reply::Committed) => Ok(()),
-            other => Err(Problem::new("state-failed", format!("the change was refused: {other:?}"))),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// Changes something that may not be there; gives whether it was.
+    pub(crate) async fn change(&self, write: Write) -> Result<bool, Problem> {
+        let replies = self.store.commit(vec![self.transition(vec![write])], Durability::Waited).await?;
+        match replies.first() {
+            Some(Reply::Committed) => Ok(true),
+            Some(Reply::Missing) => Ok(false),
+            other => Err(refused(other)),
         }
     }
 
@@ -266,11 +278,9 @@ impl App {
     /// # Errors
     /// When there is no such token in the caller's reach.
     pub async fn revoke_token(&self, principal: &Principal, id: pinrail_model::ids::TokenId) -> Result<(), Problem> {
-        let known = self.tokens(principal).await?.iter().any(|row| row.id == id);
-        if !known {
-            return Err(token_not_found(&id.to_string()));
-        }
-        self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
+        admin_only(principal)?;
+        let revoke = Write::RevokeToken { who: Self::who(principal), id, at: self.now() };
+        if self.change(revoke).await? { Ok(()) } else { Err(token_not_found(&id.to_string())) }
     }
 
     // Requests with a key.
@@ -392,11 +402,16 @@ impl App {
         Ok(())
     }
 
-    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+    async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
-        let Answer::Bundle(row) = self.store.read(&Who::default(), query).await? else {
-            return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
-        };
+        match self.store.read(&Who { project: Some(project.clone()) }, query).await? {
+            Answer::Bundle(row) => Ok(*row),
+            _ => Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first.")),
+        }
+    }
+
+    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+        let row = self.known_bundle(project, bundle).await?;
         let bundles = self.bundles.clone();
         let _held = self.bundles.hold().await;
         let unpacked = tokio::task::spawn_blocking(move || bundles.unpack(&row.manifest)).await;
@@ -426,8 +441,8 @@ impl App {
         }
         let (root, mut settings) = self.bundle(project, bundle).await?;
         settings.name = project.clone();
-        if let (Some(name), Some(folder)) = (&settings.interpreter, project_folder(self.store.as_ref(), project).await)
-            && name.contains('/')
+        if let Some(name) = settings.interpreter.as_ref().filter(|name| name.contains('/'))
+            && let Some(folder) = project_folder(self.store.as_ref(), project).await?
         {
             settings.interpreter = Some(folder.join(name).display().to_string());
         }
@@ -435,8 +450,7 @@ impl App {
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {
-            let read =
-                Document::read(document).map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
             writes.push(Write::Version(VersionRow {
                 project: project.clone(),
                 workflow: read.workflow,
@@ -450,7 +464,7 @@ impl App {
             self.commit(writes).await?;
         }
         // Kept only to save time: one that is lost or cut off is made again. What took too long may take less time later.
-        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != "import-timeout");
+        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT);
         if let Some(folder) = kept.parent().filter(|_| lasting) {
             let temporary = kept.with_extension("new");
             let written = std::fs::create_dir_all(folder)
@@ -482,7 +496,7 @@ impl App {
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
-            let read = Document::read(document).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
             if disabled.contains(&read.workflow.to_string()) {
                 continue;
             }
@@ -610,7 +624,8 @@ impl App {
         };
         let reply = self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
         // Under a key that has a run already, that run.
-        let id = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(id);
+        let made = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok());
+        let id = made.ok_or_else(|| Problem::new("internal", format!("the reply for run {id} names no run")))?;
         self.run(principal, id).await
     }
 
@@ -631,13 +646,14 @@ impl App {
                     None => self.deployed_bundle(principal, project).await?,
                 };
                 let document = one_off(job, request.executor)?;
-                let (text, version) = document.seal();
+                self.known_bundle(project, bundle).await?;
+                let (sealed, version) = document.seal();
                 self.commit(vec![Write::Version(VersionRow {
                     project: project.clone(),
                     workflow: document.workflow.clone(),
                     version,
                     bundle,
-                    document: serde_json::from_str(&text).unwrap_or_default(),
+                    document: sealed,
                     created_at: self.now(),
                 })])
                 .await?;
@@ -654,7 +670,7 @@ impl App {
                     let found = active.into_iter().find(|version| version.workflow == *workflow);
                     let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
                     let document = Document::read(&found.document)
-                        .map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+                        .map_err(|errors| Problem::new("internal", first_message(&errors)))?;
                     Ok((document, found.version, found.bundle))
                 }
             },
@@ -733,17 +749,13 @@ impl App {
             }
             query.ends_with = Some(reference.to_ascii_uppercase());
         }
-        let runs = self.find_runs(principal, query.clone()).await?;
         let latest = reference == "last" || query.date.is_some();
-        match runs.len() {
-            0 => Err(run_not_found(reference)),
-            1 => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
-            _ if latest => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
-            _ => {
-                let ids: Vec<_> = runs.iter().map(|stored| stored.run.id.to_string()).collect();
-                Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))))
-            }
+        let runs = self.find_runs(principal, query).await?;
+        if runs.len() > 1 && !latest {
+            let ids: Vec<_> = runs.iter().map(|stored| stored.run.id.to_string()).collect();
+            return Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))));
         }
+        runs.into_iter().next().ok_or_else(|| run_not_found(reference))
     }
 
     async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<StoredRun>, Problem> {
@@ -752,7 +764,6 @@ impl App {
             project: find.project,
             workflow: find.workflow,
             state: None,
-            logical: None,
             ends_with: find.ends_with,
             before: None,
             limit,
@@ -782,7 +793,7 @@ impl App {
         before: Option<RunId>,
         limit: u32,
     ) -> Result<Vec<StoredRun>, Problem> {
-        let query = Query::Runs { project, workflow, state, logical: None, ends_with: None, before, limit };
+        let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
             _ => Ok(Vec::new()),
@@ -866,7 +877,7 @@ impl App {
         self.run(principal, id).await?;
         let name = job.clone();
         let answer = self.owner.ask(|answer| Input::Explain { run: id, job, answer }).await;
-        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))?;
+        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))??;
         found.ok_or_else(|| {
             let name = name.map_or_else(String::new, |name| name.to_string());
             Problem::new("job-not-found", format!("job \"{name}\" not found in run {id}"))
@@ -921,13 +932,21 @@ impl App {
     }
 
     /// The files that SQL over an unpacked bundle may open.
-    pub(crate) async fn files_of(&self, project: &ProjectName, root: PathBuf, settings: Project) -> FileScope {
-        FileScope {
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) async fn files_of(
+        &self,
+        project: &ProjectName,
+        root: PathBuf,
+        settings: Project,
+    ) -> Result<FileScope, Problem> {
+        Ok(FileScope {
             root: Some(root),
-            project: project_folder(self.store.as_ref(), project).await,
+            project: project_folder(self.store.as_ref(), project).await?,
             patterns: settings.files.map(|files| files.into_values().collect()),
             forbidden: vec![self.state.clone()],
-        }
+        })
     }
 }
 
@@ -959,6 +978,18 @@ fn given_outside(
         return Err(Problem::new("bad-parameter", detail));
     }
     Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
+}
+
+/// A reply that a change by people never gets, since no owner orders it and nothing of it is unique.
+fn refused(reply: Option<&Reply>) -> Problem {
+    let why = match reply {
+        Some(Reply::Exists(other)) => format!("\"{other}\" is there already"),
+        Some(Reply::Conflict(table)) => format!("table \"{table}\" has changed"),
+        Some(Reply::Missing) => "what it changes is not there".to_owned(),
+        Some(Reply::Stale | Reply::Fenced) => "another server has taken over".to_owned(),
+        Some(Reply::Committed) | None => "the database gave no answer".to_owned(),
+    };
+    Problem::new("state-failed", format!("the change was refused: {why}")).hint("Try again.")
 }
 
 /// The refusal of what concerns all projects, to the admin of one.
@@ -1036,7 +1067,7 @@ pub(crate) fn find_workflow(
 ) -> Result<(Document, Sha, Sha), Problem> {
     let mut names = Vec::new();
     for (version, json) in &compiled.documents {
-        let document = Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+        let document = Document::read(json).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
         if document.workflow == *workflow {
             return Ok((document, *version, bundle));
         }
@@ -1099,8 +1130,8 @@ fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Pro
         "jobs": [job],
     });
     Document::read(&document).map_err(|errors| {
-        let code = if errors[0].code == "executor-impossible" { "executor-impossible" } else { "bad-request" };
-        Problem::new(code, errors[0].message.clone())
+        let impossible = errors.first().is_some_and(|error| error.code == "executor-impossible");
+        Problem::new(if impossible { "executor-impossible" } else { "bad-request" }, first_message(&errors))
     })
 }
 

@@ -18,7 +18,7 @@ use pinrail_model::run::{
 use pinrail_model::schedule::{ds, zone};
 use pinrail_model::seam::exec::{Assignment, CodePlaceOnDisk, Executor, Spec, Stretch};
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
-use pinrail_model::seam::store::{Answer, Query, Store, Who};
+use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
@@ -543,6 +543,7 @@ impl OneWork {
             .map_err(|e| Evidence::new(e.to_string()))?
             .map_err(|e| Evidence::new(e.to_string()).remedy(e.hint()))?;
         let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
+        let project = project.map_err(|e| Evidence::new(e.to_string()))?;
         let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
         let interpreter = settings.and_then(|project| project.interpreter);
         let base = project.as_deref().unwrap_or(&root);
@@ -599,11 +600,11 @@ impl OneWork {
 }
 
 /// The folder of a project on this machine, if the server knows it and it is there.
-pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Option<PathBuf> {
+pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
     let who = Who { project: Some(project.clone()) };
-    let Ok(Answer::Projects(rows)) = store.read(&who, Query::Projects).await else { return None };
-    let folder = PathBuf::from(rows.into_iter().next()?.folder?);
-    folder.is_dir().then_some(folder)
+    let Answer::Projects(rows) = store.read(&who, Query::Projects).await? else { return Ok(None) };
+    let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
+    Ok(folder.filter(|folder| folder.is_dir()))
 }
 
 /// An interpreter as `pinrail.toml` names it: a path relative to the project, or a program on the path.

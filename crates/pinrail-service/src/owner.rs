@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
-use pinrail_model::document::{Document, Job};
+use pinrail_model::document::{Document, Job, first_message};
 use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::JobName;
@@ -32,6 +32,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attempt::{Attempts, Ticket};
+use crate::problem::Problem;
 
 /// Inputs that are decided upon together at most.
 const MOST_AT_ONCE: usize = 4096;
@@ -58,7 +59,8 @@ pub enum Input {
     Explain {
         run: RunId,
         job: Option<JobName>,
-        answer: oneshot::Sender<Option<Vec<Explanation>>>,
+        /// None: the run has no such job.
+        answer: oneshot::Sender<Result<Option<Vec<Explanation>>, Problem>>,
     },
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
@@ -247,7 +249,7 @@ impl Owner {
                     self.parts.store.commit(vec![self.transition(writes)], Durability::Behind).await?;
                 }
                 Input::Explain { run, job, answer } => {
-                    let _ = answer.send(self.explain(run, job.as_ref()).await?);
+                    let _ = answer.send(self.explain(run, job.as_ref()).await.map_err(Problem::from));
                 }
                 Input::Busy(answer) => {
                     let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
@@ -547,7 +549,10 @@ impl Owner {
             self.flush(batch).await?;
             let reply = match self.obey(&command, batch).await {
                 Ok(reply) => json!({"ok": reply}),
-                Err(refusal) => refusal.reply(),
+                Err(refusal) => {
+                    self.leave_refused(&command, batch);
+                    refusal.reply()
+                }
             };
             step!("command.before-reply");
             let reply = Write::CommandReply { command: command.id, reply };
@@ -559,6 +564,14 @@ impl Owner {
             self.flush(batch).await?;
         }
         Ok(())
+    }
+
+    /// What a refused command had loaded of a run that is over is of no more use.
+    fn leave_refused(&mut self, command: &Command, batch: &Batch) {
+        let (CommandKind::Stop { run, .. } | CommandKind::Retry { run, .. }) = &command.kind else { return };
+        if !batch.changes.contains_key(run) {
+            self.forget_if_over(*run);
+        }
     }
 
     async fn obey(&mut self, command: &Command, batch: &mut Batch) -> Result<Value, Refusal> {
@@ -638,7 +651,7 @@ impl Owner {
         let answer = self.parts.store.read(&Who::default(), query).await;
         match answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? {
             Answer::Version(row) => {
-                Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", errors[0].message.clone()))
+                Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))
             }
             _ => Err(Refusal::new("version-not-found", format!("version {} is not known", new.version))),
         }
@@ -664,11 +677,11 @@ impl Owner {
     async fn new_code(&self, run: &Run, code: &Code) -> Result<NewCode, Refusal> {
         let query = Query::Version { project: run.project.clone(), version: code.version };
         let answer = self.parts.store.read(&Who::default(), query).await;
-        let Ok(Answer::Version(row)) = answer else {
+        let Answer::Version(row) = answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? else {
             return Err(Refusal::new("version-not-found", format!("version {} is not known", code.version)));
         };
         let document =
-            Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", errors[0].message.clone()))?;
+            Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))?;
         let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job)).map_err(|job| {
             Refusal::new("job-not-found", format!("job \"{job}\" of the run does not exist in the new code"))
         })?;
@@ -695,13 +708,15 @@ impl Owner {
         Ok(())
     }
 
-    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, StoreError> {
+    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, Refusal> {
         let now = self.parts.clock.now().wall;
         if let Some(held) = self.runs.get(&id) {
             return Ok(explanations(&held.run, &self.shard, job, now));
         }
-        let Some(stored) = self.parts.store.load(Load::One(id)).await?.pop() else { return Ok(None) };
-        let held = rebuild(stored).map_err(StoreError::Failed)?;
+        let stored = self.parts.store.load(Load::One(id)).await;
+        let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
+        let Some(stored) = stored.pop() else { return Ok(None) };
+        let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         Ok(explanations(&held.run, &self.shard, job, now))
     }
 
@@ -790,7 +805,7 @@ fn explanations(
 fn rebuild(stored: StoredRun) -> Result<Held, String> {
     let StoredRun { mut run, tasks, documents, last_event, unique_key, .. } = stored;
     let json = documents.get(&run.version).ok_or_else(|| format!("version {} is not known", run.version))?;
-    let document = Document::read(json).map_err(|errors| errors[0].message.clone())?;
+    let document = Document::read(json).map_err(|errors| first_message(&errors))?;
     let graph = Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
         .map_err(|job| format!("job \"{job}\" is not in version {}", run.version))?;
     run.graph = Arc::new(graph);
@@ -856,6 +871,12 @@ struct Refusal {
     code: &'static str,
     message: String,
     run: Option<RunId>,
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code, refusal.message)
+    }
 }
 
 impl Refusal {

@@ -51,8 +51,6 @@ pub enum StoreError {
         "the state folder \"{folder}\" was written by a newer version of pinrail (schema {found}, this one knows {known})"
     )]
     Newer { folder: String, found: i64, known: i64 },
-    #[error("the state folder \"{folder}\" is in use by {holder}")]
-    InUse { folder: String, holder: String },
     #[error("the state database failed: {0}")]
     Failed(String),
     /// The change may or may not have happened; ask again with the same id.
@@ -81,10 +79,13 @@ pub enum Forget {
     Tokens,
     /// Ad hoc queries that were asked before.
     AdHocs,
+    /// What table pointers were before the latest [`Write::MarkCatalogs`] that is older, as far as no attempt of an
+    /// unfinished run looks at it.
+    TableHistory,
 }
 
 impl Forget {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Runs,
         Self::Events,
         Self::Counters,
@@ -94,6 +95,7 @@ impl Forget {
         Self::Transitions,
         Self::Tokens,
         Self::AdHocs,
+        Self::TableHistory,
     ];
 }
 
@@ -158,6 +160,8 @@ pub enum Reply {
     Conflict(TableRef),
     /// Something unique exists already; who has it.
     Exists(String),
+    /// What was to be changed is not there.
+    Missing,
 }
 
 /// One row to insert or replace.
@@ -194,12 +198,15 @@ pub enum Write {
         at: Micros,
     },
     Secret(SecretRow),
+    /// [`Reply::Missing`] when it is not set.
     DropSecret {
         project: ProjectName,
         name: SecretName,
     },
     Token(TokenRow),
+    /// [`Reply::Missing`] when there is none that `who` may see. The first time counts.
     RevokeToken {
+        who: Who,
         id: TokenId,
         at: Micros,
     },
@@ -215,6 +222,10 @@ pub enum Write {
     File(FileRow),
     /// What this installation is called from now on.
     Installation(String),
+    /// Notes how far the catalogs of all projects are at a time, for [`Forget::TableHistory`].
+    MarkCatalogs {
+        at: Micros,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -450,7 +461,7 @@ pub struct Who {
     pub project: Option<ProjectName>,
 }
 
-/// What people and programs read.
+/// What people and programs read. What is not in the reach of who reads it is not there.
 #[derive(Debug, Clone)]
 pub enum Query {
     Run(RunId),
@@ -458,7 +469,7 @@ pub enum Query {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
         state: Option<String>,
-        logical: Option<Micros>,
+        /// The last characters of the id, two at least.
         ends_with: Option<String>,
         before: Option<RunId>,
         limit: u32,
@@ -609,8 +620,6 @@ pub struct StoredAttempt {
 pub enum Topic {
     /// Its history; `after` is a sequence number.
     Run(RunId),
-    /// The inbox; `after` is a sequence number.
-    Commands,
     /// The reply to one command.
     Reply(CommandId),
 }

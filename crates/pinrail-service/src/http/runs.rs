@@ -50,10 +50,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     params(("project" = ProjectName, Path)),
     request_body(content = RunRequest, example = json!({"job": {"shell": ["echo", "hello"]}})),
     responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
-    extensions(("x-codes" = json!([
-        "bad-bundle", "bad-parameter", "bad-document", "definition-errors", "executor-impossible",
-        "interpreter-failed", "isolation-missing", "job-not-found", "owner-gone", "parents-missing", "run-exists",
-        "version-not-found", "workflow-not-found", "wrong-state",
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
+        "bad-parameter", "bad-document", "executor-impossible", "job-not-found", "owner-gone", "parents-missing",
+        "run-exists", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn create_run(
@@ -192,9 +191,8 @@ struct RetryBody {
     post, path = "/runs/{id}/retry", tag = "runs", security(("token" = ["operator"])),
     params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
     responses((status = 200, description = "The run, which goes on", body = Run)),
-    extensions(("x-codes" = json!([
-        "bad-bundle", "bad-document", "definition-errors", "interpreter-failed", "isolation-missing", "job-not-found",
-        "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
+        "bad-document", "job-not-found", "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn retry_run(
@@ -247,7 +245,7 @@ struct ExplainQuery {
     get, path = "/runs/{id}/explain", tag = "runs", security(("token" = ["viewer"])),
     params(("id" = RunId, Path), ExplainQuery),
     responses((status = 200, description = "A page of explanations", body = Page<Explanation>)),
-    extensions(("x-codes" = json!(["job-not-found", "owner-gone"]))),
+    extensions(("x-codes" = json!(["bad-document", "job-not-found", "owner-gone"]))),
 )]
 async fn explain_run(
     State(app): Shared,
