@@ -187,7 +187,7 @@ impl App {
         }
         let token = self.make_token("admin", None, Role::Admin, None).await?.1;
         write_private(&file, token.as_bytes())
-            .map_err(|e| Problem::new("state-failed", format!("{} cannot be written: {e}", file.display())))?;
+            .map_err(|e| Problem::new("state-failed", format!("\"{}\" cannot be written: {e}", file.display())))?;
         Ok(token)
     }
 
@@ -880,7 +880,8 @@ impl App {
         let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))??;
         found.ok_or_else(|| {
             let name = name.map_or_else(String::new, |name| name.to_string());
-            Problem::new("job-not-found", format!("job \"{name}\" not found in run {id}"))
+            Problem::new("job-not-found", format!("job \"{name}\" not found in run \"{id}\""))
+                .hint(format!("See its jobs with `pinrail show {id}`."))
         })
     }
 
@@ -980,15 +981,9 @@ fn given_outside(
     Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
 }
 
-/// A reply that a change by people never gets, since no owner orders it and nothing of it is unique.
+/// A reply that a change by people does not get, since no owner orders it and nothing of it is unique.
 fn refused(reply: Option<&Reply>) -> Problem {
-    let why = match reply {
-        Some(Reply::Exists(other)) => format!("\"{other}\" is there already"),
-        Some(Reply::Conflict(table)) => format!("table \"{table}\" has changed"),
-        Some(Reply::Missing) => "what it changes is not there".to_owned(),
-        Some(Reply::Stale | Reply::Fenced) => "another server has taken over".to_owned(),
-        Some(Reply::Committed) | None => "the database gave no answer".to_owned(),
-    };
+    let why = reply.map_or_else(|| "the database gave no answer".to_owned(), Reply::to_string);
     Problem::new("state-failed", format!("the change was refused: {why}")).hint("Try again.")
 }
 
@@ -1044,6 +1039,7 @@ fn refusal(reply: &Value) -> Option<Problem> {
     ];
     let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");
     let mut problem = Problem::new(code, error["message"].as_str().unwrap_or_default());
+    problem.hint = error["hint"].as_str().map(str::to_owned);
     if let Some(run) = error["run"].as_str() {
         problem = problem.hint(format!("Follow it with `pinrail show {run}`.")).with("run", run);
     }

@@ -110,8 +110,7 @@ impl Ticket {
         | Work::Publish { task, epoch }
         | Work::Clean { task, epoch, .. }
         | Work::Set { task, epoch, .. }) = work;
-        let found = &run.tasks[*task];
-        let job = &run.graph.jobs[*task];
+        let (found, job) = (run.tasks.get(*task)?, run.graph.jobs.get(*task)?);
         let mut params = run.params.clone();
         params.extend(job.params.clone());
         Some(Self {
@@ -141,14 +140,15 @@ impl Ticket {
 
 /// What the jobs above left, within the run or in an earlier one.
 fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
-    let outside = run.graph.jobs[task].after.iter().filter_map(|name| {
+    let after = run.graph.jobs.get(task).into_iter().flat_map(|job| &job.after);
+    let outside = after.filter_map(|name| {
         let outputs = run.outside.get(name)?;
         Some((name.to_string(), json!({"state": "succeeded", "outputs": outputs})))
     });
-    let inside = run.graph.parents[task].iter().map(|parent| {
-        let parent = &run.tasks[*parent];
-        (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs}))
-    });
+    let parents = run.graph.parents.get(task).into_iter().flatten();
+    let inside = parents
+        .filter_map(|parent| run.tasks.get(*parent))
+        .map(|parent| (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs})));
     outside.chain(inside).collect()
 }
 
@@ -192,7 +192,7 @@ impl Attempts {
     /// Whether success has nothing to do with tables, so that it needs no preparation.
     pub(crate) fn has_nothing_to_publish(&self, run: &Run, task: TaskIx) -> bool {
         let declared = run.graph.jobs[task].writes.is_some();
-        let Some(attempt) = run.tasks[task].attempt() else { return false };
+        let Some(attempt) = run.tasks.get(task).and_then(|task| task.attempt()) else { return false };
         let wrote =
             self.lock().get(&attempt.id).is_none_or(|live| live.wrote.load(std::sync::atomic::Ordering::SeqCst));
         self.parts.catalog.is_none() || (!declared && !wrote)

@@ -208,6 +208,14 @@ struct Change {
     reply: Option<Write>,
 }
 
+/// What an attempt wants to make true, and who asks.
+struct Prepared {
+    task: TaskIx,
+    epoch: u64,
+    swaps: Vec<PointerSwap>,
+    answer: oneshot::Sender<Published>,
+}
+
 impl Owner {
     async fn work(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) -> Result<(), StoreError> {
         loop {
@@ -242,7 +250,7 @@ impl Owner {
                 }
                 Input::Publish { run, task, epoch, swaps, answer } => {
                     self.flush(&mut batch).await?;
-                    self.publish(run, task, epoch, swaps, answer, &mut batch);
+                    self.publish(run, Prepared { task, epoch, swaps, answer }, &mut batch);
                 }
                 Input::Nudge => self.take_commands(&mut batch).await?,
                 Input::Behind(writes) => {
@@ -333,15 +341,8 @@ impl Owner {
         })
     }
 
-    fn publish(
-        &mut self,
-        id: RunId,
-        task: TaskIx,
-        epoch: u64,
-        swaps: Vec<PointerSwap>,
-        answer: oneshot::Sender<Published>,
-        batch: &mut Batch,
-    ) {
+    fn publish(&mut self, id: RunId, prepared: Prepared, batch: &mut Batch) {
+        let Prepared { task, epoch, swaps, answer } = prepared;
         let before = self.runs.get(&id).map(|held| Box::new(held.run.clone()));
         let publication = self.publication(id, task, swaps);
         if self.apply(id, &Event::Published { task, epoch }, batch).is_err() {
@@ -460,7 +461,7 @@ impl Owner {
                 }
                 Ok(())
             }
-            (reply, _) => Err(StoreError::Failed(format!("the owner's change of {id} was refused: {reply:?}"))),
+            (reply, _) => Err(StoreError::Failed(format!("the owner's change of run \"{id}\" was refused: {reply}"))),
         }
     }
 
@@ -531,7 +532,7 @@ impl Owner {
                 seq: held.last_event,
                 at: now.wall,
                 kind: happening.kind.to_owned(),
-                job: happening.task.map(|ix| run.tasks[ix].job.clone()),
+                job: happening.task.and_then(|ix| run.tasks.get(ix)).map(|task| task.job.clone()),
                 data: happening.data.clone(),
             });
         }
@@ -653,18 +654,19 @@ impl Owner {
             Answer::Version(row) => {
                 Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))
             }
-            _ => Err(Refusal::new("version-not-found", format!("version {} is not known", new.version))),
+            _ => Err(Refusal::new("version-not-found", format!("version \"{}\" is not known", new.version))),
         }
     }
 
     async fn retry(&self, id: RunId, jobs: Option<&str>, code: Option<&Code>, by: &str) -> Result<Event, Refusal> {
-        let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run {id}")))?.run;
+        let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run \"{id}\"")))?.run;
         let tasks: Vec<TaskIx> = match jobs {
             None => (0..run.tasks.len()).filter(|ix| wants_retry(run, *ix)).collect(),
             Some(selector) => {
                 let all: Vec<Job> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
                 let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
-                (0..run.tasks.len()).filter(|ix| names.contains(&run.tasks[*ix].job)).collect()
+                let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
+                tasks.map(|(ix, _)| ix).collect()
             }
         };
         let code = match code {
@@ -678,7 +680,7 @@ impl Owner {
         let query = Query::Version { project: run.project.clone(), version: code.version };
         let answer = self.parts.store.read(&Who::default(), query).await;
         let Answer::Version(row) = answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? else {
-            return Err(Refusal::new("version-not-found", format!("version {} is not known", code.version)));
+            return Err(Refusal::new("version-not-found", format!("version \"{}\" is not known", code.version)));
         };
         let document =
             Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))?;
@@ -690,7 +692,7 @@ impl Owner {
 
     fn find(&self, run: RunId, job: &JobName) -> Result<TaskIx, Refusal> {
         let found = self.runs.get(&run).and_then(|held| held.run.find(job.as_str()));
-        found.ok_or_else(|| Refusal::new("job-not-found", format!("job \"{job}\" not found in run {run}")))
+        found.ok_or_else(|| Refusal::new("job-not-found", format!("job \"{job}\" not found in run \"{run}\"")))
     }
 
     /// Has a run in memory, also one that is over. One that an embedded server had left alone is resumed.
@@ -701,7 +703,7 @@ impl Owner {
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else {
-            return Err(Refusal::new("run-not-found", format!("no run {id}")));
+            return Err(Refusal::new("run-not-found", format!("no run \"{id}\"")));
         };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         self.resume(id, held, batch);
@@ -780,7 +782,7 @@ fn has_cleanup(stored: &StoredRun) -> bool {
 }
 
 fn wants_retry(run: &Run, ix: TaskIx) -> bool {
-    let task = &run.tasks[ix];
+    let Some(task) = run.tasks.get(ix) else { return false };
     let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
     task.position == Position::Held || (task.position == Position::Done && ending)
 }
@@ -804,17 +806,17 @@ fn explanations(
 
 fn rebuild(stored: StoredRun) -> Result<Held, String> {
     let StoredRun { mut run, tasks, documents, last_event, unique_key, .. } = stored;
-    let json = documents.get(&run.version).ok_or_else(|| format!("version {} is not known", run.version))?;
+    let json = documents.get(&run.version).ok_or_else(|| format!("version \"{}\" is not known", run.version))?;
     let document = Document::read(json).map_err(|errors| first_message(&errors))?;
     let graph = Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
-        .map_err(|job| format!("job \"{job}\" is not in version {}", run.version))?;
+        .map_err(|job| format!("job \"{job}\" is not in version \"{}\"", run.version))?;
     run.graph = Arc::new(graph);
     run.tasks = tasks.into_iter().map(Arc::new).collect();
     Ok(Held { run, unique_key, last_event })
 }
 
 fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
-    let task = &run.tasks[ix];
+    let Some(task) = run.tasks.get(ix) else { return Vec::new() };
     let mut rows = vec![Write::Task(Box::new(TaskRow {
         run: run.id,
         ix: ix as u32,
@@ -875,13 +877,27 @@ struct Refusal {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.code, refusal.message)
+        let hint = refusal.hint().map(str::to_owned);
+        Self { hint, ..Self::new(refusal.code, refusal.message) }
     }
 }
 
 impl Refusal {
     fn reply(&self) -> Value {
-        json!({"error": {"code": self.code, "message": self.message, "run": self.run}})
+        json!({"error": {"code": self.code, "message": self.message, "hint": self.hint(), "run": self.run}})
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self.code {
+            "job-not-found" => "`pinrail show RUN` lists the jobs of a run.",
+            "version-not-found" => "Send the code again: run the command once more from the project's folder.",
+            "bad-document" => {
+                "Make a new run; this one was stored by another version of pinrail, or its workflow is lost."
+            }
+            "state-failed" => "Try again; if it persists, look at the disk and the server's log.",
+            "run-not-found" => "List runs with `pinrail runs`.",
+            _ => return None,
+        })
     }
 
     fn new(code: &'static str, message: String) -> Self {

@@ -2,6 +2,7 @@
 //! the same id after an unknown outcome gives the first answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,19 @@ pub enum Reply {
     Exists(String),
     /// What was to be changed is not there.
     Missing,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Committed => f.write_str("it was committed"),
+            Self::Stale => f.write_str("another owner has taken over"),
+            Self::Fenced => f.write_str("the attempt is over, or its task was published already"),
+            Self::Conflict(table) => write!(f, "table \"{table}\" has changed"),
+            Self::Exists(other) => write!(f, "\"{other}\" is there already"),
+            Self::Missing => f.write_str("what it changes is not there"),
+        }
+    }
 }
 
 /// One row to insert or replace.

@@ -223,6 +223,6 @@ async fn a_run_whose_workflow_cannot_be_read_is_told_and_the_server_goes_on() {
     let changed = Transition::new(TransitionId::from_parts(1, 1), vec![Write::Run(Box::new(row))]);
     assert_eq!(world.app.store.commit(vec![changed], Durability::Waited).await.unwrap(), [Reply::Committed]);
     let problem = problem(&world.get(&format!("/api/v1/runs/{id}/explain")).await, 500, "bad-document");
-    assert_eq!(problem["detail"], format!("version {} is not known", Sha::of(b"gone")));
+    assert_eq!(problem["detail"], format!("version \"{}\" is not known", Sha::of(b"gone")));
     assert_eq!(world.ended_run("demo").await["state"], "succeeded");
 }
