@@ -82,6 +82,14 @@ CREATE TABLE idempotency (
   primary key (principal, key)
 ) strict, without rowid;
 
+CREATE TABLE inputs (
+  run         text    not null,
+  path        text    not null,
+  size        integer not null,
+  modified_at integer not null,
+  primary key (run, path)
+) strict, without rowid;
+
 CREATE TABLE logs (
   attempt text    not null,
   first   integer not null,
@@ -172,7 +180,7 @@ CREATE TABLE table_history (
   name      text    not null,
   from_seq  integer not null,
   id        text    not null,
-  location  text,
+  location  text, at integer,
   primary key (project, namespace, name, from_seq)
 ) strict, without rowid;
 
@@ -216,6 +224,13 @@ CREATE TABLE tokens (
 CREATE TABLE transitions (
   id    text primary key,
   reply text not null
+) strict, without rowid;
+
+CREATE TABLE unpublished (
+  attempt   text not null,
+  namespace text not null,
+  name      text not null,
+  primary key (attempt, namespace, name)
 ) strict, without rowid;
 
 CREATE TABLE versions (

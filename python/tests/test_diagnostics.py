@@ -220,6 +220,7 @@ def test_schedules(files: Files) -> None:
                 b = cron('0 6 * *')
                 c = every('soon')
                 d = every(60, start='2013-01-02', end='2013-01-01')
+                e = cron('0 6 * * *', start='2013-01-02T06:00')
                 workflow = {template(name='a', shell='true'): []}
                 """
         }
@@ -251,6 +252,10 @@ error: "end" of every is before its start: 2013-01-01 is before 2013-01-02
    ╭─ workflows/w.py:4
  4 │ d = every(60, start='2013-01-02', end='2013-01-01')
    │                                       ^^^^^^^^^^^^
+error: "start" of cron must be a date like 2013-01-02, not "2013-01-02T06:00"
+   ╭─ workflows/w.py:5
+ 5 │ e = cron('0 6 * * *', start='2013-01-02T06:00')
+   │                             ^^^^^^^^^^^^^^^^^^ write start='2013-01-02': it includes all fire times of that day
 """
     ).strip('\n')
 

@@ -58,7 +58,7 @@ impl Executor for Shell {
             key: assignment.attempt.to_string(),
             argv: assignment.command.clone(),
             env: environment(self.python.programs(), assignment, socket.as_ref()),
-            cwd: assignment.code.root.display().to_string(),
+            cwd: assignment.folder.display().to_string(),
             memory: assignment.job.memory_bytes,
             data: None,
             extra: 0,

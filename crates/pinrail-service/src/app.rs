@@ -12,13 +12,14 @@ use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
-use pinrail_model::run::Class;
+use pinrail_model::run::{Class, Ends, Run};
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, NewRun, ProjectRow,
-    Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow, ListedRun,
+    NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition,
+    VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -30,6 +31,7 @@ use utoipa::ToSchema;
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
+use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
 use crate::project::Project;
@@ -101,6 +103,17 @@ pub enum OneOff {
     SqlFile(String),
     /// A program and its arguments.
     Shell(Vec<String>),
+}
+
+/// Which runs a list shows: what is none does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct RunsPage {
+    pub project: Option<ProjectName>,
+    pub workflow: Option<WorkflowName>,
+    pub state: Option<String>,
+    /// Only older ones than this.
+    pub before: Option<RunId>,
+    pub limit: u32,
 }
 
 /// What a deploy came to.
@@ -622,11 +635,37 @@ impl App {
             jobs: request.jobs,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
+        let inputs = self.inputs(project, bundle).await?;
         let reply = self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
         // Under a key that has a run already, that run.
-        let made = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok());
-        let id = made.ok_or_else(|| Problem::new("internal", format!("the reply for run {id} names no run")))?;
-        self.run(principal, id).await
+        let made: Option<RunId> = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok());
+        let made = made.ok_or_else(|| Problem::new("internal", format!("the reply for run {id} names no run")))?;
+        if made == id {
+            self.record_inputs(id, inputs).await?;
+        }
+        self.run(principal, made).await
+    }
+
+    /// The files under `[files]` of a project whose folder is here, as they are now.
+    async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
+        let Some(folder) = project_folder(self.store.as_ref(), project).await? else { return Ok(Vec::new()) };
+        // What is wrong with the bundle is told by what needs it.
+        let Ok((_, settings)) = self.bundle(project, bundle).await else { return Ok(Vec::new()) };
+        if settings.files.is_none() {
+            return Ok(Vec::new());
+        }
+        let state = self.state.clone();
+        let looked = tokio::task::spawn_blocking(move || inputs::look(&folder, &settings, &state)).await;
+        Ok(looked.ok().flatten().unwrap_or_default())
+    }
+
+    /// Only explanations read them, so nobody waits.
+    async fn record_inputs(&self, run: RunId, rows: Vec<InputRow>) -> Result<(), Problem> {
+        if !rows.is_empty() {
+            let write = Write::Inputs { run, rows };
+            self.store.commit(vec![self.transition(vec![write])], Durability::Behind).await?;
+        }
+        Ok(())
     }
 
     /// The document that a request means, with its version and bundle.
@@ -711,7 +750,12 @@ impl App {
             return Ok(outputs.into_iter().filter(|(job, _)| needed.contains(job)).collect());
         }
         let detail = format!("{} did not succeed for this interval", missing.join(", "));
-        Err(Problem::new("parents-missing", detail).hint(format!("Select what is above as well: --job +{jobs}")))
+        // What is above a missing parent may be missing as well, so it is selected with all of it.
+        let above: Vec<String> = missing.iter().map(|job| format!("+{job}")).collect();
+        let wanted = jobs.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned);
+        let all: Vec<String> = wanted.chain(above).collect();
+        let hint = format!("Select what is above as well: --job {}", all.join(","));
+        Err(Problem::new("parents-missing", detail).hint(hint))
     }
 
     /// One run.
@@ -720,7 +764,7 @@ impl App {
     /// 404 when there is none in the caller's reach.
     pub async fn run(&self, principal: &Principal, id: RunId) -> Result<StoredRun, Problem> {
         match self.store.read(&Self::who(principal), Query::Run(id)).await? {
-            Answer::Runs(mut runs) if !runs.is_empty() => Ok(runs.remove(0)),
+            Answer::Run(stored) => Ok(*stored),
             _ => Err(run_not_found(&id.to_string())),
         }
     }
@@ -751,14 +795,17 @@ impl App {
         }
         let latest = reference == "last" || query.date.is_some();
         let runs = self.find_runs(principal, query).await?;
-        if runs.len() > 1 && !latest {
-            let ids: Vec<_> = runs.iter().map(|stored| stored.run.id.to_string()).collect();
-            return Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))));
+        match runs.as_slice() {
+            [] => Err(run_not_found(reference)),
+            [first, rest @ ..] if rest.is_empty() || latest => self.run(principal, first.run.id).await,
+            several => {
+                let ids: Vec<_> = several.iter().map(|listed| listed.run.id.to_string()).collect();
+                Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))))
+            }
         }
-        runs.into_iter().next().ok_or_else(|| run_not_found(reference))
     }
 
-    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<StoredRun>, Problem> {
+    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<ListedRun>, Problem> {
         let limit = if find.date.is_some() { 200 } else { 10 };
         let query = Query::Runs {
             project: find.project,
@@ -784,15 +831,8 @@ impl App {
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub async fn runs(
-        &self,
-        principal: &Principal,
-        project: Option<ProjectName>,
-        workflow: Option<WorkflowName>,
-        state: Option<String>,
-        before: Option<RunId>,
-        limit: u32,
-    ) -> Result<Vec<StoredRun>, Problem> {
+    pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<ListedRun>, Problem> {
+        let RunsPage { project, workflow, state, before, limit } = page;
         let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
@@ -860,7 +900,9 @@ impl App {
                 Some(Code { bundle, version })
             }
         };
+        let inputs = self.inputs(project, code.as_ref().map_or(stored.run.bundle, |code| code.bundle)).await?;
         self.command(principal, CommandKind::Retry { run: id, jobs, code }).await?;
+        self.record_inputs(id, inputs).await?;
         self.run(principal, id).await
     }
 
@@ -874,15 +916,46 @@ impl App {
         id: RunId,
         job: Option<JobName>,
     ) -> Result<Vec<Explanation>, Problem> {
-        self.run(principal, id).await?;
+        let stored = self.run(principal, id).await?;
         let name = job.clone();
         let answer = self.owner.ask(|answer| Input::Explain { run: id, job, answer }).await;
         let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))??;
-        found.ok_or_else(|| {
+        let mut found = found.ok_or_else(|| {
             let name = name.map_or_else(String::new, |name| name.to_string());
             Problem::new("job-not-found", format!("job \"{name}\" not found in run \"{id}\""))
                 .hint(format!("See its jobs with `pinrail show {id}`."))
-        })
+        })?;
+        if found.iter().any(|explanation| explanation.why.failure().is_some()) {
+            self.compare(&stored.run, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// Adds to explanations of failures what is known of files and tables.
+    async fn compare(&self, run: &Run, explanations: &mut [Explanation]) -> Result<(), Problem> {
+        let read = async |query| self.store.read(&Who::default(), query).await;
+        let (project, workflow) = (run.project.clone(), run.workflow.clone());
+        let before = Query::InputsOfLastSuccess { project, workflow, before: run.id };
+        let changed = match (read(before).await?, read(Query::Inputs(run.id)).await?) {
+            // A run without any knows nothing of files: it may have been made before they were recorded.
+            (Answer::Inputs(before), Answer::Inputs(now)) if !before.is_empty() && !now.is_empty() => {
+                inputs::changes(&before, &now)
+            }
+            _ => Vec::new(),
+        };
+        for explanation in explanations {
+            let Some((attempt, ends)) = explanation.why.failure().map(|failure| (failure.attempt, failure.ends)) else {
+                continue;
+            };
+            let unpublished = Query::Unpublished { project: run.project.clone(), attempt };
+            if let Answer::Unpublished(rows) = read(unpublished).await? {
+                explanation.unpublished = rows;
+            }
+            if ends != Ends::Cancelled {
+                explanation.changed.clone_from(&changed);
+            }
+        }
+        Ok(())
     }
 
     /// One attempt.

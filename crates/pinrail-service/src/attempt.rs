@@ -24,6 +24,7 @@ use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
 
 use crate::bundles::Bundles;
+use crate::inputs::working_folder;
 use crate::logs::LogWriter;
 use crate::owner::{Input, OwnerHandle, Published};
 use crate::secrets::{Revealed, declared};
@@ -381,6 +382,10 @@ impl OneWork {
             Err(evidence) => return self.fail(Fault::Platform, Phase::Execute, evidence),
         };
         assignment.command = command;
+        assignment.folder = match self.working_folder(&assignment.code, &assignment.scratch).await {
+            Ok(folder) => folder,
+            Err(evidence) => return self.fail(Fault::Platform, Phase::Execute, evidence),
+        };
         assignment.env.extend(env);
         let sink = self.sink();
         match executor.run(&assignment, &sink).await {
@@ -508,7 +513,9 @@ impl OneWork {
         std::fs::create_dir_all(&scratch)
             .map_err(|e| Evidence::new(format!("the scratch folder cannot be made: {e}")))?;
         let is_class = ticket.job.kind == JobKind::Class;
+        let folder = if is_class { code.root.clone() } else { self.working_folder(&code, &scratch).await? };
         Ok(Assignment {
+            folder,
             attempt: ticket.attempt.id,
             number: ticket.attempt.number,
             epoch: ticket.epoch,
@@ -524,6 +531,19 @@ impl OneWork {
             command: ticket.job.shell.clone().unwrap_or_default(),
             cleanup_limit: ticket.job.cleanup_timeout(),
         })
+    }
+
+    /// Where a command finds the project's files by their relative paths.
+    async fn working_folder(&self, code: &CodePlaceOnDisk, scratch: &Path) -> Result<PathBuf, Evidence> {
+        let settings = crate::project::Project::read_bundle(&code.root, &self.ticket.project).ok();
+        let settings = settings.filter(|settings| settings.files.is_some());
+        let (Some(settings), Some(project)) = (settings, code.project.clone()) else { return Ok(code.root.clone()) };
+        let (target, root, state) = (scratch.join("project"), code.root.clone(), self.attempts.parts.state.clone());
+        let made =
+            tokio::task::spawn_blocking(move || working_folder(&target, &root, &project, &settings, &state)).await;
+        let made = made.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let made = made.map_err(|e| Evidence::new(format!("the command's working folder cannot be made: {e}")))?;
+        Ok(made.unwrap_or_else(|| code.root.clone()))
     }
 
     /// The unpacked bundle and the project's own folder.

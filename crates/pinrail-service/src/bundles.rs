@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use pinrail_model::document::{Digesting, Sha};
 use pinrail_model::seam::store::BundleFile;
 use pinrail_model::step;
 use pinrail_model::time::Clock;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use crate::inputs::in_place;
 use crate::project::{Project, is_inside};
 
 /// What a bundle consists of, by path.
@@ -30,7 +30,7 @@ const PIECE: usize = 64 << 10;
 const LONGEST_PATH: usize = 1024;
 const LONGEST_NAME: usize = 255;
 /// Never part of a bundle, whatever ignore files say: made by tools, large, or not code.
-const NEVER: &[&str] = &[".git", ".pinrail", "__pycache__", ".venv", ".pytest_cache", "node_modules"];
+pub(crate) const NEVER: &[&str] = &[".git", ".pinrail", "__pycache__", ".venv", ".pytest_cache", "node_modules"];
 
 /// Why a bundle cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -135,18 +135,6 @@ fn unreadable(folder: &Path, error: ignore::Error) -> BundleError {
         None => std::io::Error::other(text),
     };
     io(&path)(reason)
-}
-
-fn in_place(project: &Project) -> Result<GlobSet, BundleError> {
-    let mut patterns = GlobSetBuilder::new();
-    for pattern in project.files.iter().flat_map(BTreeMap::values) {
-        let bad = |e: globset::Error| BundleError::Pattern { pattern: pattern.clone(), message: e.kind().to_string() };
-        // One that names a folder means everything below it.
-        for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
-            patterns.add(GlobBuilder::new(&pattern).literal_separator(true).build().map_err(bad)?);
-        }
-    }
-    patterns.build().map_err(|e| BundleError::Pattern { pattern: String::new(), message: e.kind().to_string() })
 }
 
 /// The digest of one file, given how many bytes the files before it hold. One that is too large, such as an input that

@@ -14,6 +14,7 @@ pub mod backup;
 pub mod bundles;
 pub mod compile;
 pub mod http;
+mod inputs;
 pub mod logs;
 pub mod mask;
 pub mod owner;

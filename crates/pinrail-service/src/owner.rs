@@ -713,13 +713,14 @@ impl Owner {
     async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, Refusal> {
         let now = self.parts.clock.now().wall;
         if let Some(held) = self.runs.get(&id) {
-            return Ok(explanations(&held.run, &self.shard, job, now));
+            return Ok(explanations(&held.run, Some(&self.shard), job, now));
         }
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else { return Ok(None) };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
-        Ok(explanations(&held.run, &self.shard, job, now))
+        // One that is unfinished here was left alone: an embedded server resumes what it is asked for.
+        Ok(explanations(&held.run, None, job, now))
     }
 
     // Recovery: the normal path, from whatever was durable.
@@ -789,7 +790,7 @@ fn wants_retry(run: &Run, ix: TaskIx) -> bool {
 
 fn explanations(
     run: &Run,
-    shard: &Shard,
+    shard: Option<&Shard>,
     job: Option<&JobName>,
     now: pinrail_model::time::Micros,
 ) -> Option<Vec<Explanation>> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use pinrail_model::document::SqlSource;
-use pinrail_model::fault::{Evidence, Fault};
+use pinrail_model::fault::{ERROR, Evidence, Fault};
 use pinrail_model::run::{Phase, Report};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
 use pinrail_model::seam::lake::{
@@ -281,7 +281,7 @@ fn no_engine() -> Failure {
 /// Says in which file it was, when it was in one.
 fn failure(error: LakeError, file: Option<&str>) -> Failure {
     let LakeError { code, fault, mut evidence, place } = error;
-    evidence.facts.push(("code".to_owned(), code.to_owned()));
+    evidence.facts.push((ERROR.to_owned(), code.to_owned()));
     if let Some((line, column)) = place {
         let file = file.unwrap_or("the statement");
         evidence.message = format!("{file}:{line}:{column}: {}", evidence.message);

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pinrail_model::document::{Document, ExecutorKind, Sha};
+use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId};
 use pinrail_model::names::{ProjectName, TableRef, WorkflowName};
 use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, Run, apply};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow,
-    FileRow, Forget, IdempotencyRow, Load, LogRow, ProjectRow, Publication, Query, QueryRow, Reply, RunRow, SecretRow,
-    Store, StoredReply, SystemTable, TaskRow, TokenRow, Transition, VersionRow, Who, Write,
+    FileRow, Forget, IdempotencyRow, InputRow, Load, LogRow, ProjectRow, Publication, Query, QueryRow, Reply, RunRow,
+    SecretRow, Store, StoredReply, SystemTable, TaskRow, TokenRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -30,6 +31,7 @@ where
     a_view_stays_as_it_was(fresh().await.as_ref()).await;
     a_publication_happens_once(fresh().await.as_ref()).await;
     a_former_attempt_may_not_stage(fresh().await.as_ref()).await;
+    inputs_are_compared_with_the_last_success(fresh().await.as_ref()).await;
     what_is_behind_becomes_durable_in_order(fresh().await.as_ref()).await;
     a_reader_of_one_project_sees_no_other(fresh().await.as_ref()).await;
     runs_are_listed_by_all_that_they_are_asked_for(fresh().await.as_ref()).await;
@@ -274,9 +276,63 @@ async fn a_former_attempt_may_not_stage(store: &dyn Store) {
     store.stage(1, overlay("2")).await.expect("replaced");
     assert_eq!(store.stage(0, overlay("3")).await, Err(PointerError::Fenced));
     assert_eq!(store.overlays(attempt).await.expect("overlays"), [overlay("2")]);
+    store.swap(&project(), vec![swap("a.y", None, Some("1"))]).await.expect("made");
+    store.stage(1, Overlay { table: table("a.y"), ..overlay("1") }).await.expect("staged");
+    let written = [unpublished("a.x", false, None), unpublished("a.y", true, None)];
+    assert_eq!(unpublished_by(store, attempt).await, written);
     let discard = Transition::new(id(2), vec![Write::DiscardOverlays(attempt)]);
     assert_eq!(commit(store, discard).await, Reply::Committed);
     assert!(store.overlays(attempt).await.expect("overlays").is_empty());
+    assert_eq!(unpublished_by(store, attempt).await, written, "their names are remembered");
+    let published = Publication {
+        project: project(),
+        attempt: AttemptId::from_parts(1, 2),
+        run: RunId::from_parts(2, 2),
+        job: run.tasks[0].job.clone(),
+        instance: String::new(),
+        generation: 1,
+        at: Micros(7),
+        swaps: vec![swap("a.x", None, Some("1"))],
+    };
+    let transition = Transition { publications: vec![published], ..Transition::new(id(3), vec![]) };
+    assert_eq!(commit(store, transition).await, Reply::Committed);
+    assert_eq!(unpublished_by(store, attempt).await[0], unpublished("a.x", true, Some(Micros(7))));
+}
+
+fn unpublished(name: &str, exists: bool, snapshot_at: Option<Micros>) -> Unpublished {
+    Unpublished { table: table(name), exists, snapshot_at }
+}
+
+async fn unpublished_by(store: &dyn Store, attempt: AttemptId) -> Vec<Unpublished> {
+    match store.read(&Who::default(), Query::Unpublished { project: project(), attempt }).await {
+        Ok(Answer::Unpublished(tables)) => tables,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn inputs_are_compared_with_the_last_success(store: &dyn Store) {
+    let file = |size| InputRow { path: "data/x.csv".to_owned(), size, modified_at: Micros(3) };
+    let inputs = async |query| match store.read(&Who::default(), query).await.expect("an answer") {
+        Answer::Inputs(rows) => Some(rows.into_iter().map(|row| row.size).collect::<Vec<_>>()),
+        _ => None,
+    };
+    let last = |before| Query::InputsOfLastSuccess {
+        project: project(),
+        workflow: "w".parse().expect("a name"),
+        before: RunId::from_parts(before, u128::from(before)),
+    };
+    for (n, state) in [(1, "succeeded"), (2, "succeeded"), (3, "failed")] {
+        let run = new_run(n, &project());
+        let row = Write::Run(Box::new(RunRow { run: run.clone(), state, unique_key: None }));
+        let found = |size| Write::Inputs { run: run.id, rows: vec![file(size)] };
+        // Found again by a retry.
+        let writes = vec![row, found(0), found(n as u64 * 10)];
+        assert_eq!(commit(store, Transition::new(id(n), writes)).await, Reply::Committed);
+    }
+    assert_eq!(inputs(Query::Inputs(RunId::from_parts(3, 3))).await, Some(vec![30]));
+    assert_eq!(inputs(last(4)).await, Some(vec![20]));
+    assert_eq!(inputs(last(2)).await, Some(vec![10]));
+    assert_eq!(inputs(last(1)).await, None);
 }
 
 async fn what_is_behind_becomes_durable_in_order(store: &dyn Store) {
@@ -321,6 +377,11 @@ fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transiti
     };
     let mut writes = rows(&run, None);
     writes.extend([
+        Write::Run(Box::new(RunRow { run: run.clone(), state: "succeeded", unique_key: None })),
+        Write::Inputs {
+            run: run.id,
+            rows: vec![InputRow { path: project.to_string(), size: 1, modified_at: created_at }],
+        },
         Write::Project(ProjectRow { name: project.clone(), folder: None, created_at }),
         Write::Bundle(bundle(digest)),
         Write::Bundle(bundle(Sha::of(&n.to_le_bytes()))),
@@ -412,9 +473,16 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::CommandReply(CommandId::from_parts(1, n)),
         Query::AdHoc { id: QueryId::from_parts(1, n) },
         Query::AdHocs { project: project.clone(), before: None, limit: 9 },
-        Query::AdHocs { project, before: Some(QueryId::from_parts(9, n)), limit: 9 },
+        Query::AdHocs { project: project.clone(), before: Some(QueryId::from_parts(9, n)), limit: 9 },
         Query::Logs(attempt),
         Query::Files(run.id),
+        Query::Inputs(run.id),
+        Query::InputsOfLastSuccess {
+            project: project.clone(),
+            workflow: run.workflow.clone(),
+            before: RunId::from_parts(99, 0),
+        },
+        Query::Unpublished { project, attempt },
     ];
     all.extend(SystemTable::ALL.map(Query::System));
     // A new kind of query does not compile here until it stands above as well.
@@ -442,6 +510,9 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::AdHocs { .. }
             | Query::Logs(_)
             | Query::Files(_)
+            | Query::Inputs(_)
+            | Query::InputsOfLastSuccess { .. }
+            | Query::Unpublished { .. }
             | Query::System(_) => {}
             Query::Installation => panic!("it belongs to no project"),
         }
@@ -460,6 +531,15 @@ async fn a_reader_of_one_project_sees_no_other(store: &dyn Store) {
         let (run, commands, transition) = everything_of(&project, n);
         store.send(commands).await.expect("sent");
         assert_eq!(commit(store, transition).await, Reply::Committed);
+        let overlay = Overlay {
+            attempt: AttemptId::from_parts(1, n),
+            id: TableId::from_parts(1, n),
+            table: table(&format!("a.{project}")),
+            base: None,
+            staged: Some("1".to_owned()),
+            intent: Intent::Changes,
+        };
+        store.stage(run.tasks[0].epoch, overlay).await.expect("staged");
         runs.push(run);
     }
     let read = async |who: Option<&ProjectName>, query: &Query| {
@@ -918,12 +998,12 @@ async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
         let mut seen = 0;
         while seen < CHANGES {
             let found = match store.read(&Who::default(), Query::Run(id)).await.expect("an answer") {
-                Answer::Runs(found) => found,
+                Answer::Run(found) => found,
                 // It is not there yet.
                 _ => continue,
             };
-            seen = found[0].last_event;
-            assert_eq!(found[0].run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
+            seen = found.last_event;
+            assert_eq!(found.run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
         }
     };
     futures::future::join(written, read).await;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use pinrail_model::near::nearest;
 
 use crate::client::Place;
@@ -434,7 +435,7 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
 pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PINRAIL_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
-    let cli = match Cli::try_parse() {
+    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -444,6 +445,14 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.tell(json),
     }
+}
+
+/// The command line as it is understood here: a variable that is set but empty counts as not set.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(Resettable::Reset) } else { arg }
+    })
 }
 
 fn usage(error: &clap::Error) -> ExitCode {

@@ -97,3 +97,14 @@ pub fn cell(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+/// An amount of bytes as people read it.
+pub fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) if bytes < 10.0 * unit => format!("{:.1} {name}", bytes / unit),
+        Some((unit, name)) => format!("{:.0} {name}", bytes / unit),
+        None => format!("{bytes} B"),
+    }
+}

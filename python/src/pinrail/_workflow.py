@@ -522,7 +522,7 @@ def cron(
     """Fires at the times of a five-field cron expression in the IANA zone ``tz``.
 
     ``covers`` is the interval of a run: the last complete local day, hour, week or month before it fires, or the time
-    since the fire before. ``start`` and ``end`` (a date or datetime) bound the fire times.
+    since the fire before. ``start`` and ``end`` are the first and the last local date with a fire time.
     """
     from . import _schedule
 

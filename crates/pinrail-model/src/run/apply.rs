@@ -633,7 +633,7 @@ impl Machine<'_> {
                 vec![ix]
             }
             None if self.run.state().is_final() => {
-                return Err(Refused::WrongState(format!("the run has already {}", self.run.state().name())));
+                return Err(Refused::WrongState(format!("the run is over already: {}", self.run.state().name())));
             }
             None => {
                 self.run.stop.get_or_insert(stop.clone());

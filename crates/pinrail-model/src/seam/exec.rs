@@ -60,6 +60,8 @@ pub struct Assignment {
     pub code: CodePlaceOnDisk,
     /// The attempt's own folder, removed after its cleanup.
     pub scratch: PathBuf,
+    /// Where a command works.
+    pub folder: PathBuf,
     /// What the job is told: the fields of the runner protocol's `start` message beyond those above.
     pub context: serde_json::Map<String, Value>,
     /// Environment of shell jobs: `PINRAIL_DS` and its siblings, and the job's own.

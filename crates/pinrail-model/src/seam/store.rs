@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::document::{ExecutorKind, Sha};
+use crate::explain::Unpublished;
 use crate::fault::Fault;
 use crate::ids::{AttemptId, CommandId, RunId, TokenId, TransitionId};
 use crate::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
@@ -185,7 +186,7 @@ pub enum Write {
     Task(Box<TaskRow>),
     Attempt(Box<AttemptRow>),
     Counters(Vec<CounterRow>),
-    /// Forgets what the attempt staged.
+    /// Forgets what the attempt staged, but for the names of the tables.
     DiscardOverlays(AttemptId),
     /// The answer to a command.
     CommandReply {
@@ -234,6 +235,11 @@ pub enum Write {
     Query(Box<QueryRow>),
     Log(LogRow),
     File(FileRow),
+    /// The files under `[files]` as the run found them, in place of what it found before.
+    Inputs {
+        run: RunId,
+        rows: Vec<InputRow>,
+    },
     /// What this installation is called from now on.
     Installation(String),
     /// Notes how far the catalogs of all projects are at a time, for [`Forget::TableHistory`].
@@ -402,6 +408,15 @@ pub struct FileRow {
     pub size: u64,
 }
 
+/// A file under `[files]` as a run found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRow {
+    /// Relative to the project's folder.
+    pub path: String,
+    pub size: u64,
+    pub modified_at: Micros,
+}
+
 /// A request to the owner of the shard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Command {
@@ -469,6 +484,14 @@ pub struct StoredRun {
     pub unique_key: Option<String>,
 }
 
+/// A run as lists show it, without its tasks.
+#[derive(Debug, Clone)]
+pub struct ListedRun {
+    pub run: Run,
+    /// Its state when it was last stored.
+    pub state: String,
+}
+
 /// Whose projects a read may see; none: all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Who {
@@ -479,6 +502,7 @@ pub struct Who {
 #[derive(Debug, Clone)]
 pub enum Query {
     Run(RunId),
+    /// Newest first, without tasks.
     Runs {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
@@ -546,6 +570,19 @@ pub enum Query {
     },
     Logs(AttemptId),
     Files(RunId),
+    /// The files under `[files]` as a run found them.
+    Inputs(RunId),
+    /// The same of the last run of a workflow that succeeded before another run was made; nothing when none did.
+    InputsOfLastSuccess {
+        project: ProjectName,
+        workflow: WorkflowName,
+        before: RunId,
+    },
+    /// The tables that an attempt wrote and did not publish.
+    Unpublished {
+        project: ProjectName,
+        attempt: AttemptId,
+    },
     /// What this installation is called; nothing before it was given a name.
     Installation,
     /// Everything of a table of `system.*`, as rows of JSON values.
@@ -597,7 +634,8 @@ pub struct SucceededTask {
 #[derive(Debug, Clone)]
 pub enum Answer {
     Nothing,
-    Runs(Vec<StoredRun>),
+    Run(Box<StoredRun>),
+    Runs(Vec<ListedRun>),
     Attempt(Box<StoredAttempt>),
     Events(Vec<EventRow>),
     Counters(Vec<CounterRow>),
@@ -616,6 +654,8 @@ pub enum Answer {
     AdHocs(Vec<QueryRow>),
     Logs(Vec<LogRow>),
     Files(Vec<FileRow>),
+    Inputs(Vec<InputRow>),
+    Unpublished(Vec<Unpublished>),
     Installation(String),
     Rows(Vec<Vec<Value>>),
 }

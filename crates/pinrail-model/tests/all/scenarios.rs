@@ -89,7 +89,7 @@ fn a_stop_cancels_what_has_not_published_and_a_retry_goes_on() {
     assert_eq!(endings(&world), ["cancelled", "cancelled"]);
     assert_eq!(world.run.state(), RunState::Cancelled);
     let again = world.apply(&Event::Stop { task: None, by: "anna".to_owned(), reason: None });
-    assert_eq!(again.unwrap_err().to_string(), "the run has already cancelled");
+    assert_eq!(again.unwrap_err().to_string(), "the run is over already: cancelled");
     world.apply(&Event::Retry { tasks: vec![0, 1], by: "anna".to_owned(), code: None }).unwrap();
     world.finish();
     assert_eq!(world.run.state(), RunState::Succeeded);

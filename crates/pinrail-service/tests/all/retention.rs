@@ -343,7 +343,7 @@ async fn what_is_old_goes_and_what_is_named_or_used_stays() {
     let mut kept = Vec::new();
     for run in &runs {
         let read = async |query| state.store.read(&who, query).await.unwrap();
-        let there = matches!(read(Query::Run(*run)).await, Answer::Runs(_));
+        let there = matches!(read(Query::Run(*run)).await, Answer::Run(_));
         let Answer::Events(events) = read(Query::Events { run: *run, after: 0, limit: 9 }).await else { panic!() };
         let Answer::Counters(counters) = read(Query::Counters { run: *run }).await else { panic!() };
         let Answer::Files(files) = read(Query::Files(*run)).await else { panic!() };

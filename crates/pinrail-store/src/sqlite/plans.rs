@@ -20,11 +20,11 @@ pub(super) fn seen(sql: &str) {
 }
 
 /// Tables that hold a row for each thing that people set up by hand.
-const SMALL: &[&str] = &["projects", "tokens", "catalogs", "c"];
+const SMALL: &[&str] = &["projects", "tokens", "catalogs"];
 
 /// Statements that may look at everything: what they begin with, and why.
 const WHOLE: &[(&str, &str)] = &[
-    ("select id, data, unique_key, state from runs  where 1 order by id desc limit", "it walks the key and ends early"),
+    ("select data, state from runs  where 1 order by id desc limit", "it walks the key and ends early"),
     ("select b.project, b.sha from bundles b", "retention asks for it, once an hour"),
     ("select f.value ->> 'sha' from bundles", "retention asks for it, once an hour"),
     ("select id, project, workflow, class", "system.runs is asked for as a whole"),

@@ -5,6 +5,7 @@ use pinrail_model::ids::AttemptId;
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
 use pinrail_model::seam::store::{Publication, Reply, StoreError};
+use pinrail_model::time::Micros;
 use rusqlite::{Connection, Row, params};
 
 use super::read::{all, one};
@@ -146,6 +147,7 @@ pub(super) fn swap_all(
     connection: &Connection,
     project: &ProjectName,
     swaps: &[PointerSwap],
+    at: Option<Micros>,
 ) -> Result<Result<u64, TableRef>, StoreError> {
     let sql = "insert into catalogs (project, seq) values (?1, 1)
                on conflict (project) do update set seq = seq + 1 returning seq";
@@ -156,12 +158,18 @@ pub(super) fn swap_all(
         if moved {
             return Ok(Err(swap.table.clone()));
         }
-        put(connection, project, swap, seq)?;
+        put(connection, project, swap, seq, at)?;
     }
     Ok(Ok(seq.cast_unsigned()))
 }
 
-fn put(connection: &Connection, project: &ProjectName, swap: &PointerSwap, seq: i64) -> Result<(), StoreError> {
+fn put(
+    connection: &Connection,
+    project: &ProjectName,
+    swap: &PointerSwap,
+    seq: i64,
+    at: Option<Micros>,
+) -> Result<(), StoreError> {
     let (namespace, name, id) = (swap.table.namespace.as_str(), swap.table.name.as_str(), swap.id.to_string());
     match &swap.new {
         Some(location) => execute(
@@ -178,9 +186,11 @@ fn put(connection: &Connection, project: &ProjectName, swap: &PointerSwap, seq: 
     }
     execute(
         connection,
-        "insert into table_history (project, namespace, name, from_seq, id, location) values (?1, ?2, ?3, ?4, ?5, ?6)
-         on conflict (project, namespace, name, from_seq) do update set id = excluded.id, location = excluded.location",
-        params![project.as_str(), namespace, name, seq, id, swap.new],
+        "insert into table_history (project, namespace, name, from_seq, id, location, at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         on conflict (project, namespace, name, from_seq) do update
+         set id = excluded.id, location = excluded.location, at = excluded.at",
+        params![project.as_str(), namespace, name, seq, id, swap.new, at.map(|at| at.0)],
     )
 }
 
@@ -189,7 +199,7 @@ pub(super) fn publish(connection: &Connection, publication: &Publication) -> Res
     let seq = if publication.swaps.is_empty() {
         head(connection, &publication.project)?
     } else {
-        match swap_all(connection, &publication.project, &publication.swaps)? {
+        match swap_all(connection, &publication.project, &publication.swaps, Some(publication.at))? {
             Ok(seq) => seq,
             Err(table) => return Ok(Err(Reply::Conflict(table))),
         }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pinrail_model::document::Sha;
+use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, TransitionId};
-use pinrail_model::names::{JobName, ProjectName, SecretName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow, Load,
-    LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun,
-    SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
+    ActiveVersion, Answer, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow,
+    ListedRun, Load, LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt, StoredReply,
+    StoredRun, SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
 };
 use pinrail_model::time::{Interval, Micros};
 use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params_from_iter};
@@ -177,17 +178,16 @@ fn sees_command(connection: &Connection, who: &Who, body: &str) -> Result<bool, 
 pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<Answer, StoreError> {
     Ok(match query {
         Query::Run(id) => {
-            let mut runs = load(connection, Load::One(id))?;
-            runs.retain(|stored| visible(who, &stored.run.project));
-            if runs.is_empty() { Answer::Nothing } else { Answer::Runs(runs) }
+            let found = load(connection, Load::One(id))?.pop();
+            let found = found.filter(|stored| visible(who, &stored.run.project));
+            found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
         Query::Runs { project, workflow, state, ends_with, before, limit } => {
             if project.as_ref().is_some_and(|project| !visible(who, project)) {
                 return Ok(Answer::Runs(Vec::new()));
             }
             let project = project.or_else(|| who.project.clone());
-            let rows = runs(connection, &RunsWanted { project, workflow, state, ends_with, before, limit })?;
-            Answer::Runs(rows.into_iter().map(|row| stored_run(connection, row)).collect::<Result<_, _>>()?)
+            Answer::Runs(runs(connection, &RunsWanted { project, workflow, state, ends_with, before, limit })?)
         }
         Query::Attempt(id) => attempt(connection, who, id)?,
         Query::Events { run, after, limit } if sees_run(connection, who, run)? => {
@@ -229,6 +229,18 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::Logs(_) => Answer::Logs(Vec::new()),
         Query::Files(run) if sees_run(connection, who, run)? => Answer::Files(files(connection, run)?),
         Query::Files(_) => Answer::Files(Vec::new()),
+        Query::Inputs(run) if sees_run(connection, who, run)? => Answer::Inputs(inputs(connection, run)?),
+        Query::Inputs(_) => Answer::Inputs(Vec::new()),
+        Query::InputsOfLastSuccess { project, workflow, before } if visible(who, &project) => {
+            inputs_of_last_success(connection, &project, &workflow, before)?
+        }
+        Query::InputsOfLastSuccess { .. } => Answer::Nothing,
+        Query::Unpublished { project, attempt }
+            if sees_attempt(connection, who, attempt)? && visible(who, &project) =>
+        {
+            Answer::Unpublished(unpublished(connection, &project, attempt)?)
+        }
+        Query::Unpublished { .. } => Answer::Unpublished(Vec::new()),
         Query::Installation => installation(connection)?,
         Query::System(table) => Answer::Rows(system(connection, who, table)?),
     })
@@ -246,7 +258,7 @@ struct RunsWanted {
 
 /// The newest first. A statement for each shape, because a condition that may be absent keeps SQLite from using an index;
 /// each walks the index that leaves the fewest rows over, and looks at no row that the index can already rule out.
-fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<RawRun>, StoreError> {
+fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
     let RunsWanted { project, workflow, state, ends_with, before, limit } = wanted;
     let index = match (ends_with, state, workflow, project) {
         (Some(_), ..) => "indexed by runs_ending",
@@ -255,7 +267,7 @@ fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<RawRun>, Sto
         (None, None, None, Some(_)) => "indexed by runs_project",
         (None, None, None, None) => "",
     };
-    let mut sql = format!("select id, data, unique_key, state from runs {index} where 1");
+    let mut sql = format!("select data, state from runs {index} where 1");
     let mut values: Vec<Box<dyn ToSql>> = Vec::new();
     let mut and = |condition: &str, value: Box<dyn ToSql>| {
         sql.push_str(" and ");
@@ -282,7 +294,10 @@ fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<RawRun>, Sto
     }
     sql.push_str(" order by id desc limit ?");
     values.push(Box::new(*limit));
-    all(connection, &sql, params_from_iter(values), run_row)
+    let rows: Vec<(String, String)> =
+        all(connection, &sql, params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let listed = |(data, state): (String, String)| Ok(ListedRun { run: decode("a run", &data)?, state });
+    rows.into_iter().map(listed).collect()
 }
 
 fn attempt(connection: &Connection, who: &Who, id: AttemptId) -> Result<Answer, StoreError> {
@@ -634,6 +649,63 @@ fn files(connection: &Connection, run: RunId) -> Result<Vec<FileRow>, StoreError
                 sha: sha(&digest)?,
                 size: size.cast_unsigned(),
             })
+        })
+        .collect()
+}
+
+fn inputs_of_last_success(
+    connection: &Connection,
+    project: &ProjectName,
+    workflow: &WorkflowName,
+    before: RunId,
+) -> Result<Answer, StoreError> {
+    let found: Option<String> = one(
+        connection,
+        "select id from runs indexed by runs_state
+          where state = 'succeeded' and id < ?3 and project = ?1 and workflow = ?2 order by id desc limit 1",
+        params![project.as_str(), workflow.as_str(), before.to_string()],
+        |row| row.get(0),
+    )?;
+    let Some(run) = found else { return Ok(Answer::Nothing) };
+    Ok(Answer::Inputs(inputs(connection, parsed("a run id", &run)?)?))
+}
+
+fn inputs(connection: &Connection, run: RunId) -> Result<Vec<InputRow>, StoreError> {
+    all(
+        connection,
+        "select path, size, modified_at from inputs where run = ?1 order by path",
+        [run.to_string()],
+        |row| {
+            let size = row.get::<_, i64>(1)?.cast_unsigned();
+            Ok(InputRow { path: row.get(0)?, size, modified_at: Micros(row.get(2)?) })
+        },
+    )
+}
+
+/// What an attempt wrote that nobody else saw, whether it is discarded already or still to be.
+fn unpublished(
+    connection: &Connection,
+    project: &ProjectName,
+    attempt: AttemptId,
+) -> Result<Vec<Unpublished>, StoreError> {
+    let rows: Vec<(String, String, bool, Option<i64>)> = all(
+        connection,
+        "select u.namespace, u.name, t.id is not null,
+                (select h.at from table_history h
+                  where h.project = ?2 and h.namespace = u.namespace and h.name = u.name
+                  order by h.from_seq desc limit 1)
+           from (select namespace, name from unpublished where attempt = ?1
+                 union select namespace, name from overlays where attempt = ?1) u
+           left join tables t on t.project = ?2 and t.namespace = u.namespace and t.name = u.name
+          order by 1, 2",
+        params![attempt.to_string(), project.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
+    rows.into_iter()
+        .map(|(namespace, name, exists, at)| {
+            let table =
+                TableRef { namespace: parsed("a namespace", &namespace)?, name: parsed("a table name", &name)? };
+            Ok(Unpublished { table, exists, snapshot_at: at.filter(|_| exists).map(Micros) })
         })
         .collect()
 }

@@ -47,6 +47,12 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
         Write::Attempt(row) => attempt(connection, row)?,
         Write::Counters(rows) => counters(connection, rows)?,
         Write::DiscardOverlays(attempt) => {
+            execute(
+                connection,
+                "insert into unpublished (attempt, namespace, name)
+                 select attempt, namespace, name from overlays where attempt = ?1 on conflict do nothing",
+                params![attempt.to_string()],
+            )?;
             execute(connection, "delete from overlays where attempt = ?1", params![attempt.to_string()])?;
         }
         Write::CommandReply { command, reply } => execute(
@@ -139,12 +145,23 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 row.size.cast_signed()
             ],
         )?,
+        Write::Inputs { run, rows } => {
+            execute(connection, "delete from inputs where run = ?1", params![run.to_string()])?;
+            for row in rows {
+                execute(
+                    connection,
+                    "insert into inputs (run, path, size, modified_at) values (?1, ?2, ?3, ?4)",
+                    params![run.to_string(), row.path, row.size.cast_signed(), row.modified_at.0],
+                )?;
+            }
+        }
         Write::Installation(name) => installation(connection, name)?,
         Write::MarkCatalogs { at } => execute(
             connection,
             "insert into catalog_marks (project, at, seq)
-             select c.project, ?1, c.seq from catalogs c
-              where not exists (select 1 from catalog_marks m where m.project = c.project and m.seq = c.seq)
+             select project, ?1, seq from catalogs
+              where not exists (
+                select 1 from catalog_marks m where m.project = catalogs.project and m.seq = catalogs.seq)
              on conflict (project, at) do nothing",
             params![at.0],
         )?,

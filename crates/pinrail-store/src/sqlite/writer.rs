@@ -197,7 +197,7 @@ fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut
         }
         Order::Swap { project, swaps, answer } => {
             let swapped =
-                whole(transaction, |order| savepoint(order, |part| pointers::swap_all(part, &project, &swaps)));
+                whole(transaction, |order| savepoint(order, |part| pointers::swap_all(part, &project, &swaps, None)));
             let result = match swapped {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(table)) => Err(PointerError::Conflict(table)),

@@ -18,7 +18,7 @@ const POLL: &str = "10";
 
 pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let client = place.connect()?;
+    let client = place.connect_for_run(args.detach)?;
     let mut body = json!({"workflow": args.workflow, "params": parameters(&args.params)?});
     let mut code = "deployed version".to_owned();
     if !args.deployed {
@@ -49,7 +49,7 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
 }
 
 pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCode, Failure> {
-    let client = place.connect()?;
+    let client = place.connect_for_run(args.detach)?;
     let job = match (&args.target, args.command.as_slice()) {
         (Some(_), [_, ..]) => {
             return Err(Failure::new(USAGE, "give a class, an SQL file or a command, not two of them"));
@@ -110,15 +110,10 @@ fn last(run: &Value) -> String {
 /// Waits for a run's end and tells how it went, or says how to follow it.
 fn end(client: &Client, output: Output, run: &Value, detach: bool) -> Result<ExitCode, Failure> {
     let id = run["id"].as_str().unwrap_or_default().to_owned();
-    if detach && client.embedded().is_none() {
+    if detach {
         output.say(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`"));
         output.document(run);
         return Ok(ExitCode::SUCCESS);
-    }
-    if detach {
-        return Err(
-            Failure::new(USAGE, "--detach needs a server that stays").hint("Start one with `pinrail up --detach`.")
-        );
     }
     let run = follow(client, output, &id)?;
     let state = cell(&run["state"]);
@@ -250,7 +245,7 @@ pub fn retry(
     code: &str,
     detach: bool,
 ) -> Result<ExitCode, Failure> {
-    let client = place.connect()?;
+    let client = place.connect_for_run(detach)?;
     let id = cell(&find(place, &client, reference)?["id"]);
     let bundle = match code {
         "folder" => Some(client.send_bundle(&place.project()?, &place.state()?)?),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::run::task_line;
 use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
-use crate::output::{Output, cell, human, seconds, table};
+use crate::output::{Output, cell, human, plural, seconds, size, table};
 
 /// How much of an output is shown to people; `--json` has all of it.
 const WIDEST_OUTPUT: usize = 100;
@@ -240,6 +240,11 @@ pub fn explain_text(explanation: &Value) -> String {
             lines
         }
         "held" => vec![format!("  {job} is held: {}", cell(&explanation["reason"]))],
+        "waiting-for-server" => {
+            let heard = explanation["heard_at"].as_str();
+            let heard = heard.map(|at| format!("; the one that worked on it is gone (last heard of at {at})"));
+            vec![format!("  {job} waits for a server{}", heard.unwrap_or_default())]
+        }
         "working" => vec![format!(
             "  {job} is at work: {} since {} (attempt {})",
             cell(&explanation["position"]),
@@ -264,14 +269,66 @@ pub fn explain_text(explanation: &Value) -> String {
         "skipped" => vec![format!("  {job} was skipped: {}", states(&explanation["jobs"]))],
         _ => vec![format!("  {job} {}", cell(&explanation["state"]))],
     };
+    lines.extend(changed_lines(&explanation["changed"]));
+    lines.extend(unpublished_lines(&explanation["unpublished"]));
     let downstream = names(&explanation["downstream"]);
     if !downstream.is_empty() {
         lines.push(format!("    downstream  {downstream} did not start"));
     }
     if let Some(next) = explanation["next"].as_str() {
-        lines.push(format!("    next        {next}"));
+        let first = explanation["first"].as_str().map(|first| format!("{first}, then: ")).unwrap_or_default();
+        lines.push(format!("    next        {first}{next}"));
     }
     lines.join("\n")
+}
+
+/// How many files or tables are named; `--json` has all of them.
+const MOST_NAMED: usize = 3;
+
+/// What is not as it was when the workflow last succeeded.
+fn changed_lines(changed: &Value) -> Vec<String> {
+    let files: Vec<&Value> = changed.as_array().into_iter().flatten().collect();
+    let line = |(at, file): (usize, &&Value)| {
+        let label = if at == 0 { "since" } else { "" };
+        let path = cell(&file["path"]);
+        let when = file["modified_at"].as_str().map(|at| format!(" at {at}")).unwrap_or_default();
+        let what = match (file["before"].as_u64(), file["after"].as_u64()) {
+            (Some(before), Some(after)) if before == after => format!("{path} changed{when}"),
+            (Some(before), Some(after)) => format!("{path} changed{when}: {} → {}", size(before), size(after)),
+            (None, _) => format!("{path} is new"),
+            (_, None) => format!("{path} is gone"),
+        };
+        format!("    {label:<11} {what}")
+    };
+    let mut lines: Vec<String> = files.iter().take(MOST_NAMED).enumerate().map(line).collect();
+    if files.len() > MOST_NAMED {
+        lines.push(format!("    {:<11} and {} more files changed", "", files.len() - MOST_NAMED));
+    }
+    lines
+}
+
+/// What the attempt had written and nobody else has seen.
+fn unpublished_lines(tables: &Value) -> Vec<String> {
+    let (kept, unmade): (Vec<&Value>, Vec<&Value>) =
+        tables.as_array().into_iter().flatten().partition(|table| table["exists"] == true);
+    let named = |tables: &[&Value]| match tables {
+        many if many.len() > MOST_NAMED => plural(many.len() as u64, "table"),
+        few => few.iter().map(|table| cell(&table["table"])).collect::<Vec<_>>().join(", "),
+    };
+    let verb = |tables: &[&Value], one: &'static str, many: &'static str| if tables.len() == 1 { one } else { many };
+    let mut said = Vec::new();
+    if let Some(first) = kept.first() {
+        let same = kept.iter().all(|table| table["snapshot_at"] == first["snapshot_at"]);
+        let snapshot = match first["snapshot_at"].as_str().filter(|_| same) {
+            Some(at) => format!("the snapshot of {at}"),
+            None => verb(&kept, "its snapshot", "their snapshots").to_owned(),
+        };
+        said.push(format!("{} {} {snapshot}", named(&kept), verb(&kept, "keeps", "keep")));
+    }
+    if !unmade.is_empty() {
+        said.push(format!("{} {} not made", named(&unmade), verb(&unmade, "was", "were")));
+    }
+    said.into_iter().map(|text| format!("    not published: {text}")).collect()
 }
 
 fn failure_lines(failure: &Value) -> Vec<String> {

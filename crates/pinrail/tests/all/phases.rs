@@ -109,7 +109,20 @@ fn a_failure_is_explained_with_the_users_own_line() {
     assert!(said.contains("KeyError: 'missing'"), "{said}");
     assert!(said.contains("jobs/a.py:2  return x['missing']"), "{said}");
     assert!(said.contains("downstream  b did not start"), "{said}");
-    assert!(said.contains("next        pinrail retry "), "{said}");
+    assert!(said.contains("next        fix the file, then: pinrail retry "), "{said}");
+    project.write("jobs/a.py", "def a(ctx):\n    raise ValueError('again')\n");
+    assert_eq!(project.run(&["retry", "--code", "folder"]).code, Some(1));
+    let said = project.run(&["explain"]).out;
+    assert!(said.contains("ValueError: again") && said.contains("attempt 1 of 1"), "{said}");
+    project.write("jobs/a.py", "def a(ctx):\n    pass\n");
+    assert_eq!(project.run(&["retry", "--code", "folder"]).code, Some(0));
+    // A key that stands twice is lost to whoever reads it as JSON.
+    let said = project.run(&["explain", "--job", "a", "--json"]);
+    assert_eq!(said.json()["items"][0]["state"], "succeeded");
+    assert_eq!(said.out.matches("\"state\"").count(), 1, "{}", said.out);
+    let refused = project.run(&["cancel"]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert!(refused.err.contains("the run is over already: succeeded"), "{}", refused.err);
 }
 
 #[test]
@@ -182,4 +195,35 @@ fn files_named_in_the_project_are_read_in_place() {
     let bundle = std::fs::read_dir(project.state().join("bundles")).unwrap().next().unwrap().unwrap().path();
     assert!(bundle.join("data/kept.txt").exists());
     assert!(!bundle.join("data/x.csv").exists() && !bundle.join("large").exists());
+    // Commands find them where they are in the project, and leave the bundle alone.
+    let command = "cat data/x.csv large/y/z data/kept.txt; cat jobs/a.py >/dev/null && rm -r jobs data && touch new";
+    let ran = project.run(&["submit", "--", "sh", "-c", command]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(project.log("sh"), "onetwoin the bundle");
+    assert!(bundle.join("data/kept.txt").exists() && bundle.join("jobs/a.py").exists() && !bundle.join("new").exists());
+    assert!(project.path().join("data/x.csv").exists());
+}
+
+#[test]
+fn a_failure_names_the_inputs_that_changed_since_the_last_success() {
+    let project = Project::new(&[
+        ("pinrail.toml", "[project]\nname = \"demo\"\n[files]\nraw = \"data/**/*.csv\"\n"),
+        ("workflows/w.py", "workflow = {template(name='a', shell='test $(wc -c < data/x.csv) -gt 1000'): []}"),
+        ("data/x.csv", &"x".repeat(2500)),
+        ("data/old/y.csv", "y"),
+        ("data/same.csv", "z"),
+    ]);
+    assert_eq!(project.run(&["run", "w", "--at", "2013-01-01"]).code, Some(0));
+    project.write("data/x.csv", "too few");
+    std::fs::remove_dir_all(project.path().join("data/old")).unwrap();
+    let ran = project.run(&["run", "w", "--at", "2013-01-02"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.contains("    since       data/old/y.csv is gone\n"), "{}", ran.out);
+    assert!(ran.out.contains(": 2.5 kB → 7 B\n"), "{}", ran.out);
+    assert!(!ran.out.contains("same.csv"), "{}", ran.out);
+    // A retry looks again.
+    project.write("data/x.csv", "nearly enough");
+    assert_eq!(project.run(&["retry"]).code, Some(1));
+    let said = project.run(&["explain", "--json"]).json();
+    assert_eq!(said["items"][0]["changed"][1]["after"], 13, "{said}");
 }

@@ -50,6 +50,29 @@ fn a_deployed_version_does_not_change_with_the_folder() {
 }
 
 #[test]
+fn nobody_detaches_from_a_server_that_does_not_stay() {
+    let project = two();
+    for arguments in [vec!["run", "w", "--detach"], vec!["submit", "--detach", "--", "true"], vec!["retry", "--detach"]]
+    {
+        let refused = project.run(&arguments);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.out.is_empty() && refused.err.contains("--detach needs a server that stays"), "{refused:?}");
+        assert!(!project.state().exists(), "nothing was made");
+    }
+}
+
+#[test]
+fn an_empty_variable_counts_as_none() {
+    let project = two();
+    let mut command = project.command(&["run", "w", "--at", "2013-01-02"]);
+    let ran = command.env("PINRAIL_STATE", "").env("PINRAIL_URL", "").env("PINRAIL_TOKEN", "").output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    assert!(project.state().join("state.db").exists());
+    let refused = project.run(&["runs", "--state", ""]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+}
+
+#[test]
 fn runs_at_once_share_the_first_ones_server() {
     let slow = "workflow = {template(name='a', shell='sleep 0.$(echo $PINRAIL_DS | cut -c 10)'): []}";
     let project = Project::new(&[("workflows/w.py", slow)]);
@@ -91,6 +114,9 @@ fn a_killed_run_is_resumed_by_the_next_server() {
     wait_until("the job works", || project.log("a").contains("works"));
     first.kill().unwrap();
     first.wait().unwrap();
+    let said = project.run(&["explain"]).out;
+    assert!(said.contains("a waits for a server; the one that worked on it is gone (last heard of at 20"), "{said}");
+    assert!(said.contains("next        pinrail up"), "{said}");
     let _server = project.up();
     let run = project.wait_for_end();
     assert_eq!(run["state"], "succeeded");
@@ -105,6 +131,7 @@ fn jobs_are_selected_and_parents_must_have_succeeded() {
     let refused = project.run(&["run", "w", "--job", "b", "--at", "2013-01-01"]);
     assert_eq!(refused.code, Some(4), "{refused:?}");
     assert!(refused.err.contains("a did not succeed for this interval"), "{}", refused.err);
+    assert!(refused.err.contains("--job b,+a"), "{}", refused.err);
     assert_eq!(project.run(&["run", "w", "--job", "a", "--at", "2013-01-01"]).code, Some(0));
     let run = project.run(&["run", "w", "--job", "b", "--at", "2013-01-01", "--json"]).json();
     assert_eq!(run["tasks"].as_array().unwrap().len(), 1);

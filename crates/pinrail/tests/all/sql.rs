@@ -49,6 +49,23 @@ fn sql_jobs_and_python_jobs_share_tables_that_appear_with_success() {
 }
 
 #[test]
+fn a_failure_names_the_tables_that_were_not_published() {
+    let job =
+        |then: &str| format!("def a(ctx):\n    ctx.sql('create or replace table t.old as select 1 as x')\n{then}");
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        ("jobs/a.py", &job("")),
+    ]);
+    assert_eq!(project.run(&["run", "w"]).code, Some(0));
+    project
+        .write("jobs/a.py", &job("    ctx.sql('create table t.new as select 2 as x')\n    raise ValueError('no')\n"));
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.contains("    not published: t.old keeps the snapshot of 20"), "{}", ran.out);
+    assert!(ran.out.contains("    not published: t.new was not made\n"), "{}", ran.out);
+}
+
+#[test]
 fn the_platform_is_a_set_of_tables() {
     let project = numbers();
     assert_eq!(project.run(&["run", "w", "--at", "2013-01-02"]).code, Some(0));
