@@ -43,7 +43,7 @@ const REPLIES: Duration = DAY;
 const RESULTS: Duration = DAY;
 /// Who asked what, for a month.
 const QUERIES: Duration = DAY.saturating_mul(30);
-/// What tables were before: a table that was dropped by mistake can be found for a month.
+/// What tables were before, for whoever looks into a mistake within a month.
 const TABLE_HISTORY: Duration = DAY.saturating_mul(30);
 /// A list of tokens tells for a month who could do what until lately.
 const TOKENS: Duration = DAY.saturating_mul(30);

@@ -143,8 +143,9 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
         Write::MarkCatalogs { at } => execute(
             connection,
             "insert into catalog_marks (project, at, seq)
-             select c.project, ?1, c.seq from catalogs c
-              where not exists (select 1 from catalog_marks m where m.project = c.project and m.seq = c.seq)
+             select project, ?1, seq from catalogs
+              where not exists (
+                select 1 from catalog_marks m where m.project = catalogs.project and m.seq = catalogs.seq)
              on conflict (project, at) do nothing",
             params![at.0],
         )?,
