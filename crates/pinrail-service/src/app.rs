@@ -103,6 +103,17 @@ pub enum OneOff {
     Shell(Vec<String>),
 }
 
+/// Which runs a list shows: what is none does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct RunsPage {
+    pub project: Option<ProjectName>,
+    pub workflow: Option<WorkflowName>,
+    pub state: Option<String>,
+    /// Only older ones than this.
+    pub before: Option<RunId>,
+    pub limit: u32,
+}
+
 /// What a deploy came to.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
@@ -784,15 +795,8 @@ impl App {
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub async fn runs(
-        &self,
-        principal: &Principal,
-        project: Option<ProjectName>,
-        workflow: Option<WorkflowName>,
-        state: Option<String>,
-        before: Option<RunId>,
-        limit: u32,
-    ) -> Result<Vec<StoredRun>, Problem> {
+    pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<StoredRun>, Problem> {
+        let RunsPage { project, workflow, state, before, limit } = page;
         let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),

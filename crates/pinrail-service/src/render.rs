@@ -137,8 +137,10 @@ fn of_job<'a>(
     let having: Vec<_> = documents.iter().filter_map(|d| Some((d, d.job(name.as_str())?))).collect();
     let (document, job) = match having.as_slice() {
         [one] => *one,
-        [] if documents.len() == 1 => (&documents[0], find_job(&documents[0], name)?),
-        [] => return Err(nowhere(documents, name, compiled)),
+        [] => match documents {
+            [only] => (only, find_job(only, name)?),
+            _ => return Err(nowhere(documents, name, compiled)),
+        },
         several => {
             let names: Vec<_> = several.iter().map(|(document, _)| document.workflow.to_string()).collect();
             let detail = format!("job \"{name}\" could be one of the workflows {}", names.join(", "));

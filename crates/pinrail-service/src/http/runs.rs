@@ -23,7 +23,7 @@ use super::extract::{At, Body, Caller, Parameters, short_text};
 use super::idempotency::OwnKey;
 use super::page::PageQuery;
 use super::stream::{last_event_id, run_events};
-use crate::app::{App, RunRequest};
+use crate::app::{App, RunRequest, RunsPage};
 use crate::problem::Problem;
 use crate::views::{self, Page, Run, RunLine};
 
@@ -105,7 +105,8 @@ async fn runs(
     let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("runs")?;
     let state = query.state.map(|state| state.name().to_owned());
     let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
-    let found = app.runs(&caller, query.project, query.workflow, state, wanted.after()?, one_more).await?;
+    let (project, workflow, before) = (query.project, query.workflow, wanted.after()?);
+    let found = app.runs(&caller, RunsPage { project, workflow, state, before, limit: one_more }).await?;
     let lines = found.iter().map(views::run_line).collect();
     Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use pinrail_model::ids::TransitionId;
+use pinrail_model::ids::{AttemptId, RunId, TransitionId};
 use pinrail_model::seam::store::{
-    Answer, Durability, ProjectRow, Query, Reply, Store, StoreError, Transition, Who, Write,
+    Answer, Durability, ProjectRow, Publication, Query, Reply, Store, StoreError, Transition, Who, Write,
 };
 use pinrail_model::time::Micros;
 use pinrail_store::{SqliteStore, adopt};
@@ -127,4 +127,29 @@ async fn what_the_database_takes_back_as_a_whole_is_not_gone_on_with() {
     assert!(!committed.contains(&"bad".to_owned()));
     assert_eq!(projects(&store).await, committed, "whoever was told of a failure has left nothing");
     assert_eq!(commit(99, "later".to_owned()).await.1, Ok(vec![Reply::Committed]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_or_an_answer_that_cannot_be_read_is_not_taken_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    store.lease("one").await.unwrap();
+    let publication = Publication {
+        project: "p".parse().unwrap(),
+        attempt: AttemptId::from_parts(1, 1),
+        run: RunId::from_parts(1, 1),
+        job: "a".parse().unwrap(),
+        instance: String::new(),
+        generation: 1,
+        at: Micros(1),
+        swaps: Vec::new(),
+    };
+    let id = TransitionId::from_parts(1, 1);
+    let publish = Transition { publications: vec![publication], ..Transition::new(id, Vec::new()) };
+    let connection = rusqlite::Connection::open(folder.path().join("state.db")).unwrap();
+    connection.execute("update meta set value = 'one' where key = 'shard-epoch'", []).unwrap();
+    connection.execute("insert into transitions (id, reply) values (?1, 'yes')", [id.to_string()]).unwrap();
+    assert!(store.lease("two").await.is_err());
+    assert!(store.commit(vec![publish], Durability::Waited).await.is_err());
+    assert!(store.resolve(id).await.is_err());
 }
