@@ -20,11 +20,15 @@ pub(super) fn seen(sql: &str) {
 }
 
 /// Tables that hold a row for each thing that people set up by hand.
-const SMALL: &[&str] = &["projects", "tokens", "catalogs"];
+const SMALL: &[&str] = &["projects", "catalogs"];
 
 /// Statements that may look at everything: what they begin with, and why.
 const WHOLE: &[(&str, &str)] = &[
     ("select data, state from runs  where 1 order by id desc limit", "it walks the key and ends early"),
+    ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens order", "people list them"),
+    ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens\n", "people list them"),
+    ("delete from tokens", "retention asks for it, once an hour"),
+    ("select u.namespace, u.name", "it goes through the few rows that it has just found"),
     ("select b.project, b.sha from bundles b", "retention asks for it, once an hour"),
     ("select f.value ->> 'sha' from bundles", "retention asks for it, once an hour"),
     ("select id, project, workflow, class", "system.runs is asked for as a whole"),
