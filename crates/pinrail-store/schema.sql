@@ -23,6 +23,13 @@ CREATE TABLE bundles (
   primary key (project, sha)
 ) strict, without rowid;
 
+CREATE TABLE catalog_marks (
+  project text    not null,
+  at      integer not null,
+  seq     integer not null,
+  primary key (project, at)
+) strict, without rowid;
+
 CREATE TABLE catalogs (
   project text primary key,
   seq     integer not null
@@ -244,15 +251,25 @@ CREATE INDEX commands_open on commands (seq) where reply is null;
 
 CREATE INDEX counters_run on counters (run);
 
+CREATE INDEX idempotency_at on idempotency (at);
+
+CREATE INDEX queries_project on queries (project, id);
+
 CREATE INDEX runs_bundle on runs (bundle);
+
+CREATE INDEX runs_ending on runs (substr(id, -2), id);
 
 CREATE INDEX runs_interval on runs (project, workflow, interval_start, id);
 
 CREATE INDEX runs_project on runs (project, id);
 
+CREATE INDEX runs_state on runs (state, id, project, workflow);
+
 CREATE INDEX runs_unfinished on runs (id) where finished = 0;
 
 CREATE UNIQUE INDEX runs_unique_key on runs (unique_key) where unique_key is not null;
+
+CREATE INDEX runs_workflow on runs (workflow, id, project);
 
 CREATE INDEX tasks_retried_bundle on tasks (bundle) where generation > 1;
 

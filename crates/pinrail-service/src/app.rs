@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pinrail_model::document::{Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor};
+use pinrail_model::document::{
+    Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor, first_message,
+};
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
@@ -28,7 +30,7 @@ use utoipa::ToSchema;
 
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
-use crate::compile::{Compiled, Compiler};
+use crate::compile::{Compiled, Compiler, TIMEOUT};
 use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
@@ -103,6 +105,17 @@ pub enum OneOff {
     Shell(Vec<String>),
 }
 
+/// Which runs a list shows: what is none does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct RunsPage {
+    pub project: Option<ProjectName>,
+    pub workflow: Option<WorkflowName>,
+    pub state: Option<String>,
+    /// Only older ones than this.
+    pub before: Option<RunId>,
+    pub limit: u32,
+}
+
 /// What a deploy came to.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
@@ -153,7 +166,17 @@ impl App {
         let replies = self.store.commit(vec![self.transition(writes)], Durability::Waited).await?;
         match replies.first() {
             Some(Reply::Committed) => Ok(()),
-            other => Err(Problem::new("state-failed", format!("the change was refused: {other:?}"))),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// Changes something that may not be there; gives whether it was.
+    pub(crate) async fn change(&self, write: Write) -> Result<bool, Problem> {
+        let replies = self.store.commit(vec![self.transition(vec![write])], Durability::Waited).await?;
+        match replies.first() {
+            Some(Reply::Committed) => Ok(true),
+            Some(Reply::Missing) => Ok(false),
+            other => Err(refused(other)),
         }
     }
 
@@ -177,7 +200,7 @@ impl App {
         }
         let token = self.make_token("admin", None, Role::Admin, None).await?.1;
         write_private(&file, token.as_bytes())
-            .map_err(|e| Problem::new("state-failed", format!("{} cannot be written: {e}", file.display())))?;
+            .map_err(|e| Problem::new("state-failed", format!("\"{}\" cannot be written: {e}", file.display())))?;
         Ok(token)
     }
 
@@ -268,11 +291,9 @@ impl App {
     /// # Errors
     /// When there is no such token in the caller's reach.
     pub async fn revoke_token(&self, principal: &Principal, id: pinrail_model::ids::TokenId) -> Result<(), Problem> {
-        let known = self.tokens(principal).await?.iter().any(|row| row.id == id);
-        if !known {
-            return Err(token_not_found(&id.to_string()));
-        }
-        self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
+        admin_only(principal)?;
+        let revoke = Write::RevokeToken { who: Self::who(principal), id, at: self.now() };
+        if self.change(revoke).await? { Ok(()) } else { Err(token_not_found(&id.to_string())) }
     }
 
     // Requests with a key.
@@ -394,11 +415,16 @@ impl App {
         Ok(())
     }
 
-    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+    async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
-        let Answer::Bundle(row) = self.store.read(&Who::default(), query).await? else {
-            return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
-        };
+        match self.store.read(&Who { project: Some(project.clone()) }, query).await? {
+            Answer::Bundle(row) => Ok(*row),
+            _ => Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first.")),
+        }
+    }
+
+    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+        let row = self.known_bundle(project, bundle).await?;
         let bundles = self.bundles.clone();
         let _held = self.bundles.hold().await;
         let unpacked = tokio::task::spawn_blocking(move || bundles.unpack(&row.manifest)).await;
@@ -428,8 +454,8 @@ impl App {
         }
         let (root, mut settings) = self.bundle(project, bundle).await?;
         settings.name = project.clone();
-        if let (Some(name), Some(folder)) = (&settings.interpreter, project_folder(self.store.as_ref(), project).await)
-            && name.contains('/')
+        if let Some(name) = settings.interpreter.as_ref().filter(|name| name.contains('/'))
+            && let Some(folder) = project_folder(self.store.as_ref(), project).await?
         {
             settings.interpreter = Some(folder.join(name).display().to_string());
         }
@@ -437,8 +463,7 @@ impl App {
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {
-            let read =
-                Document::read(document).map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
             writes.push(Write::Version(VersionRow {
                 project: project.clone(),
                 workflow: read.workflow,
@@ -452,7 +477,7 @@ impl App {
             self.commit(writes).await?;
         }
         // Kept only to save time: one that is lost or cut off is made again. What took too long may take less time later.
-        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != "import-timeout");
+        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT);
         if let Some(folder) = kept.parent().filter(|_| lasting) {
             let temporary = kept.with_extension("new");
             let written = std::fs::create_dir_all(folder)
@@ -484,7 +509,7 @@ impl App {
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
-            let read = Document::read(document).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
             if disabled.contains(&read.workflow.to_string()) {
                 continue;
             }
@@ -610,10 +635,11 @@ impl App {
             jobs: request.jobs,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
-        let inputs = self.inputs(project, bundle).await;
+        let inputs = self.inputs(project, bundle).await?;
         let reply = self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
         // Under a key that has a run already, that run.
-        let made = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(id);
+        let made: Option<RunId> = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok());
+        let made = made.ok_or_else(|| Problem::new("internal", format!("the reply for run {id} names no run")))?;
         if made == id {
             self.record_inputs(id, inputs).await?;
         }
@@ -621,16 +647,16 @@ impl App {
     }
 
     /// The files under `[files]` of a project whose folder is here, as they are now.
-    async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Vec<InputRow> {
-        let Some(folder) = project_folder(self.store.as_ref(), project).await else { return Vec::new() };
+    async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
+        let Some(folder) = project_folder(self.store.as_ref(), project).await? else { return Ok(Vec::new()) };
         // What is wrong with the bundle is told by what needs it.
-        let Ok((_, settings)) = self.bundle(project, bundle).await else { return Vec::new() };
+        let Ok((_, settings)) = self.bundle(project, bundle).await else { return Ok(Vec::new()) };
         if settings.files.is_none() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let state = self.state.clone();
         let looked = tokio::task::spawn_blocking(move || inputs::look(&folder, &settings, &state)).await;
-        looked.ok().flatten().unwrap_or_default()
+        Ok(looked.ok().flatten().unwrap_or_default())
     }
 
     /// Only explanations read them, so nobody waits.
@@ -659,13 +685,14 @@ impl App {
                     None => self.deployed_bundle(principal, project).await?,
                 };
                 let document = one_off(job, request.executor)?;
-                let (text, version) = document.seal();
+                self.known_bundle(project, bundle).await?;
+                let (sealed, version) = document.seal();
                 self.commit(vec![Write::Version(VersionRow {
                     project: project.clone(),
                     workflow: document.workflow.clone(),
                     version,
                     bundle,
-                    document: serde_json::from_str(&text).unwrap_or_default(),
+                    document: sealed,
                     created_at: self.now(),
                 })])
                 .await?;
@@ -682,7 +709,7 @@ impl App {
                     let found = active.into_iter().find(|version| version.workflow == *workflow);
                     let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
                     let document = Document::read(&found.document)
-                        .map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+                        .map_err(|errors| Problem::new("internal", first_message(&errors)))?;
                     Ok((document, found.version, found.bundle))
                 }
             },
@@ -766,8 +793,8 @@ impl App {
             }
             query.ends_with = Some(reference.to_ascii_uppercase());
         }
-        let runs = self.find_runs(principal, query.clone()).await?;
         let latest = reference == "last" || query.date.is_some();
+        let runs = self.find_runs(principal, query).await?;
         match runs.as_slice() {
             [] => Err(run_not_found(reference)),
             [first, rest @ ..] if rest.is_empty() || latest => self.run(principal, first.run.id).await,
@@ -784,7 +811,6 @@ impl App {
             project: find.project,
             workflow: find.workflow,
             state: None,
-            logical: None,
             ends_with: find.ends_with,
             before: None,
             limit,
@@ -805,16 +831,9 @@ impl App {
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub async fn runs(
-        &self,
-        principal: &Principal,
-        project: Option<ProjectName>,
-        workflow: Option<WorkflowName>,
-        state: Option<String>,
-        before: Option<RunId>,
-        limit: u32,
-    ) -> Result<Vec<ListedRun>, Problem> {
-        let query = Query::Runs { project, workflow, state, logical: None, ends_with: None, before, limit };
+    pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<ListedRun>, Problem> {
+        let RunsPage { project, workflow, state, before, limit } = page;
+        let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
             _ => Ok(Vec::new()),
@@ -884,7 +903,7 @@ impl App {
                 Some(Code { bundle, version })
             }
         };
-        let inputs = self.inputs(project, code.as_ref().map_or(stored.run.bundle, |code| code.bundle)).await;
+        let inputs = self.inputs(project, code.as_ref().map_or(stored.run.bundle, |code| code.bundle)).await?;
         self.command(principal, CommandKind::Retry { run: id, jobs, code }).await?;
         self.record_inputs(id, inputs).await?;
         self.run(principal, id).await
@@ -903,10 +922,11 @@ impl App {
         let stored = self.run(principal, id).await?;
         let name = job.clone();
         let answer = self.owner.ask(|answer| Input::Explain { run: id, job, answer }).await;
-        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))?;
+        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))??;
         let mut found = found.ok_or_else(|| {
             let name = name.map_or_else(String::new, |name| name.to_string());
-            Problem::new("job-not-found", format!("job \"{name}\" not found in run {id}"))
+            Problem::new("job-not-found", format!("job \"{name}\" not found in run \"{id}\""))
+                .hint(format!("See its jobs with `pinrail show {id}`."))
         })?;
         if found.iter().any(|explanation| explanation.why.failure().is_some()) {
             self.compare(&stored.run, &mut found).await?;
@@ -989,10 +1009,18 @@ impl App {
     }
 
     /// The files that SQL over an unpacked bundle may open.
-    pub(crate) async fn files_of(&self, project: &ProjectName, root: PathBuf, settings: Project) -> FileScope {
-        let folder = project_folder(self.store.as_ref(), project).await;
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) async fn files_of(
+        &self,
+        project: &ProjectName,
+        root: PathBuf,
+        settings: Project,
+    ) -> Result<FileScope, Problem> {
+        let folder = project_folder(self.store.as_ref(), project).await?;
         let patterns = settings.files.map(|files| files.into_values().collect());
-        FileScope::of_project(root, folder, patterns, &self.state)
+        Ok(FileScope::of_project(root, folder, patterns, &self.state))
     }
 }
 
@@ -1028,6 +1056,12 @@ fn given_outside(
         return Err(Problem::new("bad-parameter", detail));
     }
     Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
+}
+
+/// A reply that a change by people does not get, since no owner orders it and nothing of it is unique.
+fn refused(reply: Option<&Reply>) -> Problem {
+    let why = reply.map_or_else(|| "the database gave no answer".to_owned(), Reply::to_string);
+    Problem::new("state-failed", format!("the change was refused: {why}")).hint("Try again.")
 }
 
 /// The refusal of what concerns all projects, to the admin of one.
@@ -1082,6 +1116,7 @@ fn refusal(reply: &Value) -> Option<Problem> {
     ];
     let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");
     let mut problem = Problem::new(code, error["message"].as_str().unwrap_or_default());
+    problem.hint = error["hint"].as_str().map(str::to_owned);
     if let Some(run) = error["run"].as_str() {
         problem = problem.hint(format!("Follow it with `pinrail show {run}`.")).with("run", run);
     }
@@ -1105,7 +1140,7 @@ pub(crate) fn find_workflow(
 ) -> Result<(Document, Sha, Sha), Problem> {
     let mut names = Vec::new();
     for (version, json) in &compiled.documents {
-        let document = Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+        let document = Document::read(json).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
         if document.workflow == *workflow {
             return Ok((document, *version, bundle));
         }
@@ -1168,8 +1203,8 @@ fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Pro
         "jobs": [job],
     });
     Document::read(&document).map_err(|errors| {
-        let code = if errors[0].code == "executor-impossible" { "executor-impossible" } else { "bad-request" };
-        Problem::new(code, errors[0].message.clone())
+        let impossible = errors.first().is_some_and(|error| error.code == "executor-impossible");
+        Problem::new(if impossible { "executor-impossible" } else { "bad-request" }, first_message(&errors))
     })
 }
 

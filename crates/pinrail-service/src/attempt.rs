@@ -20,7 +20,7 @@ use pinrail_model::run::{
 use pinrail_model::schedule::{ds, zone};
 use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Executor, Spec, Stretch};
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
-use pinrail_model::seam::store::{Answer, Query, Store, Who};
+use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
@@ -118,8 +118,7 @@ impl Ticket {
         | Work::Publish { task, epoch }
         | Work::Clean { task, epoch, .. }
         | Work::Set { task, epoch, .. }) = work;
-        let found = &run.tasks[*task];
-        let job = &run.graph.jobs[*task];
+        let (found, job) = (run.tasks.get(*task)?, run.graph.jobs.get(*task)?);
         let mut params = run.params.clone();
         params.extend(job.params.clone());
         Some(Self {
@@ -149,14 +148,15 @@ impl Ticket {
 
 /// What the jobs above left, within the run or in an earlier one.
 fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
-    let outside = run.graph.jobs[task].after.iter().filter_map(|name| {
+    let after = run.graph.jobs.get(task).into_iter().flat_map(|job| &job.after);
+    let outside = after.filter_map(|name| {
         let outputs = run.outside.get(name)?;
         Some((name.to_string(), json!({"state": "succeeded", "outputs": outputs})))
     });
-    let inside = run.graph.parents[task].iter().map(|parent| {
-        let parent = &run.tasks[*parent];
-        (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs}))
-    });
+    let parents = run.graph.parents.get(task).into_iter().flatten();
+    let inside = parents
+        .filter_map(|parent| run.tasks.get(*parent))
+        .map(|parent| (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs})));
     outside.chain(inside).collect()
 }
 
@@ -202,7 +202,7 @@ impl Attempts {
     /// Whether success has nothing to do with tables, so that it needs no preparation.
     pub(crate) fn has_nothing_to_publish(&self, run: &Run, task: TaskIx) -> bool {
         let declared = run.graph.jobs[task].writes.is_some();
-        let Some(attempt) = run.tasks[task].attempt() else { return false };
+        let Some(attempt) = run.tasks.get(task).and_then(|task| task.attempt()) else { return false };
         let wrote =
             self.lock().get(&attempt.id).is_none_or(|live| live.wrote.load(std::sync::atomic::Ordering::SeqCst));
         self.parts.catalog.is_none() || (!declared && !wrote)
@@ -590,6 +590,7 @@ impl OneWork {
             None => self.unpack().await?,
         };
         let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
+        let project = project.map_err(|e| Evidence::new(e.to_string()))?;
         let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
         let interpreter = settings.and_then(|project| project.interpreter);
         let base = project.as_deref().unwrap_or(&root);
@@ -659,11 +660,11 @@ impl OneWork {
 }
 
 /// The folder of a project on this machine, if the server knows it and it is there.
-pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Option<PathBuf> {
+pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
     let who = Who { project: Some(project.clone()) };
-    let Ok(Answer::Projects(rows)) = store.read(&who, Query::Projects).await else { return None };
-    let folder = PathBuf::from(rows.into_iter().next()?.folder?);
-    folder.is_dir().then_some(folder)
+    let Answer::Projects(rows) = store.read(&who, Query::Projects).await? else { return Ok(None) };
+    let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
+    Ok(folder.filter(|folder| folder.is_dir()))
 }
 
 /// An interpreter as `pinrail.toml` names it: a path relative to the project, or a program on the path.

@@ -85,10 +85,8 @@ impl App {
         name: SecretName,
     ) -> Result<(), Problem> {
         principal.may(Role::Developer, project)?;
-        if !secrets(self.store.as_ref(), project).await?.iter().any(|row| row.name == name) {
-            return Err(secret_not_found(name.as_str(), project));
-        }
-        self.commit(vec![Write::DropSecret { project: project.clone(), name }]).await
+        let drop = Write::DropSecret { project: project.clone(), name: name.clone() };
+        if self.change(drop).await? { Ok(()) } else { Err(secret_not_found(name.as_str(), project)) }
     }
 }
 

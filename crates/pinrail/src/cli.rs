@@ -521,7 +521,8 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         }
         Command::Sdk(SdkCommand::Path) => commands::sdk::path(place, output),
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
-            commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
+            let token = commands::server::NewToken { name, role, project: only, expires_in_seconds: expires_in };
+            commands::server::token_create(place, output, &token)
         }
         Command::Token(TokenCommand::List) => commands::server::token_list(place, output),
         Command::Token(TokenCommand::Revoke { id }) => commands::server::token_revoke(place, output, &id),

@@ -2,6 +2,7 @@
 //! the same id after an unknown outcome gives the first answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -52,8 +53,6 @@ pub enum StoreError {
         "the state folder \"{folder}\" was written by a newer version of pinrail (schema {found}, this one knows {known})"
     )]
     Newer { folder: String, found: i64, known: i64 },
-    #[error("the state folder \"{folder}\" is in use by {holder}")]
-    InUse { folder: String, holder: String },
     #[error("the state database failed: {0}")]
     Failed(String),
     /// The change may or may not have happened; ask again with the same id.
@@ -82,10 +81,13 @@ pub enum Forget {
     Tokens,
     /// Ad hoc queries that were asked before.
     AdHocs,
+    /// What table pointers were before the latest [`Write::MarkCatalogs`] that is older, as far as no attempt of an
+    /// unfinished run looks at it.
+    TableHistory,
 }
 
 impl Forget {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Runs,
         Self::Events,
         Self::Counters,
@@ -95,6 +97,7 @@ impl Forget {
         Self::Transitions,
         Self::Tokens,
         Self::AdHocs,
+        Self::TableHistory,
     ];
 }
 
@@ -159,6 +162,21 @@ pub enum Reply {
     Conflict(TableRef),
     /// Something unique exists already; who has it.
     Exists(String),
+    /// What was to be changed is not there.
+    Missing,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Committed => f.write_str("it was committed"),
+            Self::Stale => f.write_str("another owner has taken over"),
+            Self::Fenced => f.write_str("the attempt is over, or its task was published already"),
+            Self::Conflict(table) => write!(f, "table \"{table}\" has changed"),
+            Self::Exists(other) => write!(f, "\"{other}\" is there already"),
+            Self::Missing => f.write_str("what it changes is not there"),
+        }
+    }
 }
 
 /// One row to insert or replace.
@@ -195,12 +213,15 @@ pub enum Write {
         at: Micros,
     },
     Secret(SecretRow),
+    /// [`Reply::Missing`] when it is not set.
     DropSecret {
         project: ProjectName,
         name: SecretName,
     },
     Token(TokenRow),
+    /// [`Reply::Missing`] when there is none that `who` may see. The first time counts.
     RevokeToken {
+        who: Who,
         id: TokenId,
         at: Micros,
     },
@@ -221,6 +242,10 @@ pub enum Write {
     },
     /// What this installation is called from now on.
     Installation(String),
+    /// Notes how far the catalogs of all projects are at a time, for [`Forget::TableHistory`].
+    MarkCatalogs {
+        at: Micros,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -473,7 +498,7 @@ pub struct Who {
     pub project: Option<ProjectName>,
 }
 
-/// What people and programs read.
+/// What people and programs read. What is not in the reach of who reads it is not there.
 #[derive(Debug, Clone)]
 pub enum Query {
     Run(RunId),
@@ -484,7 +509,7 @@ pub enum Query {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
         state: Option<String>,
-        logical: Option<Micros>,
+        /// The last characters of the id, two at least.
         ends_with: Option<String>,
         before: Option<RunId>,
         limit: u32,
@@ -655,8 +680,6 @@ pub struct StoredAttempt {
 pub enum Topic {
     /// Its history; `after` is a sequence number.
     Run(RunId),
-    /// The inbox; `after` is a sequence number.
-    Commands,
     /// The reply to one command.
     Reply(CommandId),
 }

@@ -2,9 +2,12 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request};
+use pinrail_model::document::Sha;
+use pinrail_model::ids::{RunId, TransitionId};
+use pinrail_model::seam::store::{Durability, Load, Reply, RunRow, Transition, Write};
 use serde_json::{Value, json};
 
-use crate::world::{Answer, World, request};
+use crate::world::{Answer, World, request, text};
 
 const RUNS: &str = "/api/v1/projects/demo/runs";
 
@@ -193,4 +196,33 @@ async fn what_cannot_be_done_now_says_why() {
     problem(&world.post(&cancel, &json!({})).await, 409, "wrong-state");
     let query = world.post("/api/v1/projects/demo/queries", &json!({"sql": "select 1"})).await;
     problem(&query, 501, "engine-missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_from_a_bundle_that_is_not_known_is_refused_before_a_run_is_made() {
+    let world = World::new().await;
+    let bundle = Sha::of(b"nowhere");
+    let asked = world.post(RUNS, &json!({"job": {"shell": ["true"]}, "bundle": bundle})).await;
+    let problem = problem(&asked, 400, "bad-bundle");
+    assert_eq!(problem["detail"], format!("bundle {bundle} is not known"));
+    assert_eq!(problem["hint"], "Send it first.");
+    assert_eq!(world.get("/api/v1/runs").await.json()["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_workflow_cannot_be_read_is_told_and_the_server_goes_on() {
+    let world = World::new().await;
+    let run = world.ended_run("demo").await;
+    let id: RunId = text(&run["id"]).parse().unwrap();
+    let refused = world.post(&format!("/api/v1/runs/{id}/retry"), &json!({"jobs": "nope"})).await;
+    problem(&refused, 400, "job-not-found");
+    // As if the version that the run names had never been stored; what a refused command had loaded is not looked at.
+    let mut stored = world.app.store.load(Load::One(id)).await.unwrap().remove(0);
+    stored.run.version = Sha::of(b"gone");
+    let row = RunRow { run: stored.run, state: "succeeded", unique_key: None };
+    let changed = Transition::new(TransitionId::from_parts(1, 1), vec![Write::Run(Box::new(row))]);
+    assert_eq!(world.app.store.commit(vec![changed], Durability::Waited).await.unwrap(), [Reply::Committed]);
+    let problem = problem(&world.get(&format!("/api/v1/runs/{id}/explain")).await, 500, "bad-document");
+    assert_eq!(problem["detail"], format!("version \"{}\" is not known", Sha::of(b"gone")));
+    assert_eq!(world.ended_run("demo").await["state"], "succeeded");
 }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_start.sql"),
     include_str!("../../migrations/0002_retention.sql"),
     include_str!("../../migrations/0003_explain.sql"),
+    include_str!("../../migrations/0004_indexes.sql"),
 ];
 
 /// The schema that this version writes.
