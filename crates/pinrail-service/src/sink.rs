@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use pinrail_model::document::SqlSource;
 use pinrail_model::fault::{ERROR, Evidence, Fault};
-use pinrail_model::run::{Phase, Report};
+use pinrail_model::run::{Phase, Report, Verdict};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
 use pinrail_model::seam::lake::{
     AttemptView, FileScope, LakeError, PointerSwap, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat,
@@ -29,12 +29,18 @@ const MOST_ROWS: u64 = 1_000_000;
 /// The largest file for people: it is held in memory on its way, and larger ones belong into a table.
 const LARGEST_FILE: u64 = 256 << 20;
 
+/// What is kept of the end of stderr, in bytes and lines: enough for the sentence that says what was wrong.
+const LAST_WORDS: usize = 2 << 10;
+const LAST_LINES: usize = 5;
+
 /// The sink of one piece of work.
 pub(crate) struct Sink {
     work: Arc<OneWork>,
     view: OnceLock<u64>,
     /// What masks streams that arrive in pieces, by stream.
     streams: Mutex<BTreeMap<u8, StreamMask>>,
+    /// The end of what went to stderr, masked.
+    last_words: Mutex<Vec<u8>>,
 }
 
 /// A fault with its evidence.
@@ -46,7 +52,7 @@ impl Sink {
         if let Some(seq) = work.ticket.attempt.view {
             let _ = view.set(seq);
         }
-        Self { work, view, streams: Mutex::default() }
+        Self { work, view, streams: Mutex::default(), last_words: Mutex::default() }
     }
 
     fn view(&self) -> View {
@@ -187,6 +193,18 @@ impl Sink {
         self.log(Some(phase), Stream::System, format!("error: {}{remedy}", evidence.message).as_bytes());
     }
 
+    /// Adds the last lines of stderr to a failure of a command, which says nothing but its exit code otherwise.
+    pub fn with_last_words(&self, mut verdict: Verdict) -> Verdict {
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&words);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        if !last.is_empty() {
+            verdict.evidence = verdict.evidence.fact("stderr", last);
+        }
+        verdict
+    }
+
     /// An attempt may have many processes and run many statements; what they count is summed, but for peaks.
     fn count(&self, group: &str, name: &str, value: f64) -> f64 {
         let mut counted = self.work.live.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,6 +328,12 @@ impl AttemptSink for Sink {
         // An empty line is a line of a log, and nothing of a stream.
         if !seen.is_empty() || (last && stream == Stream::Log) {
             self.append(None, stream, &seen);
+        }
+        if stream == Stream::Stderr {
+            let mut words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+            words.extend_from_slice(&seen);
+            let over = words.len().saturating_sub(LAST_WORDS);
+            words.drain(..over);
         }
     }
 
