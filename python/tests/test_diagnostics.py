@@ -122,6 +122,17 @@ def test_a_class_by_its_path(files: Files, written: str, meant: str) -> None:
     assert found['hint'] == f'write "{meant}"'
 
 
+def test_a_class_of_which_only_the_module_is_alike_is_not_suggested(files: Files) -> None:
+    files.write(
+        {
+            'workflows/w.py': "workflow = {template(name='a', class_='jobs.arrivals.Missing'): []}\n",
+            'jobs/arrivals.py': 'def noarg(ctx): ...\n',
+        }
+    )
+    (found,) = files.compile()['diagnostics']
+    assert found['hint'] is None
+
+
 def test_a_secret_of_the_environment_by_a_bad_name(files: Files) -> None:
     files.write({'workflows/w.py': "workflow = {template(name='a', shell='true', secret_env={'X': 'a b'}): []}\n"})
     (found,) = files.compile()['diagnostics']

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 use super::document;
+use super::once::Once;
 use crate::app::{App, attempt_not_found, run_not_found, token_not_found};
 use crate::problem::Problem;
 use crate::queries::query_not_found;
@@ -145,9 +146,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
         let bytes = read_body(request.into_body(), LARGEST_BODY).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         // First whether it is JSON at all, with the place where it ceases to be; then whether it is the right JSON.
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| {
+        let Once(value) = serde_json::from_slice(bytes).map_err(|error| {
             let text = error.to_string();
-            let what = if text.starts_with("number out of range") { "cannot be read" } else { "is not JSON" };
+            let is_json = text.starts_with("number out of range") || error.is_data();
+            let what = if is_json { "cannot be read" } else { "is not JSON" };
             Problem::new("bad-json", format!("the body {what}: {text}"))
                 .with("line", error.line())
                 .with("column", error.column())
@@ -296,6 +298,9 @@ pub(super) async fn known_parameters(request: Request, next: Next) -> Result<Res
     Ok(next.run(request).await)
 }
 
+/// How the standard library's integers say that they could not be read.
+const NO_NUMBER: [&str; 3] = ["invalid digit found", "cannot parse integer", "number too"];
+
 /// Query parameters of a known shape.
 pub(super) struct Parameters<T>(pub T);
 
@@ -321,8 +326,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Parameters<T> {
                 Problem { hint: suggestion(&value, &known), ..problem }
             }
             None if name.is_empty() => Problem::new("bad-parameter", reason),
-            // How numbers say that they could not be read.
-            None if ["digit", "integer", "number"].iter().any(|word| reason.contains(word)) => Problem::new(
+            None if NO_NUMBER.iter().any(|said| reason.starts_with(said)) => Problem::new(
                 "bad-parameter",
                 format!("parameter \"{name}\": \"{given}\" is not a number that it can be"),
             )

@@ -111,6 +111,12 @@ async fn unknown_fields_are_told_the_nearest_and_where_they_are() {
     ] {
         assert_eq!(problem(&world.post(RUNS, &body).await, 400, "bad-request")["detail"], said);
     }
+    let twice = world.ask(Method::POST, RUNS, "{\"job\": {\"shell\": [\"a\"], \"shell\": [\"b\"]}}").await;
+    let detail = problem(&twice, 400, "bad-json")["detail"].clone();
+    assert!(
+        detail.as_str().unwrap().starts_with("the body cannot be read: field \"shell\" is given twice"),
+        "{detail}"
+    );
     let large = world.ask(Method::POST, RUNS, "{\"params\": {\"x\": 1e400}}").await;
     assert_eq!(
         problem(&large, 400, "bad-json")["detail"],

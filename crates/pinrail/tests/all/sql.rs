@@ -142,6 +142,8 @@ fn a_mistake_in_a_job_is_told_with_file_line_and_column() {
 fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
     let project = numbers();
     let _server = project.up();
+    // A project begins with its first bundle.
+    assert_eq!(project.run(&["check"]).code, Some(0));
     let admin = project.admin();
     let ask = |method: &str, path: &str, body: &Value| {
         project.curl(path, &["-X", method, "-H", &admin, "-d", &body.to_string()])
