@@ -271,6 +271,10 @@ pub fn explain_run(items: &[Value], run: &Value) -> String {
         let fault = failure["fault"].as_str().map(|fault| format!(" · fault {fault}")).unwrap_or_default();
         let said = visible(message.lines().next().unwrap_or_default()).into_owned();
         lines.push(format!("  {job} failed as well{phase}{fault}\n    {said}"));
+        let facts = failure["facts"].as_array().into_iter().flatten();
+        let words = facts.filter(|fact| fact[0] == "stderr").map(|fact| cell(&fact[1]));
+        // Of what a command last said, the very last line is most often the reason.
+        lines.extend(words.filter_map(|text| Some(format!("    stderr      {}", visible(text.lines().last()?)))));
         lines.push(format!("    next        {}", command(&format!("pinrail explain {run_name} --job {job}"))));
     }
     if others.len() > MOST_OTHERS {

@@ -26,7 +26,7 @@ fn secrets_are_masked_in_the_last_words_of_a_command() {
 fn every_failure_of_a_run_is_told_of() {
     let project = Project::new(&[(
         "workflows/w.py",
-        "workflow = {template(name='a', shell='exit 3'): [], template(name='b', shell='exit 4'): [],
+        "workflow = {template(name='a', shell='exit 3'): [], template(name='b', shell='echo one >&2; echo two >&2; exit 4'): [],
                      template(name='c', shell='true', run_if='any_failed'): ['a'], template(name='d', shell='true'): ['a']}",
     )]);
     let ran = project.run(&["run", "w"]);
@@ -34,7 +34,9 @@ fn every_failure_of_a_run_is_told_of() {
         assert!(said.contains("  a failed in execute · attempt 1 of 1"), "{said}");
         assert!(said.contains("    downstream  d did not start\n"), "what did start is not said to have not: {said}");
         assert!(
-            said.contains("  b failed as well in execute · fault user\n    the job ended with exit code 4\n"),
+            said.contains(
+                "  b failed as well in execute · fault user\n    the job ended with exit code 4\n    stderr      two\n"
+            ),
             "{said}"
         );
         assert!(said.contains(" --job b"), "{said}");
@@ -54,8 +56,11 @@ fn who_cancelled_what_had_not_begun_and_why_is_told() {
     wait_until("b is cancelled", || project.run(&["explain", "--job", "b"]).out.contains("b was cancelled"));
     let said = project.run(&["explain", "--job", "b"]).out;
     assert!(said.contains("    stopped by admin\n    reason      wrong\\x1b[31m day\n"), "{said}");
-    let said = project.run(&["show"]).out;
-    assert!(said.contains("▸ a "), "{said}");
+    let mut said = String::new();
+    wait_until("a is shown at work", || {
+        said = project.run(&["show"]).out;
+        said.contains("▸ a ")
+    });
     assert!(said.contains("a job above it did not succeed"), "{said}");
     assert_eq!(project.run(&["cancel", "--reason", "enough"]).code, Some(0));
     project.wait_for_end();
