@@ -178,3 +178,14 @@ fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
     assert_eq!(listed["items"].as_array().unwrap().len(), 3);
     assert_eq!(project.run(&["tables", "--json"]).json()["items"], json!([]));
 }
+
+#[test]
+fn a_wide_cell_is_cut_in_the_table_and_whole_elsewhere() {
+    let project = numbers();
+    let statement = "select repeat('x', 70000) as a";
+    let ran = project.run(&["sql", statement]);
+    assert_eq!(ran.code, Some(0), "{:?} {}", ran.code, ran.err);
+    let shown = format!("a\n{}…\n(… ends what is wider than 120 characters; --json", "x".repeat(119));
+    assert!(ran.out.starts_with(&shown), "{}", ran.out);
+    assert_eq!(rows(&project, statement)[0][0], "x".repeat(70000));
+}
