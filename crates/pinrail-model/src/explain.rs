@@ -7,7 +7,7 @@ use crate::admit::{RESERVED, Shard};
 use crate::fault::{ERROR, Evidence, Fault};
 use crate::ids::{AttemptId, RunId};
 use crate::names::{JobName, TableRef};
-use crate::run::{Attempt, Cause, Ending, Ends, Outcome, Phase, Position, Run, Step, Task, TaskIx, Verdict};
+use crate::run::{Attempt, Cause, Ending, Ends, Outcome, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict};
 use crate::time::Micros;
 
 /// The answer for one task.
@@ -93,6 +93,8 @@ pub enum Why {
     },
     Cancelled {
         failure: Option<Failure>,
+        /// Who ended it, if it had no attempt that could say so.
+        stopped: Option<Stop>,
     },
     /// A job it waits for did not succeed.
     UpstreamFailed {
@@ -112,7 +114,7 @@ impl Why {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed { failure, .. } | Self::EndingBadly { failure, .. } => Some(failure),
-            Self::BackingOff { failure, .. } | Self::Cancelled { failure } => failure.as_ref(),
+            Self::BackingOff { failure, .. } | Self::Cancelled { failure, .. } => failure.as_ref(),
             _ => None,
         }
     }
@@ -293,7 +295,11 @@ fn below(run: &Run, ix: TaskIx) -> Vec<JobName> {
             }
         }
     }
-    let stopped = |task: &Task| matches!(task.ending, None | Some(Ending::UpstreamFailed | Ending::Skipped));
+    // One whose rule takes a failure for a reason to start may be at work by now.
+    let stopped = |task: &Task| match task.ending {
+        None => task.position == Position::Waiting,
+        Some(ending) => matches!(ending, Ending::UpstreamFailed | Ending::Skipped),
+    };
     (0..seen.len()).filter(|at| seen[*at] && stopped(&run.tasks[*at])).map(|at| run.tasks[at].job.clone()).collect()
 }
 
@@ -339,7 +345,11 @@ fn done(run: &Run, ix: TaskIx) -> Why {
     let not_good = |t: &Task| t.ending != Some(Ending::Succeeded);
     match (task.ending, failure()) {
         (Some(Ending::Failed), Some(failure)) => Why::Failed { failure, tries: tries(run, ix) },
-        (Some(Ending::Cancelled), failure) => Why::Cancelled { failure },
+        // An attempt that ended before says nothing of the stop.
+        (Some(Ending::Cancelled), failure) => match task.stopped.clone() {
+            Some(stopped) => Why::Cancelled { failure: None, stopped: Some(stopped) },
+            None => Why::Cancelled { failure, stopped: None },
+        },
         (Some(Ending::UpstreamFailed), _) => Why::UpstreamFailed { jobs: awaited(run, ix, not_good) },
         (Some(Ending::Skipped), _) => Why::Skipped { jobs: awaited(run, ix, |_| true) },
         _ => Why::Ended,

@@ -113,6 +113,9 @@ pub struct Task {
     pub backoff_until: Option<Micros>,
     /// Why a task is `held`.
     pub held: Option<String>,
+    /// Who ended it before its time, if it had no attempt that could say so.
+    #[serde(default)]
+    pub stopped: Option<Stop>,
     /// Deaths of the owner in a row while this task had a live attempt.
     #[serde(default)]
     pub owner_deaths: u32,
@@ -706,6 +709,7 @@ impl Task {
             ready_at: None,
             backoff_until: None,
             held: None,
+            stopped: None,
             owner_deaths: 0,
             sessions_lost: 0,
             slow: false,

@@ -71,7 +71,7 @@ pub struct RunRequest {
     /// A date or time of the interval; none: the last complete one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// Values of the workflow's parameters; texts are read as the parameter's type.
+    /// Values of the workflow's parameters; texts are read as the parameter's type. Those of a `job` are what they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, Value>,
     /// Runs all jobs.
@@ -127,6 +127,8 @@ pub struct Deployed {
     pub broken: Vec<String>,
     /// Active workflows that stay as they were, because their file has errors.
     pub kept: Vec<KeptWorkflow>,
+    /// Active workflows that the bundle does not have, which are active no longer.
+    pub removed: Vec<WorkflowName>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
     /// What people should know, such as that schedules do not fire yet.
     pub notes: Vec<String>,
@@ -151,6 +153,21 @@ pub struct DeployedWorkflow {
     pub version: Sha,
     /// How many it has.
     pub jobs: usize,
+    /// What the deploy does to it.
+    pub change: Change,
+}
+
+/// A workflow against its active version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// None of that name was active.
+    New,
+    /// Its document is another one.
+    Changed,
+    /// Its document is the same, but files of the project are not.
+    Files,
+    Unchanged,
 }
 
 impl App {
@@ -182,6 +199,11 @@ impl App {
 
     pub(crate) fn who(principal: &Principal) -> Who {
         Who { project: principal.project.clone() }
+    }
+
+    /// Whether a filter by project names one that the caller can see.
+    fn reaches(principal: &Principal, filter: Option<&ProjectName>) -> bool {
+        principal.project.as_ref().is_none_or(|own| filter.is_none_or(|project| project == own))
     }
 
     // Tokens.
@@ -265,7 +287,7 @@ impl App {
     /// Makes a token for somebody, never with more rights than the caller's own.
     ///
     /// # Errors
-    /// When the role is too low.
+    /// When the role is too low, or there is no such project.
     pub async fn create_token(
         &self,
         principal: &Principal,
@@ -282,6 +304,9 @@ impl App {
                 Some(project) => project_not_found(project.as_str()),
                 None => everywhere_only().hint(format!("Name the caller's project: \"{own}\".")),
             });
+        }
+        if let Some(project) = &project {
+            self.known_project(principal, project).await?;
         }
         self.make_token(name, project, role, lives).await
     }
@@ -356,6 +381,19 @@ impl App {
             Answer::Projects(rows) => Ok(rows),
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Refuses a project that nothing was ever sent to: its name is more likely misspelt than new.
+    async fn known_project(&self, principal: &Principal, project: &ProjectName) -> Result<(), Problem> {
+        let known = self.projects(principal).await?;
+        if known.iter().any(|row| row.name == *project) {
+            return Ok(());
+        }
+        let near = nearest(project.as_str(), known.iter().map(|row| row.name.as_str()));
+        Err(project_not_found(project.as_str()).hint(match near {
+            Some(near) => format!("Did you mean \"{near}\"?"),
+            None => "A project begins with its first deploy or bundle; `pinrail deploy` sends one.".to_owned(),
+        }))
     }
 
     /// Takes note of a bundle; gives its digest and the blobs that are still to be sent.
@@ -506,6 +544,7 @@ impl App {
         let _held = self.bundles.hold().await;
         let compiled = self.compile(principal, project, bundle).await?;
         let disabled: BTreeSet<&String> = compiled.broken.values().flatten().collect();
+        let active = self.workflows(principal, project).await?;
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
@@ -520,18 +559,26 @@ impl App {
                 ));
             }
             let (name, jobs) = (read.workflow.clone(), read.jobs.len());
-            workflows.push(DeployedWorkflow { name, version: *version, jobs });
+            let change = match active.iter().find(|active| active.workflow == name) {
+                None => Change::New,
+                Some(active) if active.version != *version => Change::Changed,
+                Some(active) if active.bundle != bundle => Change::Files,
+                Some(_) => Change::Unchanged,
+            };
+            workflows.push(DeployedWorkflow { name, version: *version, jobs, change });
             versions.insert(read.workflow, *version);
         }
         // What is wrong with the settings is wrong with every workflow.
         let all = compiled.broken.is_empty() || compiled.broken.contains_key(crate::project::FILE);
         if compiled.errors() > 0 && (all || versions.is_empty()) {
-            let detail = format!("{} definition errors; nothing was deployed", compiled.errors());
+            let detail = format!("{}; nothing was deployed", definition_errors(compiled.errors()));
             return Err(Problem::new("definition-errors", detail)
                 .hint("Run `pinrail check`.")
                 .with("diagnostics", &compiled.diagnostics));
         }
-        let kept = self.kept(principal, project, &compiled, &versions).await?;
+        let kept = kept(&active, &compiled, &versions);
+        let stays = |name: &WorkflowName| versions.contains_key(name) || kept.iter().any(|kept| kept.name == *name);
+        let removed = active.into_iter().map(|active| active.workflow).filter(|name| !stays(name)).collect();
         if !dry_run {
             step!("deploy.before-commit");
             let keep = kept.iter().map(|kept| kept.name.clone()).collect();
@@ -539,40 +586,7 @@ impl App {
             self.commit(vec![Write::Activate { project, bundle, versions, keep, at }]).await?;
         }
         let broken = compiled.broken.into_keys().collect();
-        Ok(Deployed { bundle, dry_run, workflows, broken, kept, diagnostics: compiled.diagnostics, notes })
-    }
-
-    /// The active workflows that stay as they are, because the file that they would come from has errors.
-    async fn kept(
-        &self,
-        principal: &Principal,
-        project: &ProjectName,
-        compiled: &Compiled,
-        versions: &BTreeMap<WorkflowName, Sha>,
-    ) -> Result<Vec<KeptWorkflow>, Problem> {
-        if compiled.broken.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut kept = Vec::new();
-        for active in self.workflows(principal, project).await? {
-            let name = active.workflow.to_string();
-            let source = active.document["source"]["file"].as_str().unwrap_or_default();
-            let declares = |(_, names): &(&String, &Vec<String>)| names.contains(&name);
-            let declaring = compiled.broken.iter().find(declares).map(|(file, _)| file.as_str());
-            // What a helper makes may be declared by any file, also by one that is broken now.
-            let helper = source.split('/').any(|part| part.starts_with('_')) || !source.starts_with("workflows/");
-            let file = declaring.or_else(|| (helper || compiled.broken.contains_key(source)).then_some(source));
-            if let Some(file) = file.filter(|_| !versions.contains_key(&active.workflow)) {
-                kept.push(KeptWorkflow {
-                    name: active.workflow,
-                    version: active.version,
-                    deployed_at: active.deployed_at,
-                    file: file.to_owned(),
-                    errors: compiled.errors_of(file),
-                });
-            }
-        }
-        Ok(kept)
+        Ok(Deployed { bundle, dry_run, workflows, broken, kept, removed, diagnostics: compiled.diagnostics, notes })
     }
 
     /// The active workflows of a project.
@@ -684,7 +698,7 @@ impl App {
                     Some(bundle) => bundle,
                     None => self.deployed_bundle(principal, project).await?,
                 };
-                let document = one_off(job, request.executor)?;
+                let document = one_off(job, request.executor, &request.params)?;
                 self.known_bundle(project, bundle).await?;
                 let (sealed, version) = document.seal();
                 self.commit(vec![Write::Version(VersionRow {
@@ -718,12 +732,12 @@ impl App {
 
     pub(crate) async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
         let active = self.workflows(principal, project).await?;
-        let latest = active.iter().max_by_key(|version| version.deployed_at).map(|version| version.bundle);
-        match latest {
-            Some(bundle) => Ok(bundle),
-            // A command or a statement needs no files: an empty bundle will do.
-            None => Ok(self.announce_bundle(principal, project, Manifest::new(), None).await?.0),
+        if let Some(latest) = active.iter().max_by_key(|version| version.deployed_at) {
+            return Ok(latest.bundle);
         }
+        self.known_project(principal, project).await?;
+        // A command or a statement needs no files: an empty bundle will do.
+        Ok(self.announce_bundle(principal, project, Manifest::new(), None).await?.0)
     }
 
     /// Outputs of the parents that a selection leaves out: they must have succeeded for the same interval.
@@ -782,6 +796,9 @@ impl App {
         if let Ok(id) = reference.parse::<RunId>() {
             return self.run(principal, id).await;
         }
+        if !Self::reaches(principal, project.as_ref()) {
+            return Err(run_not_found(reference));
+        }
         let mut query = Find { project, ..Find::default() };
         if let Some((workflow, at)) = reference.split_once('@') {
             let workflow: WorkflowName = workflow.parse().map_err(|_| run_not_found(reference))?;
@@ -833,6 +850,9 @@ impl App {
     /// When the state cannot be read.
     pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<ListedRun>, Problem> {
         let RunsPage { project, workflow, state, before, limit } = page;
+        if !Self::reaches(principal, project.as_ref()) {
+            return Ok(Vec::new());
+        }
         let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
@@ -1036,6 +1056,33 @@ fn is_final(state: &str) -> bool {
     matches!(state, "succeeded" | "failed" | "cancelled")
 }
 
+/// The active workflows that stay as they are, because the file that they would come from has errors.
+fn kept(active: &[ActiveVersion], compiled: &Compiled, versions: &BTreeMap<WorkflowName, Sha>) -> Vec<KeptWorkflow> {
+    let mut kept = Vec::new();
+    if compiled.broken.is_empty() {
+        return kept;
+    }
+    for active in active {
+        let name = active.workflow.to_string();
+        let source = active.document["source"]["file"].as_str().unwrap_or_default();
+        let declares = |(_, names): &(&String, &Vec<String>)| names.contains(&name);
+        let declaring = compiled.broken.iter().find(declares).map(|(file, _)| file.as_str());
+        // What a helper makes may be declared by any file, also by one that is broken now.
+        let helper = source.split('/').any(|part| part.starts_with('_')) || !source.starts_with("workflows/");
+        let file = declaring.or_else(|| (helper || compiled.broken.contains_key(source)).then_some(source));
+        if let Some(file) = file.filter(|_| !versions.contains_key(&active.workflow)) {
+            kept.push(KeptWorkflow {
+                name: active.workflow.clone(),
+                version: active.version,
+                deployed_at: active.deployed_at,
+                file: file.to_owned(),
+                errors: compiled.errors_of(file),
+            });
+        }
+    }
+    kept
+}
+
 /// The parents of selected jobs that are not selected themselves.
 fn left_out<'a>(document: &'a Document, jobs: &str) -> Result<BTreeSet<&'a JobName>, Problem> {
     let selected = select(&document.jobs, jobs).map_err(|message| Problem::new("job-not-found", message))?;
@@ -1083,7 +1130,7 @@ pub(crate) fn no_engine() -> Problem {
 
 pub(crate) fn run_not_found(reference: &str) -> Problem {
     Problem::new("run-not-found", format!("no run \"{reference}\" in the projects that this token can see"))
-        .hint("List runs with GET /api/v1/runs.")
+        .hint("List runs with `pinrail runs` or GET /api/v1/runs.")
 }
 
 pub(crate) fn attempt_not_found(reference: &str) -> Problem {
@@ -1092,7 +1139,7 @@ pub(crate) fn attempt_not_found(reference: &str) -> Problem {
 
 pub(crate) fn token_not_found(reference: &str) -> Problem {
     Problem::new("token-not-found", format!("no token \"{reference}\" that this token can see"))
-        .hint("List tokens with GET /api/v1/tokens.")
+        .hint("List tokens with `pinrail token list` or GET /api/v1/tokens.")
 }
 
 pub(crate) fn sql_problem(error: LakeError) -> Problem {
@@ -1123,13 +1170,17 @@ fn refusal(reply: &Value) -> Option<Problem> {
     Some(problem)
 }
 
+fn definition_errors(count: usize) -> String {
+    format!("{count} definition error{}", if count == 1 { "" } else { "s" })
+}
+
 fn workflow_not_found(workflow: &WorkflowName, names: &[String], where_: &str) -> Problem {
     let problem = Problem::new("workflow-not-found", format!("no {where_} workflow \"{workflow}\""));
     let near = nearest(workflow.as_str(), names.iter().map(String::as_str));
     problem.hint(match (near, names.is_empty()) {
         (Some(near), _) => format!("Did you mean \"{near}\"?"),
         (None, true) => "There is none yet; `pinrail deploy` deploys the workflows of a project.".to_owned(),
-        (None, false) => format!("There are {}.", names.join(", ")),
+        (None, false) => format!("There {} {}.", if names.len() == 1 { "is only" } else { "are" }, names.join(", ")),
     })
 }
 
@@ -1147,7 +1198,7 @@ pub(crate) fn find_workflow(
         names.push(document.workflow.to_string());
     }
     if compiled.errors() > 0 {
-        let detail = format!("workflow \"{workflow}\" cannot be run: {} definition errors", compiled.errors());
+        let detail = format!("workflow \"{workflow}\" cannot be run: {}", definition_errors(compiled.errors()));
         return Err(Problem::new("definition-errors", detail)
             .hint("Run `pinrail check`.")
             .with("diagnostics", &compiled.diagnostics));
@@ -1162,8 +1213,13 @@ fn one_off_is_sound(job: &OneOff) -> Result<(), Problem> {
     };
     match job {
         OneOff::Class(class) if !class.contains('.') || !class.split('.').all(word) => {
-            Err(Problem::new("bad-request", format!("\"{class}\" is not a class or function with its module"))
-                .hint("Write it as jobs.load.LoadFlights."))
+            let problem =
+                Problem::new("bad-request", format!("\"{class}\" is not a class or function with its module"));
+            // A path with the name behind it, as other tools write it: jobs/load.py:LoadFlights.
+            let dotted = class.replace(".py:", ".").replace(['/', ':'], ".");
+            let meant = class.contains(['/', ':']) && dotted.contains('.') && dotted.split('.').all(word);
+            let wanted = if meant { dotted } else { "jobs.load.LoadFlights".to_owned() };
+            Err(problem.hint(format!("Write it as {wanted}.")))
         }
         OneOff::SqlFile(file) if !crate::project::is_inside(file) => {
             Err(Problem::new("bad-request", format!("\"{file}\" is not a path inside the project"))
@@ -1177,8 +1233,10 @@ fn one_off_is_sound(job: &OneOff) -> Result<(), Problem> {
 }
 
 /// The document of a job without a workflow.
-fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Problem> {
+fn one_off(job: &OneOff, executor: Option<ExecutorKind>, given: &BTreeMap<String, Value>) -> Result<Document, Problem> {
     one_off_is_sound(job)?;
+    let params = given.iter().map(|(name, value)| Ok((name.clone(), one_off_param(name, value)?)));
+    let params = params.collect::<Result<serde_json::Map<_, _>, Problem>>()?;
     let (kind, name) = match job {
         OneOff::Class(class) => (JobKind::Class, class.rsplit('.').next().unwrap_or("job")),
         OneOff::Sql(_) => (JobKind::Sql, "sql"),
@@ -1201,11 +1259,28 @@ fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Pro
         "workflow": name,
         "source": {"file": "", "line": 0},
         "jobs": [job],
+        "params": params,
     });
     Document::read(&document).map_err(|errors| {
         let impossible = errors.first().is_some_and(|error| error.code == "executor-impossible");
         Problem::new(if impossible { "executor-impossible" } else { "bad-request" }, first_message(&errors))
     })
+}
+
+/// A parameter of a job without a workflow, which nothing declares: its type is that of its value.
+fn one_off_param(name: &str, value: &Value) -> Result<Value, Problem> {
+    let kind = match value {
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_i64() => "int",
+        Value::Number(_) => "float",
+        Value::String(_) => "str",
+        _ => {
+            let detail =
+                format!("parameter \"{name}\" must be of type str, int, float or bool, not {}", beginning(value));
+            return Err(Problem::new("bad-parameter", detail).hint(LARGE_VALUE));
+        }
+    };
+    Ok(json!({"type": kind, "required": true}))
 }
 
 fn executors(document: &Document, request: &RunRequest) -> Result<BTreeMap<JobName, ExecutorKind>, Problem> {
@@ -1306,14 +1381,17 @@ fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
             "bad-parameter",
             format!("parameter \"{name}\" must be of type {wanted}, not {}", beginning(value)),
         )
+        .hint(how_to_write(param.kind))
     };
     let text = value.as_str();
     let read = match param.kind {
-        _ if value.is_null() => Some(Value::Null),
+        // One whose default is no value may also be given none.
+        _ if value.is_null() => (!param.required && param.default.is_none()).then_some(Value::Null),
         ParamType::Int if value.is_i64() => Some(value.clone()),
         ParamType::Int => text.and_then(|text| text.parse::<i64>().ok()).map(Value::from),
         ParamType::Float if value.is_number() => Some(value.clone()),
-        ParamType::Float => text.and_then(|text| text.parse::<f64>().ok()).map(Value::from),
+        // JSON has neither NaN nor infinities, and a job would be given none instead.
+        ParamType::Float => text.and_then(|text| text.parse().ok()).filter(|n: &f64| n.is_finite()).map(Value::from),
         ParamType::Bool if value.is_boolean() => Some(value.clone()),
         ParamType::Bool => text.and_then(|text| text.parse::<bool>().ok()).map(Value::from),
         ParamType::Str => text.map(Value::from),
@@ -1334,6 +1412,18 @@ fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
             Err(Problem::new("bad-parameter", detail))
         }
         _ => Ok(read),
+    }
+}
+
+fn how_to_write(kind: ParamType) -> &'static str {
+    match kind {
+        ParamType::Int => "Write a whole number, such as 5.",
+        ParamType::Float => "Write a finite number, such as 1.5.",
+        ParamType::Str => "Write a text.",
+        ParamType::Bool => "Write true or false.",
+        ParamType::Date => "Write a date such as 2013-01-02.",
+        ParamType::Datetime => "Write a time such as 2013-01-02T06:00:00, with Z or an offset if it has a zone.",
+        ParamType::Decimal => "Write a decimal number, such as 12.50.",
     }
 }
 

@@ -331,7 +331,12 @@ impl OneWork {
             return self.fail(Fault::User, Phase::Setup, self.unavailable());
         };
         let sink = self.sink();
-        let stretch = executor.run(&assignment, &sink).await;
+        let stretch = match executor.run(&assignment, &sink).await {
+            Stretch::Failed(verdict) if self.ticket.job.kind == JobKind::Shell => {
+                Stretch::Failed(sink.with_last_words(verdict))
+            }
+            stretch => stretch,
+        };
         self.conclude(stretch);
     }
 
@@ -424,7 +429,7 @@ impl OneWork {
             Stretch::Completed { outputs } => {
                 self.report(Report::EngineEnded { result: json!({"state": "succeeded"}), outputs });
             }
-            Stretch::Failed(verdict) => self.report(Report::Failed(verdict)),
+            Stretch::Failed(verdict) => self.report(Report::Failed(sink.with_last_words(verdict))),
             _ => self.lost_engine(Loss::Launcher),
         }
     }

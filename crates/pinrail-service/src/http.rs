@@ -10,6 +10,7 @@ mod document;
 mod extract;
 mod idempotency;
 mod metrics;
+mod once;
 mod page;
 mod projects;
 mod runs;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use nix::fcntl::OFlag;
 use pinrail_model::document::{JobKind, SqlSource};
 use pinrail_model::fault::{ERROR, Evidence, Fault};
-use pinrail_model::run::{Phase, Report};
+use pinrail_model::run::{Phase, Report, Verdict};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
 use pinrail_model::seam::lake::{
     AttemptView, FileScope, LakeError, PointerSwap, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat,
@@ -37,6 +37,10 @@ const MOST_COUNTERS: usize = 1000;
 /// The largest file for people: it is held in memory on its way, and larger ones belong into a table.
 const LARGEST_FILE: u64 = 256 << 20;
 
+/// What is kept of the end of stderr, in bytes and lines: enough for the sentence that says what was wrong.
+const LAST_WORDS: usize = 2 << 10;
+const LAST_LINES: usize = 5;
+
 /// The sink of one piece of work.
 pub(crate) struct Sink {
     work: Arc<OneWork>,
@@ -45,6 +49,8 @@ pub(crate) struct Sink {
     stop: Option<watch::Receiver<bool>>,
     /// What masks streams that arrive in pieces, by stream.
     streams: Mutex<BTreeMap<u8, StreamMask>>,
+    /// The end of what went to stderr, masked.
+    last_words: Mutex<Vec<u8>>,
 }
 
 /// A fault with its evidence.
@@ -56,7 +62,7 @@ impl Sink {
         if let Some(seq) = work.ticket.attempt.view {
             let _ = view.set(seq);
         }
-        Self { work, view, stop, streams: Mutex::default() }
+        Self { work, view, stop, streams: Mutex::default(), last_words: Mutex::default() }
     }
 
     fn view(&self) -> View {
@@ -224,6 +230,18 @@ impl Sink {
         self.log(Some(phase), Stream::System, format!("error: {}{remedy}", evidence.message).as_bytes());
     }
 
+    /// Adds the last lines of stderr to a failure of a command, which says nothing but its exit code otherwise.
+    pub fn with_last_words(&self, mut verdict: Verdict) -> Verdict {
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&words);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        if !last.is_empty() {
+            verdict.evidence = verdict.evidence.fact("stderr", last);
+        }
+        verdict
+    }
+
     /// What an attempt has counted under a name so far: amounts of its processes and statements are summed, of peaks the
     /// highest counts, and a metric is what was measured last. None for one name more than an attempt may have.
     fn count(&self, group: &str, name: &str, value: f64) -> Option<f64> {
@@ -383,6 +401,12 @@ impl AttemptSink for Sink {
         // An empty line is a line of a log, and nothing of a stream.
         if !seen.is_empty() || (last && stream == Stream::Log) {
             self.append(None, stream, &seen);
+        }
+        if stream == Stream::Stderr {
+            let mut words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+            words.extend_from_slice(&seen);
+            let over = words.len().saturating_sub(LAST_WORDS);
+            words.drain(..over);
         }
     }
 

@@ -11,7 +11,7 @@ use pinrail_model::near::nearest;
 use crate::client::Place;
 use crate::commands;
 use crate::failure::{Failure, USAGE};
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// A self-service data platform in one binary.
 #[derive(Debug, Parser)]
@@ -299,9 +299,12 @@ pub struct SubmitArgs {
     /// The executor
     #[arg(long)]
     pub executor: Option<String>,
-    /// A date or time of the interval [default: yesterday]
+    /// A date [default: yesterday]
     #[arg(long)]
     pub at: Option<String>,
+    /// A parameter: a number, true, false, or else a text
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
     /// Print the id and return
     #[arg(long, conflicts_with = "wait")]
     pub detach: bool,
@@ -440,6 +443,11 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let Global { json, state, project, url, token } = cli.global;
+    // What the environment names, it names for the next command as well.
+    let lasting = std::env::var_os("PINRAIL_STATE").map(PathBuf::from);
+    if let Some(folder) = state.as_ref().filter(|folder| lasting.as_ref() != Some(folder)) {
+        output::remember_state(folder);
+    }
     let place = Place { url, token, state, project };
     match obey(cli.command, &place, Output::new(json)) {
         Ok(code) => code,

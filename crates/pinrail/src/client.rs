@@ -220,7 +220,10 @@ impl Client {
         let reader = BufReader::new(response.into_body().into_reader());
         let (mut id, mut kind) = (0, String::new());
         for line in reader.lines() {
-            let line = line?;
+            let line = line.map_err(|error| {
+                Failure::new(UNREACHABLE, format!("the connection to the server at {} was lost: {error}", self.url))
+                    .hint("Follow again when it is up; what is logged meanwhile is kept.")
+            })?;
             if let Some(text) = line.strip_prefix("id: ") {
                 id = text.parse().unwrap_or(id);
             } else if let Some(text) = line.strip_prefix("event: ") {
@@ -310,6 +313,9 @@ fn problem(response: &mut Response<Body>) -> Failure {
         _ => FAILED,
     };
     let message = document["detail"].as_str().map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    // Where in a body it was that nobody typed.
+    let pointer = format!(" (at {})", document["pointer"].as_str().unwrap_or_default());
+    let message = message.strip_suffix(&pointer).map_or(message.clone(), str::to_owned);
     Failure {
         code,
         message,

@@ -661,6 +661,7 @@ impl Machine<'_> {
             Position::Waiting | Position::Ready | Position::Backoff | Position::Held => {
                 self.shift(ix, Position::Done)?;
                 self.task(ix).epoch += 1;
+                self.task(ix).stopped = Some(stop.clone());
                 self.end_task(ix, Ending::Cancelled);
                 self.settle_children(ix);
                 Ok(())
@@ -720,6 +721,7 @@ impl Machine<'_> {
             task.epoch += 1;
             task.ending = None;
             task.held = None;
+            task.stopped = None;
             task.backoff_until = None;
             task.owner_deaths = 0;
             task.sessions_lost = 0;

@@ -107,6 +107,24 @@ async fn unknown_fields_are_told_the_nearest_and_where_they_are() {
     }
     let list = problem(&world.post(RUNS, &json!([1])).await, 400, "bad-request");
     assert!(list["detail"].is_string());
+    for (body, said) in [
+        (json!({"job": {"shell": "echo"}}), "a list is wanted, not the text \"echo\" (at /job/shell)"),
+        (json!({"job": {}}), "an object with exactly one field is wanted, not an object (at /job)"),
+        (json!({"workflow": 3}), "a text is wanted, not integer `3` (at /workflow)"),
+    ] {
+        assert_eq!(problem(&world.post(RUNS, &body).await, 400, "bad-request")["detail"], said);
+    }
+    let twice = world.ask(Method::POST, RUNS, "{\"job\": {\"shell\": [\"a\"], \"shell\": [\"b\"]}}").await;
+    let detail = problem(&twice, 400, "bad-json")["detail"].clone();
+    assert!(
+        detail.as_str().unwrap().starts_with("the body cannot be read: field \"shell\" is given twice"),
+        "{detail}"
+    );
+    let large = world.ask(Method::POST, RUNS, "{\"params\": {\"x\": 1e400}}").await;
+    assert_eq!(
+        problem(&large, 400, "bad-json")["detail"],
+        "the body cannot be read: number out of range at line 1 column 22"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,13 +146,17 @@ async fn unknown_parameters_are_told_the_nearest_at_every_operation() {
 async fn bad_values_of_parameters_are_named() {
     let world = World::new().await;
     for (path, detail, hint) in [
-        ("/api/v1/runs?limit=x", "parameter \"limit\": invalid digit found in string", None),
+        (
+            "/api/v1/runs?limit=x",
+            "parameter \"limit\": \"x\" is not a number that it can be",
+            Some("Write a whole number."),
+        ),
         (
             "/api/v1/runs?state=runing",
             "parameter \"state\": unknown value \"runing\"",
             Some("Did you mean \"running\"?"),
         ),
-        ("/api/v1/runs?limit=1&limit=2", "duplicate field `limit`", None),
+        ("/api/v1/runs?limit=1&limit=2", "parameter \"limit\" is given twice", None),
         ("/api/v1/runs?find=..%2F..", "", None),
     ] {
         let answer = world.get(path).await;
@@ -164,6 +186,15 @@ async fn things_that_are_not_there_are_named() {
     problem(&world.get(&file).await, 404, "file-not-found");
     let workflow = world.post(RUNS, &json!({"workflow": "w"})).await;
     problem(&workflow, 404, "workflow-not-found");
+    let ghost = world.post("/api/v1/projects/ghost/runs", &json!({"job": {"shell": ["true"]}})).await;
+    problem(&ghost, 404, "project-not-found");
+    let misspelt = world.post("/api/v1/projects/demp/runs", &json!({"job": {"shell": ["true"]}})).await;
+    assert_eq!(problem(&misspelt, 404, "project-not-found")["hint"], "Did you mean \"demo\"?");
+    let token = json!({"name": "ci", "role": "viewer", "project": "demp"});
+    problem(&world.post("/api/v1/tokens", &token).await, 404, "project-not-found");
+    let projects = world.get("/api/v1/projects").await.json();
+    let projects: Vec<&Value> = projects["items"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(projects, ["demo", "flights"], "none was made");
     let token = world.post("/api/v1/tokens/tok_01ARZ3NDEKTSV4RRFFQ69G5FAV/revoke", &json!({})).await;
     problem(&token, 404, "token-not-found");
 }

@@ -66,8 +66,11 @@ fn up_detached(
         }
         if child.try_wait()?.is_some() {
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
-            let last = log.lines().rev().find(|line| line.starts_with("error: ")).unwrap_or("it ended at once");
-            return Err(Failure::new(FAILED, last.trim_start_matches("error: ").to_owned()));
+            let lines: Vec<&str> = log.lines().collect();
+            let at = lines.iter().rposition(|line| line.starts_with("error: "));
+            let said = at.and_then(|at| lines[at].strip_prefix("error: ")).unwrap_or("it ended at once");
+            let hint = at.and_then(|at| lines.get(at + 1)?.strip_prefix("  hint: ")).map(str::to_owned);
+            return Err(Failure { hint, ..Failure::new(FAILED, said) });
         }
         std::thread::sleep(LOOK_AGAIN);
     }

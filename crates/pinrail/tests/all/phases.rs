@@ -86,7 +86,13 @@ fn a_failure_in_any_phase_ends_in_cleanup_and_a_retry_starts_clean() {
 #[test]
 fn a_failed_cleanup_is_a_warning() {
     let project = project("'python'");
-    let run = project.run(&["run", "w", "--param", "fails=cleanup", "--json"]).json();
+    let ran = project.run(&["run", "w", "--param", "fails=cleanup"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let said = "  cleanup of phased failed: ValueError: told to fail in cleanup\n    next        pinrail logs ";
+    for shown in [ran.out, project.run(&["show"]).out, project.run(&["explain", "--job", "phased"]).out] {
+        assert!(shown.contains(said), "{shown}");
+    }
+    let run = project.last_run();
     assert_eq!(run["state"], "succeeded");
     let attempt = &task(&run, "phased")["attempts"][0];
     assert_eq!(phases(attempt)[3], "cleanup failed");

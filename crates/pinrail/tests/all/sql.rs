@@ -142,6 +142,8 @@ fn a_mistake_in_a_job_is_told_with_file_line_and_column() {
 fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
     let project = numbers();
     let _server = project.up();
+    // A project begins with its first bundle.
+    assert_eq!(project.run(&["check"]).code, Some(0));
     let admin = project.admin();
     let ask = |method: &str, path: &str, body: &Value| {
         project.curl(path, &["-X", method, "-H", &admin, "-d", &body.to_string()])
@@ -223,4 +225,15 @@ fn a_server_removes_files_of_tables_that_nothing_names() {
     assert!(young.exists());
     let rows = project.run(&["sql", "--json", "select x from t order by x"]).json();
     assert_eq!(rows["rows"], json!([[1], [2]]));
+}
+
+#[test]
+fn a_wide_cell_is_cut_in_the_table_and_whole_elsewhere() {
+    let project = numbers();
+    let statement = "select repeat('x', 70000) as a";
+    let ran = project.run(&["sql", statement]);
+    assert_eq!(ran.code, Some(0), "{:?} {}", ran.code, ran.err);
+    let shown = format!("a\n{}…\n(… ends what is wider than 120 characters; --json", "x".repeat(119));
+    assert!(ran.out.starts_with(&shown), "{}", ran.out);
+    assert_eq!(rows(&project, statement)[0][0], "x".repeat(70000));
 }
