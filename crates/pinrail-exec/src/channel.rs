@@ -364,11 +364,7 @@ async fn phase_ended(
 }
 
 fn executed(said: &Said) -> Executed {
-    Executed {
-        result: said.result.clone(),
-        spec: said.spec.clone(),
-        outputs: said.outputs.all(),
-    }
+    Executed { result: said.result.clone(), spec: said.spec.clone(), outputs: said.outputs.all() }
 }
 
 fn verdict_of(phase: Phase, error: Option<JobError>) -> Verdict {

@@ -39,13 +39,8 @@ pub fn run(control: UnixStream) -> std::io::Result<()> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     // The terminal's Ctrl-C is for the server, which decides what becomes of jobs.
     let _ = nix::unistd::setsid();
-    let mut launcher = Running {
-        control,
-        roots: BTreeMap::new(),
-        ending: BTreeMap::new(),
-        sweeps: Vec::new(),
-        sampled: now(),
-    };
+    let mut launcher =
+        Running { control, roots: BTreeMap::new(), ending: BTreeMap::new(), sweeps: Vec::new(), sampled: now() };
     let served = launcher.serve(&signals);
     // Also when the socket ended in an error: a server killed with unread news resets the connection.
     launcher.kill_everything();

@@ -357,7 +357,11 @@ impl OneWork {
     /// SQL jobs have no process: the platform sets up and the engine executes.
     async fn begin_sql(self: Arc<Self>) {
         let Some(source) = self.ticket.job.sql.clone() else {
-            return self.fail(Fault::Platform, Phase::Setup, Evidence::new("the job's SQL is not in its workflow version"));
+            return self.fail(
+                Fault::Platform,
+                Phase::Setup,
+                Evidence::new("the job's SQL is not in its workflow version"),
+            );
         };
         self.report(Report::PhaseStarted(Phase::Setup));
         let sink = self.sink();

@@ -17,8 +17,8 @@ use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::JobName;
 use pinrail_model::run::{
-    Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work,
-    apply,
+    Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
+    Timer, Work, apply,
 };
 use pinrail_model::seam::lake::PointerSwap;
 use pinrail_model::seam::store::{

@@ -357,7 +357,11 @@ fn read_below(folder: &Path, path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > LARGEST_FILE {
-        return Err(format!("\"{}\" has more than {} MiB, which is the most that is kept", path.display(), LARGEST_FILE >> 20));
+        return Err(format!(
+            "\"{}\" has more than {} MiB, which is the most that is kept",
+            path.display(),
+            LARGEST_FILE >> 20
+        ));
     }
     Ok(bytes)
 }
@@ -414,7 +418,9 @@ impl AttemptSink for Sink {
         let ticket = &self.work.ticket;
         let Some(value) = self.count(group, name, value) else {
             if !self.work.live.counters_refused.swap(true, Ordering::SeqCst) {
-                let text = format!("an attempt has at most {MOST_COUNTERS} counters and metrics; \"{name}\" and later ones are not kept");
+                let text = format!(
+                    "an attempt has at most {MOST_COUNTERS} counters and metrics; \"{name}\" and later ones are not kept"
+                );
                 self.log(None, Stream::System, text.as_bytes());
             }
             return;

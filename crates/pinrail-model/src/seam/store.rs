@@ -638,10 +638,7 @@ pub enum Answer {
     Nothing,
     Run(Box<StoredRun>),
     Runs(Vec<ListedRun>),
-    RunState {
-        state: String,
-        last_event: u64,
-    },
+    RunState { state: String, last_event: u64 },
     Attempt(Box<StoredAttempt>),
     Events(Vec<EventRow>),
     Counters(Vec<CounterRow>),

@@ -310,7 +310,10 @@ def b(ctx): pass
 #[test]
 fn an_unfinished_run_does_not_overwrite_a_newer_one_later() {
     let project = Project::new(&[
-        ("workflows/w.py", "workflow = Workflow({template(name='a', class_='jobs.a.a'): []}, params={'v': Param(str)})"),
+        (
+            "workflows/w.py",
+            "workflow = Workflow({template(name='a', class_='jobs.a.a'): []}, params={'v': Param(str)})",
+        ),
         (
             "jobs/a.py",
             "import os, time
@@ -350,7 +353,10 @@ def a(ctx):
         server.sendall((json.dumps(request) + chr(10)).encode())
         ctx.log(server.recv(4096).decode())
 ";
-    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"), ("jobs/a.py", jobs)]);
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        ("jobs/a.py", jobs),
+    ]);
     let ran = project.run(&["run", "w"]);
     assert_eq!(ran.code, Some(0), "{ran:?} {}", project.log("a"));
     let log = project.log("a");

@@ -183,7 +183,10 @@ fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
 fn a_job_never_gets_part_of_a_result() {
     let project = Project::new(&[
         ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
-        ("jobs/a.py", "def a(ctx): ctx.output('got', len(ctx.sql('select 1 as x from generate_series(1, 1000001)')))\n"),
+        (
+            "jobs/a.py",
+            "def a(ctx): ctx.output('got', len(ctx.sql('select 1 as x from generate_series(1, 1000001)')))\n",
+        ),
     ]);
     let ran = project.run(&["run", "w"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
