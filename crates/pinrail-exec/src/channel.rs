@@ -25,6 +25,8 @@ use crate::wire::Exit;
 const LONGEST_LINE: u64 = 1 << 20;
 /// The largest output, in bytes of JSON: it travels with every attempt below.
 const LARGEST_OUTPUT: usize = 64 << 10;
+/// Outputs of one attempt, for the same reason.
+const MOST_OUTPUTS: usize = 100;
 /// How much of a stream is read at once.
 const CHUNK: usize = 32 << 10;
 /// Exit codes by which a job says what should come of it.
@@ -96,7 +98,12 @@ impl Outputs {
             let message = format!("output \"{name}\" takes {size} bytes as JSON; at most {LARGEST_OUTPUT} are allowed");
             return refused(message, "Write large data to a table or save it as a file, and leave its name.");
         }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, value);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MOST_OUTPUTS && !kept.contains_key(&name) {
+            let message = format!("output \"{name}\" is one too many; an attempt leaves at most {MOST_OUTPUTS}");
+            return refused(message, "Leave one output that holds an object or a list.");
+        }
+        kept.insert(name, value);
         Ok(())
     }
 

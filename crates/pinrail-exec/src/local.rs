@@ -119,6 +119,8 @@ impl Launcher {
     }
 }
 
+/// How long it takes until a launcher that could not be started is tried again.
+const START_AGAIN: Duration = Duration::from_secs(1);
 /// How long an order waits that a launcher was lost with.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -148,17 +150,19 @@ fn listen(shared: &Shared, mut control: UnixStream) {
         tracing::error!("the launcher is gone; starting another");
         let lost: BTreeSet<String> = lock(&shared.waiting).drain().map(|(key, _)| key).collect();
         kill_all(|value| value(ATTEMPT_VARIABLE).is_some_and(|attempt| lost.contains(&attempt)));
-        match spawn_launcher(&shared.binary).and_then(|new| Ok((new.try_clone()?, new))) {
-            Ok((ours, new)) => {
-                *lock(&shared.control) = ours;
-                control = new;
+        control = loop {
+            match spawn_launcher(&shared.binary).and_then(|new| Ok((new.try_clone()?, new))) {
+                Ok((ours, new)) => {
+                    *lock(&shared.control) = ours;
+                    break new;
+                }
+                Err(error) => tracing::error!(%error, "no launcher can be started; jobs wait for one"),
             }
-            Err(error) => {
-                tracing::error!(%error, "no launcher can be started; jobs will not run");
-                shared.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
+            std::thread::sleep(START_AGAIN);
+            if shared.leaving.load(std::sync::atomic::Ordering::SeqCst) {
                 return;
             }
-        }
+        };
     }
 }
 
@@ -200,19 +204,26 @@ pub fn kill_marked(installation: &str, attempts: &BTreeSet<String>) {
     });
 }
 
-/// Kills every process in whose environment something holds, until there is none.
+/// Kills every process in whose environment something holds, until there is none. What the kernel cannot end in time, such
+/// as a process that waits for a broken disk, is told of.
 fn kill_all(holds: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) {
-    for _ in 0..40 {
-        let marked = process::with_environment(&holds);
+    let mut marked = Vec::new();
+    for _ in 0..KILL_LOOKS {
+        marked = process::with_environment(&holds);
         if marked.is_empty() {
             return;
         }
-        for pid in marked {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        for pid in &marked {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(KILL_AGAIN);
     }
+    tracing::error!(pids = ?marked, "processes of earlier attempts were killed and do not end");
 }
+
+/// How long, and how often, it is looked whether killed processes are gone.
+const KILL_AGAIN: Duration = Duration::from_millis(5);
+const KILL_LOOKS: u32 = 2000;
 
 #[allow(unsafe_code, reason = "the control socket must have a known number in the launcher")]
 fn spawn_launcher(binary: &Path) -> std::io::Result<UnixStream> {

@@ -1,7 +1,11 @@
 //! Does what the owner decided for one attempt: runs its phases, hands specs to engines, publishes, cleans up.
 //!
 //! Every piece of work ends in reports to the owner. Nothing here decides what comes next; a report of an attempt that
-//! was stopped meanwhile carries an old epoch and is ignored.
+//! was stopped meanwhile carries an old epoch and is ignored. Cleanup begins when nothing works on the attempt any more, and
+//! nothing starts for it afterwards.
+//!
+//! Of the server's own time for an attempt, the two largest costs are making and removing its scratch folder and command
+//! socket (the file system's search for inodes), and encoding its rows for each report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;

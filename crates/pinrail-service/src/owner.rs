@@ -159,8 +159,8 @@ struct Held {
     last_event: u64,
 }
 
-/// Takes over the shard, resumes what was unfinished, and works until every handle is gone. The task ends earlier, with
-/// the reason, when the state can no longer be written; then only another start can go on.
+/// Takes over the shard, resumes what was unfinished, and works until its runtime ends. The task ends by itself, with the
+/// reason, only when the state can no longer be written; then only another start can go on.
 ///
 /// # Errors
 /// When the state cannot be read.

@@ -56,7 +56,7 @@ enum Command {
         #[arg(long, value_name = "EXAMPLE")]
         example: Option<String>,
     },
-    /// Serve the state folder: API, scheduler and jobs in one process
+    /// Serve the state folder: API and jobs in one process
     Up {
         /// Address and port of the API
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
