@@ -15,7 +15,8 @@ use iceberg::spec::{Schema, TableMetadata};
 use pinrail_model::ids::{Ids, TableId, fresh};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{
-    AttemptView, Intent, LakeError, Overlay, PointerError, PointerSwap, Pointers, SystemTables, TableInfo, View, Writes,
+    AttemptView, Intent, LakeError, Overlay, PointerError, PointerSwap, Pointers, SystemTables, TableInfo, View,
+    Writes, Written,
 };
 use pinrail_model::step;
 use pinrail_model::time::Clock;
@@ -280,6 +281,24 @@ impl Book {
         }
         batch.settle().await?;
         Ok(swaps)
+    }
+
+    /// What prepared swaps change, as their snapshots tell it.
+    pub(crate) async fn written(&self, swaps: &[PointerSwap]) -> Result<Vec<Written>> {
+        let mut written = Vec::with_capacity(swaps.len());
+        for swap in swaps {
+            let table = swap.table.clone();
+            let Some(location) = &swap.new else {
+                written.push(Written { table, rows: None, partition: None });
+                continue;
+            };
+            let metadata = self.tables.metadata(location).await?;
+            let told = metadata.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
+            let rows = told.map_or(Some(0), |told| told.get("added-records")?.parse().ok());
+            let partition = told.and_then(|told| told.keys().find_map(|key| key.strip_prefix(commit::ONE_PARTITION)));
+            written.push(Written { table, rows, partition: partition.map(str::to_owned) });
+        }
+        Ok(written)
     }
 
     async fn prepare_overlay(

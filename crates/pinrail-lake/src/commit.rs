@@ -351,6 +351,9 @@ fn apply(builder: TableMetadataBuilder, shape: Option<&Shape>) -> iceberg::Resul
     }
 }
 
+/// Begins the property by which a snapshot tells what it changed in a partition; here only where it is one.
+pub(crate) const ONE_PARTITION: &str = "partitions.";
+
 /// Iceberg's usual counts, and who made the snapshot.
 fn summary(
     before: &TableMetadata,
@@ -384,6 +387,12 @@ fn summary(
     put("total-delete-files", manifests.iter().filter(|m| m.content == ManifestContentType::Deletes).map(files).sum());
     let partitions: HashSet<_> = change.added.iter().map(|n| (n.spec_id, n.file.partition())).collect();
     put("changed-partition-count", partitions.len() as u64);
+    if let (1, Some(one)) = (partitions.len(), change.added.first())
+        && let Some(spec) = before.partition_spec_by_id(one.spec_id).filter(|spec| !spec.is_unpartitioned())
+    {
+        let path = spec.partition_to_path(one.file.partition(), before.current_schema().clone());
+        counts.insert(format!("{ONE_PARTITION}{path}"), format!("added-data-files={}", change.added.len()));
+    }
     if let Some(size) = size_before(before).map(|size| (size + added_size).saturating_sub(removed_size)) {
         put("total-files-size", size);
     }

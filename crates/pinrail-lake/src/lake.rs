@@ -22,7 +22,7 @@ use object_store::local::LocalFileSystem;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::lake::{
     Catalog, Checked, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits, ResultFormat,
-    ResultSink, SystemTables, TableInfo, View,
+    ResultSink, SystemTables, TableInfo, View, Written,
 };
 use pinrail_model::time::{Clock, Micros};
 use url::Url;
@@ -131,6 +131,10 @@ impl Catalog for Lake {
 
     async fn prepare(&self, view: &View) -> std::result::Result<Vec<PointerSwap>, LakeError> {
         self.book.prepare(view).await
+    }
+
+    async fn written(&self, swaps: &[PointerSwap]) -> std::result::Result<Vec<Written>, LakeError> {
+        self.book.written(swaps).await
     }
 
     async fn orphans(&self, before: Micros) -> std::result::Result<Vec<PathBuf>, LakeError> {

@@ -32,6 +32,7 @@ use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, RunId, SessionId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::seam::exec::Spec;
+use crate::seam::lake::Written;
 use crate::time::{Interval, Micros};
 
 /// One execution of a workflow.
@@ -256,6 +257,9 @@ pub struct Attempt {
     pub handle: Option<Value>,
     /// The catalog sequence that all its reads agree on, fixed at the end of `setup`.
     pub view: Option<u64>,
+    /// The tables that its success changed.
+    #[serde(default)]
+    pub written: Vec<Written>,
     /// How it will end, once cleanup is over.
     pub verdict: Option<Verdict>,
     /// Written once.
@@ -468,6 +472,7 @@ pub enum Event {
     Published {
         task: TaskIx,
         epoch: u64,
+        written: Vec<Written>,
     },
     /// Whoever worked on an attempt is gone.
     Lost {

@@ -485,12 +485,13 @@ impl OneWork {
         let sink = self.sink();
         for _ in 0..MOST_PREPARATIONS {
             step!("publish.before-prepare");
-            let swaps = match sink.prepare().await {
-                Ok(swaps) => swaps,
+            let (swaps, written) = match sink.prepare().await {
+                Ok(prepared) => prepared,
                 Err((fault, evidence)) => return self.fail(fault, Phase::Complete, evidence),
             };
             step!("publish.before-commit");
-            let published = self.owner.ask(|answer| Input::Publish { run, task, epoch, swaps, answer }).await;
+            let publish = |answer| Input::Publish { run, task, epoch, swaps, written, answer };
+            let published = self.owner.ask(publish).await;
             step!("publish.after-commit");
             match published {
                 Some(Published::Moved(_)) => {}

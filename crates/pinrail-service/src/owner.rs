@@ -20,7 +20,7 @@ use pinrail_model::run::{
     Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
     Timer, Work, apply,
 };
-use pinrail_model::seam::lake::PointerSwap;
+use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
     Answer, AttemptRow, Code, Command, CommandKind, CounterRow, Durability, EventRow, Load, NewRun, Publication, Query,
     Reply, RunRow, Store, StoreError, StoredRun, TaskRow, Transition, Who, Write,
@@ -50,6 +50,7 @@ pub enum Input {
         task: TaskIx,
         epoch: u64,
         swaps: Vec<PointerSwap>,
+        written: Vec<Written>,
         answer: oneshot::Sender<Published>,
     },
     /// The inbox has commands.
@@ -215,6 +216,7 @@ struct Prepared {
     task: TaskIx,
     epoch: u64,
     swaps: Vec<PointerSwap>,
+    written: Vec<Written>,
     answer: oneshot::Sender<Published>,
 }
 
@@ -250,9 +252,9 @@ impl Owner {
                     // A refused report is a late one; whoever sent it is being stopped.
                     let _ = self.apply(run, &event, &mut batch);
                 }
-                Input::Publish { run, task, epoch, swaps, answer } => {
+                Input::Publish { run, task, epoch, swaps, written, answer } => {
                     self.flush(&mut batch).await?;
-                    self.publish(run, Prepared { task, epoch, swaps, answer }, &mut batch);
+                    self.publish(run, Prepared { task, epoch, swaps, written, answer }, &mut batch);
                 }
                 Input::Nudge => self.take_commands(&mut batch).await?,
                 Input::Behind(writes) => {
@@ -329,7 +331,7 @@ impl Owner {
             if let (Some(publication), Some(change)) = (publication, batch.changes.get_mut(&id)) {
                 change.publications.push(publication);
             }
-            let _ = self.apply(id, &Event::Published { task, epoch }, batch);
+            let _ = self.apply(id, &Event::Published { task, epoch, written: Vec::new() }, batch);
         }
     }
 
@@ -349,10 +351,10 @@ impl Owner {
     }
 
     fn publish(&mut self, id: RunId, prepared: Prepared, batch: &mut Batch) {
-        let Prepared { task, epoch, swaps, answer } = prepared;
+        let Prepared { task, epoch, swaps, written, answer } = prepared;
         let before = self.runs.get(&id).map(|held| Box::new(held.run.clone()));
         let publication = self.publication(id, task, swaps);
-        if self.apply(id, &Event::Published { task, epoch }, batch).is_err() {
+        if self.apply(id, &Event::Published { task, epoch, written }, batch).is_err() {
             let _ = answer.send(Published::Stale);
             return;
         }

@@ -16,7 +16,7 @@ use pinrail_model::run::{Phase, Report, Verdict};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
 use pinrail_model::seam::lake::{
     AttemptView, FileScope, LakeError, PointerSwap, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat,
-    ResultSink, Value as SqlValue, View, Writes,
+    ResultSink, Value as SqlValue, View, Writes, Written,
 };
 use pinrail_model::seam::store::{CounterRow, FileRow, Write};
 use serde_json::{Value, json};
@@ -259,10 +259,12 @@ impl Sink {
         Some(*so_far)
     }
 
-    /// The pointers that make the attempt's tables true.
-    pub async fn prepare(&self) -> Result<Vec<PointerSwap>, Failure> {
-        let Some(catalog) = &self.work.attempts.parts.catalog else { return Ok(Vec::new()) };
-        catalog.prepare(&self.view()).await.map_err(|error| failure(error, None))
+    /// The pointers that make the attempt's tables true, and what that changes.
+    pub async fn prepare(&self) -> Result<(Vec<PointerSwap>, Vec<Written>), Failure> {
+        let Some(catalog) = &self.work.attempts.parts.catalog else { return Ok((Vec::new(), Vec::new())) };
+        let swaps = catalog.prepare(&self.view()).await.map_err(|error| failure(error, None))?;
+        let written = catalog.written(&swaps).await.map_err(|error| failure(error, None))?;
+        Ok((swaps, written))
     }
 
     fn append(&self, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {

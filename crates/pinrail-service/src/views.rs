@@ -8,6 +8,7 @@ use pinrail_model::ids::{AttemptId, RunId, TokenId};
 use pinrail_model::names::{JobName, ProjectName, SecretName, WorkflowName};
 use pinrail_model::run::{Cause, Class, CleanupEnd, Ending, Ends, Position, RunState, Stop};
 use pinrail_model::seam::exec::Stream;
+use pinrail_model::seam::lake::Written;
 use pinrail_model::seam::store::{
     ActiveVersion, SecretRow, StoredAttempt, StoredRun, TokenRow, attempt_fault, attempt_state,
 };
@@ -98,6 +99,8 @@ pub struct Attempt {
     pub ended_at: Option<Micros>,
     /// In the order in which they were begun.
     pub phases: Vec<Phase>,
+    /// The tables that its success changed.
+    pub written: Vec<Written>,
     /// How its cleanup ended; null while it has not.
     pub cleanup: Option<CleanupEnd>,
 }
@@ -269,6 +272,7 @@ fn attempt(attempt: &pinrail_model::run::Attempt) -> Attempt {
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
         phases: phases.collect(),
+        written: attempt.written.clone(),
         cleanup: attempt.cleanup.clone(),
     }
 }

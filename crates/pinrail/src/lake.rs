@@ -10,7 +10,7 @@ use pinrail_model::ids::Ids;
 use pinrail_model::names::ProjectName;
 use pinrail_model::seam::lake::{
     Catalog, Checked, Column, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
-    ResultFormat, ResultSink, SystemTables, TableInfo, View,
+    ResultFormat, ResultSink, SystemTables, TableInfo, View, Written,
 };
 use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_columns};
 use pinrail_model::time::{Clock, Micros};
@@ -129,6 +129,11 @@ impl Catalog for OnItsOwn {
     async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError> {
         let (lake, view) = (Arc::clone(&self.lake), view.clone());
         self.spawn(async move { lake.prepare(&view).await }).end().await
+    }
+
+    async fn written(&self, swaps: &[PointerSwap]) -> Result<Vec<Written>, LakeError> {
+        let (lake, swaps) = (Arc::clone(&self.lake), swaps.to_vec());
+        self.spawn(async move { lake.written(&swaps).await }).end().await
     }
 
     async fn orphans(&self, before: Micros) -> Result<Vec<PathBuf>, LakeError> {

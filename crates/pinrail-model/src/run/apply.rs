@@ -14,6 +14,7 @@ use super::{
 use crate::document::{RunIf, seconds};
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, SessionId};
+use crate::seam::lake::Written;
 use crate::time::{Micros, Now};
 
 /// The owner may die this often in a row under a task before the task is suspected of causing it.
@@ -42,9 +43,9 @@ pub fn apply(run: &mut Run, event: &Event, now: Now, fx: &mut Effects) -> Result
             machine.owned(*task, *epoch)?;
             machine.reported(*task, report)?;
         }
-        Event::Published { task, epoch } => {
+        Event::Published { task, epoch, written } => {
             machine.owned(*task, *epoch)?;
-            machine.published(*task)?;
+            machine.published(*task, written)?;
         }
         Event::Lost { task, epoch, by } => {
             machine.owned(*task, *epoch)?;
@@ -196,6 +197,7 @@ impl Machine<'_> {
             executed: None,
             handle: None,
             view: None,
+            written: Vec::new(),
             verdict: None,
             outcome: None,
             cleanups_started: 0,
@@ -380,20 +382,21 @@ impl Machine<'_> {
 
     // Success is the commit.
 
-    fn published(&mut self, ix: TaskIx) -> Result<(), Refused> {
+    fn published(&mut self, ix: TaskIx, written: &[Written]) -> Result<(), Refused> {
         self.live(ix, Position::Completing)?;
         self.shift(ix, Position::Cleaning)?;
         self.fx.durable = true;
         let now = self.now;
         self.with_attempt(ix, |attempt| {
             attempt.outcome = Some(Outcome::Succeeded);
+            attempt.written = written.to_vec();
             attempt.ended_at = Some(now);
             attempt.cleanups_started += 1;
         });
         let task = self.task(ix);
         task.owner_deaths = 0;
         task.epoch += 1;
-        self.note("attempt-succeeded", Some(ix), json!({}));
+        self.note("attempt-succeeded", Some(ix), json!({"written": written}));
         self.end_task(ix, Ending::Succeeded);
         self.step(ix, Step::Clean, true);
         self.settle_children(ix);

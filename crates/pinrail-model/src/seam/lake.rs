@@ -161,10 +161,23 @@ pub trait Catalog: Send + Sync {
     /// transaction: one new snapshot for each table. The caller swaps the pointers together with the outcome, and asks
     /// again when one has moved meanwhile.
     async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError>;
+    /// What prepared swaps change, for people.
+    async fn written(&self, swaps: &[PointerSwap]) -> Result<Vec<Written>, LakeError>;
     /// Files of tables, of all projects, that were last written before a time and that nothing names: no metadata of any
     /// pointer, present or past, or overlay, and no statement that runs now. What was prepared but not yet swapped is
     /// protected only by its age.
     async fn orphans(&self, before: Micros) -> Result<Vec<PathBuf>, LakeError>;
+}
+
+/// What an attempt's success changed of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Written {
+    #[schema(value_type = String)]
+    pub table: TableRef,
+    /// Rows that it wrote; null when it dropped the table.
+    pub rows: Option<u64>,
+    /// The partition that they are in, such as `day=2013-01-01`, when it is one.
+    pub partition: Option<String>,
 }
 
 /// What people see of a table.

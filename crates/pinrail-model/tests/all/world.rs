@@ -217,7 +217,7 @@ impl World {
             Work::Complete { task, epoch } => {
                 (reported(task, epoch, Report::Completed { outputs: BTreeMap::new() }), false)
             }
-            Work::Publish { task, epoch } => (Event::Published { task, epoch }, false),
+            Work::Publish { task, epoch } => (Event::Published { task, epoch, written: Vec::new() }, false),
             Work::Clean { task, epoch, .. } if stage == 0 => {
                 (reported(task, epoch, Report::PhaseStarted(Phase::Cleanup)), true)
             }

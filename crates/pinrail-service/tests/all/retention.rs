@@ -12,7 +12,7 @@ use pinrail_model::ids::{AttemptId, Ids, RunId, SessionId, TableId, TransitionId
 use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Cause, Class, CleanupEnd, Effects, Ending, Event, Graph, Outcome, Position, Run, apply};
 use pinrail_model::seam::exec::Stream;
-use pinrail_model::seam::lake::{Catalog, LakeError, PointerSwap, TableInfo, View};
+use pinrail_model::seam::lake::{Catalog, LakeError, PointerSwap, TableInfo, View, Written};
 use pinrail_model::seam::store::{
     Answer, AttemptRow, BundleFile, BundleRow, CounterRow, Durability, EventRow, FileRow, Query, RunRow, Store,
     TaskRow, Transition, VersionRow, Who, Write,
@@ -449,6 +449,10 @@ impl Catalog for Orphanage {
     }
 
     async fn prepare(&self, _view: &View) -> Result<Vec<PointerSwap>, LakeError> {
+        Ok(Vec::new())
+    }
+
+    async fn written(&self, _swaps: &[PointerSwap]) -> Result<Vec<Written>, LakeError> {
         Ok(Vec::new())
     }
 

@@ -11,7 +11,7 @@ use crate::cli::{RunArgs, SubmitArgs};
 use crate::client::{Client, Place, project_path};
 use crate::failure::{CANCELLED, DETACHED, FAILED, Failure, USAGE};
 use crate::interrupts;
-use crate::output::{Output, cell, hint, human, seconds};
+use crate::output::{Output, cell, command, grouped, hint, human, plural, seconds};
 
 /// Seconds that one request waits for news.
 const POLL: &str = "10";
@@ -50,7 +50,12 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
         }
     })?;
     output.say(&format!("{} · {} · {code} · run {}", args.workflow, cell(&run["ds"]), last(&run)));
-    end(&client, output, &run, args.detach)
+    let ended = end(&client, output, &run, args.detach)?;
+    if !args.detach && !output.json {
+        let run = client.get(&format!("/runs/{}", cell(&run["id"])))?;
+        tell_next(&client, output, &run)?;
+    }
+    Ok(ended)
 }
 
 pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCode, Failure> {
@@ -163,9 +168,7 @@ fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
     loop {
         let wait = if interrupts::seen() > 0 || client.embedded().is_some() { "1" } else { POLL };
         let run = wait_for_change(client, id, wait, &shown)?;
-        for task in run["tasks"].as_array().into_iter().flatten() {
-            show_ended(output, task, &mut shown);
-        }
+        show_ended(client, output, &run, &mut shown)?;
         if matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
             return Ok(run);
         }
@@ -210,22 +213,85 @@ fn is_over(task: &Value) -> bool {
     )
 }
 
-fn show_ended(output: Output, task: &Value, shown: &mut BTreeMap<String, String>) {
-    let (name, state) = (cell(&task["name"]), cell(&task["state"]));
-    if !is_over(task) || shown.get(&name) == Some(&state) {
-        return;
+/// Shows the tasks that have ended since it was looked last.
+fn show_ended(
+    client: &Client,
+    output: Output,
+    run: &Value,
+    shown: &mut BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let tasks = run["tasks"].as_array().into_iter().flatten();
+    let ended: Vec<&Value> =
+        tasks.filter(|task| is_over(task) && shown.get(&cell(&task["name"])) != Some(&cell(&task["state"]))).collect();
+    if ended.is_empty() {
+        return Ok(());
     }
-    shown.insert(name.clone(), state.clone());
-    output.say(&task_line(output, task));
+    let left = Left::of(client, run)?;
+    for task in ended {
+        shown.insert(cell(&task["name"]), cell(&task["state"]));
+        output.say(&task_line(output, task, &left));
+    }
+    Ok(())
+}
+
+/// What jobs of a run left that people want to see at once.
+pub struct Left {
+    /// Amounts that an attempt counted, by its id.
+    counted: BTreeMap<String, Vec<String>>,
+    /// Files that a job saved, by its name.
+    files: BTreeMap<String, Vec<String>>,
+}
+
+/// Amounts and files that one line shows; `pinrail counters` and `pinrail files` show all.
+const MOST_SHOWN: usize = 3;
+
+impl Left {
+    pub fn of(client: &Client, run: &Value) -> Result<Self, Failure> {
+        let id = cell(&run["id"]);
+        let mut left = Self { counted: BTreeMap::new(), files: BTreeMap::new() };
+        for counter in client.list(&format!("/runs/{id}/counters"))?["items"].as_array().into_iter().flatten() {
+            if counter["group"] == "user" {
+                let (value, name) = (counter["value"].as_f64().unwrap_or_default(), cell(&counter["name"]));
+                let whole = value >= 0.0 && value.fract() == 0.0 && value < 1e15;
+                let value = if whole { grouped(value as u64) } else { value.to_string() };
+                left.counted.entry(cell(&counter["attempt"])).or_default().push(format!("{value} {name}"));
+            }
+        }
+        for file in client.list(&format!("/runs/{id}/files"))?["items"].as_array().into_iter().flatten() {
+            left.files.entry(cell(&file["job"])).or_default().push(cell(&file["name"]));
+        }
+        Ok(left)
+    }
+
+    fn has_page(&self) -> bool {
+        self.files.values().flatten().any(|name| name.ends_with(".html"))
+    }
+
+    /// In a few words, what a success came to.
+    fn told(&self, task: &Value, attempt: &Value) -> String {
+        let counted = self.counted.get(&cell(&attempt["id"])).into_iter().flatten().take(MOST_SHOWN).cloned();
+        let files = self.files.get(&cell(&task["name"])).into_iter().flatten().take(MOST_SHOWN).cloned();
+        let written = attempt["written"].as_array().map_or(&[][..], Vec::as_slice);
+        let tables = match written {
+            [] => None,
+            [one] if one["rows"].is_u64() => {
+                let partition = one["partition"].as_str().map_or_else(String::new, |name| format!(" [{name}]"));
+                let rows = plural(one["rows"].as_u64().unwrap_or(0), "row");
+                Some(format!("{rows} → {}{partition}", cell(&one["table"])))
+            }
+            several => Some(plural(several.len() as u64, "table")),
+        };
+        counted.chain(tables).chain(files).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// One line about a task.
-pub fn task_line(output: Output, task: &Value) -> String {
+pub fn task_line(output: Output, task: &Value, left: &Left) -> String {
     let (name, state) = (cell(&task["name"]), cell(&task["state"]));
     let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last()).cloned().unwrap_or_default();
     let took = seconds(&attempt["started_at"], &attempt["ended_at"]).map(human).unwrap_or_default();
     let (mark, note) = match state.as_str() {
-        "succeeded" => (output.good("✔"), String::new()),
+        "succeeded" => (output.good("✔"), left.told(task, &attempt)),
         "failed" => (output.bad("✘"), format!("fault {}", cell(&attempt["fault"]))),
         "upstream-failed" => (output.dim("–"), "a job above it did not succeed".to_owned()),
         "skipped" | "cancelled" | "held" => (output.dim("–"), state.clone()),
@@ -257,6 +323,36 @@ fn tell(client: &Client, output: Output, run: &Value) {
         }
     }
     failed_cleanups(run, None).iter().for_each(|line| output.say(line));
+}
+
+/// After the first success of a workflow: what there is to see of it.
+fn tell_next(client: &Client, output: Output, run: &Value) -> Result<(), Failure> {
+    let (project, workflow) = (cell(&run["project"]), cell(&run["workflow"]));
+    let path = format!("/runs?project={project}&workflow={workflow}&limit=2");
+    let first = client.get(&path)?["items"].as_array().is_some_and(|runs| runs.len() == 1);
+    if run["state"] != "succeeded" || !first {
+        return Ok(());
+    }
+    let mut next = Vec::new();
+    if Left::of(client, run)?.has_page() {
+        next.push((command("pinrail open"), "the report"));
+    }
+    let attempts = run["tasks"].as_array().into_iter().flatten().filter_map(|task| task["attempts"].as_array()?.last());
+    let written = attempts.filter_map(|attempt| match attempt["written"].as_array()?.as_slice() {
+        [one] if one["rows"].is_u64() => Some(cell(&one["table"])),
+        _ => None,
+    });
+    if let Some(table) = written.into_iter().next() {
+        next.push((command(&format!("pinrail sql \"select * from {table} limit 5\"")), ""));
+    }
+    if client.embedded().is_some() {
+        next.push((command("pinrail up"), "a server that stays, with the API"));
+    }
+    for (at, (command, what)) in next.iter().enumerate() {
+        let head = if at == 0 { "\n  next:" } else { "       " };
+        output.say(format!("{head}  {command:<29} {what}").trim_end());
+    }
+    Ok(())
 }
 
 pub fn cancel(

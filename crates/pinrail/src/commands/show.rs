@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::run::{last, task_line};
+use super::run::{Left, last, task_line};
 use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell, command, hint, human, plural, seconds, size, table, visible};
@@ -66,8 +66,10 @@ pub fn runs(
 }
 
 pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, Failure> {
-    let run = find(place, &place.connect()?, reference)?;
+    let client = place.connect()?;
+    let run = find(place, &client, reference)?;
     if !output.json {
+        let left = Left::of(&client, &run)?;
         let line = format!(
             "{} · {} · {} · run {}",
             cell(&run["workflow"]),
@@ -77,7 +79,7 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
         );
         output.say(&line);
         for task in run["tasks"].as_array().into_iter().flatten() {
-            output.say(&task_line(output, task));
+            output.say(&task_line(output, task, &left));
             for (name, value) in task["outputs"].as_object().into_iter().flatten() {
                 let text: String = value.to_string().chars().take(WIDEST_OUTPUT).collect();
                 output.say(&output.dim(&format!("      {name} = {text}")));
