@@ -37,6 +37,10 @@ pub(crate) struct Sink {
     streams: Mutex<BTreeMap<u8, StreamMask>>,
 }
 
+/// What a job that only reads is told: most likely its header is missing.
+const NOTHING_DONE: &[u8] = b"warning: the statements write no table and leave no output\n\
+    hint: Begin the file with -- writes: namespace.table, or with -- output: name.";
+
 /// A fault with its evidence.
 pub(crate) type Failure = (Fault, Evidence);
 
@@ -155,6 +159,9 @@ impl Sink {
         let writes = writes.map(|writes| self.filled(writes)).or_else(|| self.declared_for_select());
         let query = self.query(text, file.clone(), params, writes).await?;
         let (done, _) = self.execute(&query, ResultFormat::Json).await.map_err(|e| failure(e, file.as_deref()))?;
+        if done.written.is_empty() && done.outputs.is_empty() {
+            self.log(Some(Phase::Execute), Stream::System, NOTHING_DONE);
+        }
         let result = json!({
             "state": "succeeded",
             "rows": done.counters.get("rows_written").map_or(done.rows, |rows| *rows as u64),
@@ -173,7 +180,7 @@ impl Sink {
         // Said before the first file is staged: a crash in between must not publish without looking.
         self.work.live.wrote.store(true, Ordering::SeqCst);
         let mut collected = Collected(Vec::new());
-        let limits = QueryLimits { rows: Some(MOST_ROWS), memory: None };
+        let limits = QueryLimits { rows: Some(MOST_ROWS), ..QueryLimits::default() };
         let done = engine.run(query, &self.view(), &limits, format, &mut collected).await?;
         for (name, value) in &done.counters {
             self.counter("sql", name, *value, None);
