@@ -209,16 +209,15 @@ fn statements_come_from_a_file_or_from_standard_input() {
 #[test]
 fn check_looks_into_the_sql_of_the_jobs() {
     let workflow = "
-from pinrail import Param
-params = {'least': Param(int), 'word': Param(str, default='x')}
-workflow = {
+from pinrail import Param, Sql, Workflow
+workflow = Workflow({
     template(name='load', sql='sql/load.sql'): [],
     template(name='size', sql='sql/size.sql'): ['load'],
     template(name='good', sql='sql/good.sql'): ['load', 'size'],
-    template(name='inline', sql='select a, from raw.t'): ['load'],
+    template(name='inline', sql=Sql(text='select a, from raw.t')): ['load'],
     template(name='python', class_='jobs.a.Any'): [],
-    template(name='after', sql='select gone from raw.kept'): ['python'],
-}
+    template(name='after', sql=Sql(text='select gone from raw.kept')): ['python'],
+}, params={'least': Param(int), 'word': Param(str, default='x')})
 ";
     let load = "create or replace table raw.t as select id, name from read_csv('data/t.csv');";
     let project = Project::new(&[
