@@ -95,8 +95,7 @@ def test_a_whole_document(files: Files) -> None:
                    owner='anna', description='flights of New York',
                    params={'least': Param(int, default=500, help='fewer is odd'), 'day': Param(date),
                            'rate': Param(Decimal, default=Decimal('0.10'), choices=['0.10', Decimal('0.2')])},
-                   defaults={'retries': 1, 'executor': 'sql', 'env': {'A': 'a', 'Z': 'z'}},
-                   limits={'timeout': '2h', 'max_active': 3})
+                   defaults={'retries': 1, 'executor': 'sql', 'env': {'A': 'a', 'Z': 'z'}})
                 """,
             'jobs/load.py': JOBS,
         }
@@ -152,7 +151,6 @@ def test_a_whole_document(files: Files) -> None:
             'start': '2013-01-01',
             'end': None,
         },
-        'limits': {'timeout_seconds': 7200, 'max_active': 3},
         'source': {'file': 'workflows/flights.py', 'line': 7},
         'jobs': [
             job(

@@ -127,7 +127,7 @@ def test_several_mistakes_at_once(files: Files) -> None:
                     template(name='e e', shell='true'): [],
                     template(name='f', shell='true', executor='python'): [],
                     template(name='g', shell='true', run_if='allsucceeded', writes=Table('Marts.x')): 7,
-                }, retries=2, ownr='x', limits={'max_activ': 1}, defaults={'retry': 1}, params={'n': 5}, schedule='0 6 * * *')
+                }, retries=2, ownr='x', limits={'max_active': 1}, defaults={'retry': 1}, params={'n': 5}, schedule='0 6 * * *')
                 """
         }
     )
@@ -183,22 +183,22 @@ error: a workflow has a setting that does not exist: "ownr"
    ╭─ workflows/w.py:12
 12 │ {line}
    │               ^^^^ did you mean "owner"?
-error: a workflow has a limit that does not exist: "max_activ"
+error: setting "limits" of a workflow is not supported by this version
    ╭─ workflows/w.py:12
 12 │ {line}
-   │                                 ^^^^^^^^^^^ did you mean "max_active"?
+   │                         ^^^^^^ leave it out; a job has timeout=
 error: the defaults have a setting that does not exist: "retry"
    ╭─ workflows/w.py:12
 12 │ {line}
-   │                                                            ^^^^^^^ did you mean "retries"?
+   │                                                             ^^^^^^^ did you mean "retries"?
 error: parameter "n" must be a Param(...), not 5
    ╭─ workflows/w.py:12
 12 │ {line}
-   │                                                                                 ^^^ write Param(int, default=5)
+   │                                                                                  ^^^ write Param(int, default=5)
 error: setting "schedule" of a workflow must be cron(...) or every(...), not "0 6 * * *"
    ╭─ workflows/w.py:12
 12 │ {line}
-   │                                                                                                   ^^^^^^^^^^^ write schedule=cron('0 6 * * *')
+   │                                                                                                    ^^^^^^^^^^^ write schedule=cron('0 6 * * *')
 """,
     )
     assert {found['code'] for found in files.compile()['diagnostics']} == {
@@ -208,6 +208,7 @@ error: setting "schedule" of a workflow must be cron(...) or every(...), not "0 
         'no-kind',
         'bad-name',
         'bad-executor',
+        'not-supported',
     }
     assert all(found['workflow'] == 'w' for found in files.compile()['diagnostics'] if found['code'] != 'bad-name')
 

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Decimal128Builder, RecordBatch, RecordBatchOptions, StringArray, UInt64Array,
+    new_null_array,
+};
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -93,6 +96,11 @@ pub(crate) fn exact(column: &ArrayRef, to: &DataType, name: &str) -> Result<Arra
     if !is_allowed(from, to) {
         return Err(impossible(from, to, name));
     }
+    if let (true, DataType::Decimal128(precision, scale)) = (is_text(from), to) {
+        let texts = arrow::compute::cast(column, &DataType::Utf8).map_err(|_| impossible(from, to, name))?;
+        let numbers = decimals(texts.as_string(), *precision, *scale);
+        return numbers.map_err(|row| lost(column, to, name, Some(row)));
+    }
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let cast = cast_with_options(column, to, &strict).map_err(|_| lost(column, to, name, None))?;
     if needs_proof(from, to) {
@@ -105,9 +113,60 @@ pub(crate) fn exact(column: &ArrayRef, to: &DataType, name: &str) -> Result<Arra
     Ok(cast)
 }
 
+/// Arrow would round what has too many digits; the row of the first text that is not exactly such a number is the error.
+fn decimals(texts: &StringArray, precision: u8, scale: i8) -> std::result::Result<ArrayRef, usize> {
+    let mut numbers = Decimal128Builder::new().with_data_type(DataType::Decimal128(precision, scale));
+    for (row, text) in texts.iter().enumerate() {
+        match text {
+            None => numbers.append_null(),
+            Some(text) => numbers.append_value(decimal(text, precision, scale).ok_or(row)?),
+        }
+    }
+    Ok(Arc::new(numbers.finish()))
+}
+
+/// The digits of a decimal, if the text is a number that it holds exactly: `1e3` is 1000, `1.50` has one digit after the
+/// point.
+pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let text = text.trim();
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let negative = mantissa.starts_with('-');
+    let bare = mantissa.strip_prefix(['-', '+']).unwrap_or(mantissa);
+    let (whole, fraction) = bare.split_once('.').unwrap_or((bare, ""));
+    let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    // Places by which the digits have to be moved to become a whole number of the smallest units.
+    let mut places =
+        i64::from(exponent).checked_sub(i64::try_from(fraction.len()).ok()?)?.checked_add(i64::from(scale))?;
+    while places < 0 && digits.last() == Some(&b'0') {
+        digits.pop();
+        places += 1;
+    }
+    let digits = digits.iter().position(|digit| *digit != b'0').map_or(&[][..], |first| &digits[first..]);
+    if digits.is_empty() {
+        return Some(0);
+    }
+    let places = usize::try_from(places).ok()?;
+    if digits.len().checked_add(places)? > usize::from(precision) {
+        return None;
+    }
+    let number = digits.iter().fold(0_i128, |number, digit| number * 10 + i128::from(digit - b'0'));
+    let number = number.checked_mul(10_i128.checked_pow(u32::try_from(places).ok()?)?)?;
+    Some(if negative { -number } else { number })
+}
+
+fn is_text(kind: &DataType) -> bool {
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
 /// Whether a column of one type may be written to a column of another at all.
 pub(crate) fn is_allowed(from: &DataType, to: &DataType) -> bool {
-    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let text = is_text;
     let number = |t: &DataType| t.is_numeric();
     match (from, to) {
         (DataType::Null, _) => true,
@@ -169,7 +228,7 @@ pub(crate) fn show(column: &ArrayRef, row: usize) -> String {
 }
 
 /// Characters of a value that a message quotes.
-const LONGEST_VALUE: usize = 80;
+pub(crate) const LONGEST_VALUE: usize = 80;
 
 /// Makes a batch plain: no views, no dictionaries, microseconds.
 pub(crate) fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
@@ -188,4 +247,43 @@ pub(crate) fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBat
 /// No values of a type.
 pub(crate) fn empty(kind: &DataType) -> ArrayRef {
     new_null_array(kind, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_a_decimal_only_if_it_is_exactly_one() {
+        for (text, expected) in [
+            ("1e3", Some(10_000)),
+            ("1E+3", Some(10_000)),
+            ("-1.5", Some(-15)),
+            (" 1.50 ", Some(15)),
+            ("+.5", Some(5)),
+            ("5.", Some(50)),
+            ("15e-1", Some(15)),
+            ("0.0e99", Some(0)),
+            ("9999.9", Some(99_999)),
+            ("1.25", None),
+            ("10000", None),
+            ("1e4", None),
+            ("1e2147483647", None),
+            ("1e-2147483648", None),
+            ("0e-2147483648", Some(0)),
+            ("1e99999999999", None),
+            ("", None),
+            (".", None),
+            ("-", None),
+            ("1e", None),
+            ("1 0", None),
+            ("0x1", None),
+            ("NaN", None),
+        ] {
+            assert_eq!(decimal(text, 5, 1), expected, "{text}");
+        }
+        assert_eq!(decimal(&"9".repeat(38), 38, 0), Some(10_i128.pow(38) - 1));
+        assert_eq!(decimal("1200", 5, -2), Some(12));
+        assert_eq!(decimal("1250", 5, -2), None);
+    }
 }

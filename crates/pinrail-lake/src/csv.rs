@@ -13,8 +13,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Float64Builder, Int64Builder, RecordBatch, StringBuilder,
-    TimestampMicrosecondBuilder,
+    Array, ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int64Builder, RecordBatch,
+    StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -392,6 +392,11 @@ fn holds(number: f64, text: &str) -> bool {
     }
 }
 
+/// A number too large for a double is refused rather than made infinite.
+fn finite(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| !number.is_infinite() || !text.contains(|c: char| c.is_ascii_digit()))
+}
+
 fn date(value: &[u8]) -> Option<i32> {
     let [y @ .., b'-', m1, m2, b'-', d1, d2] = value else { return None };
     if y.len() != 4 {
@@ -491,6 +496,7 @@ enum Builder {
     Double(Float64Builder),
     Date(Date32Builder),
     Timestamp(TimestampMicrosecondBuilder),
+    Decimal(Decimal128Builder, u8, i8),
     Text(StringBuilder),
     /// Read as text and cast at the end of the batch.
     Other(StringBuilder, DataType),
@@ -506,6 +512,9 @@ impl Builder {
             DataType::Timestamp(TimeUnit::Microsecond, zone) => {
                 Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone_opt(zone.clone()))
             }
+            DataType::Decimal128(precision, scale) => {
+                Self::Decimal(Decimal128Builder::new().with_data_type(kind.clone()), *precision, *scale)
+            }
             DataType::Utf8 => Self::Text(StringBuilder::new()),
             other => Self::Other(StringBuilder::new(), other.clone()),
         }
@@ -518,6 +527,7 @@ impl Builder {
             Self::Double(b) => b.append_null(),
             Self::Date(b) => b.append_null(),
             Self::Timestamp(b) => b.append_null(),
+            Self::Decimal(b, ..) => b.append_null(),
             Self::Text(b) | Self::Other(b, _) => b.append_null(),
         }
     }
@@ -531,24 +541,40 @@ impl Builder {
                 let number = long(value).or_else(|| text().and_then(|text| text.trim().parse().ok()));
                 number.map(|v| b.append_value(v)).is_some()
             }
-            Self::Double(b) => text().and_then(|t| t.trim().parse().ok()).map(|v| b.append_value(v)).is_some(),
+            Self::Double(b) => text().and_then(|t| finite(t.trim())).map(|v| b.append_value(v)).is_some(),
             Self::Date(b) => date(value).map(|v| b.append_value(v)).is_some(),
             Self::Timestamp(b) => text().and_then(timestamp).map(|v| b.append_value(v)).is_some(),
+            Self::Decimal(b, precision, scale) => {
+                let number = text().and_then(|text| cast::decimal(text, *precision, *scale));
+                number.map(|v| b.append_value(v)).is_some()
+            }
             Self::Text(b) | Self::Other(b, _) => text().map(|v| b.append_value(v)).is_some(),
         }
     }
 
-    fn finish(&mut self, name: &str) -> Result<ArrayRef> {
+    /// The column of a batch whose rows began on `lines`.
+    fn finish<R: Read>(&mut self, field: &Field, lines: &[u64], records: &Records<R>) -> Result<ArrayRef> {
         Ok(match self {
             Self::Boolean(b) => Arc::new(b.finish()),
             Self::Long(b) => Arc::new(b.finish()),
             Self::Double(b) => Arc::new(b.finish()),
             Self::Date(b) => Arc::new(b.finish()),
             Self::Timestamp(b) => Arc::new(b.finish()),
+            Self::Decimal(b, ..) => Arc::new(b.finish()),
             Self::Text(b) => Arc::new(b.finish()),
             Self::Other(b, kind) => {
-                let text: ArrayRef = Arc::new(b.finish());
-                cast::exact(&text, kind, name)?
+                let text = b.finish();
+                let column: ArrayRef = Arc::new(text.clone());
+                cast::exact(&column, kind, field.name()).map_err(|whole| {
+                    // Which row it was is found out only now that one is wrong.
+                    let fails = |row: &usize| cast::exact(&column.slice(*row, 1), kind, field.name()).is_err();
+                    match (0..text.len()).find(fails) {
+                        Some(row) if text.is_valid(row) => {
+                            misfit(records, lines[row], field, text.value(row).as_bytes())
+                        }
+                        _ => whole,
+                    }
+                })?
             }
         })
     }
@@ -570,7 +596,7 @@ pub(crate) fn read(
     }
     records.ragged(count).ok();
     let mut builders: Vec<_> = schema.fields().iter().map(|f| Builder::new(f.data_type())).collect();
-    let mut rows = 0;
+    let mut lines = Vec::new();
     loop {
         let more = records.next()?;
         if more {
@@ -580,15 +606,15 @@ pub(crate) fn read(
                 if is_null(&format.nulls, value, quoted) {
                     builder.null();
                 } else if !builder.push(value) {
-                    return Err(misfit(&records, index, schema));
+                    return Err(misfit(&records, records.line, schema.field(index), value));
                 }
             }
-            rows += 1;
+            lines.push(records.line);
         }
-        if rows == batch_rows || (!more && rows > 0) {
-            let columns = builders.iter_mut().zip(schema.fields()).map(|(b, f)| b.finish(f.name()));
+        if lines.len() == batch_rows || (!more && !lines.is_empty()) {
+            let columns = builders.iter_mut().zip(schema.fields()).map(|(b, f)| b.finish(f, &lines, &records));
             let batch = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_>>()?);
-            rows = 0;
+            lines.clear();
             if !take(batch.map_err(|e| error::platform("query-failed", e.to_string()))?) {
                 return Ok(());
             }
@@ -599,17 +625,20 @@ pub(crate) fn read(
     }
 }
 
-fn misfit<R: Read>(records: &Records<R>, index: usize, schema: &SchemaRef) -> LakeError {
-    let field = schema.field(index);
-    let value = String::from_utf8_lossy(records.get(index).0).chars().take(80).collect::<String>();
-    let kind = crate::types::result_name(field.data_type());
+/// A value that is not one of its column's type.
+fn misfit<R: Read>(records: &Records<R>, line: u64, field: &Field, value: &[u8]) -> LakeError {
+    let (name, value) = (field.name(), String::from_utf8_lossy(value));
+    let value: String = value.chars().take(cast::LONGEST_VALUE).collect();
     if matches!(field.data_type(), DataType::Utf8) {
-        return records.malformed(records.line, &format!("column \"{}\" holds bytes that are not UTF-8", field.name()));
+        return records
+            .malformed(line, &format!("\"{value}\" in column \"{name}\" is not UTF-8"))
+            .remedy("Write the file as UTF-8, for example with iconv.");
     }
-    records.malformed(records.line, &format!("\"{value}\" in column \"{}\" is not a {kind}", field.name())).remedy(
-        format!(
-            "If it means a missing value, add nullstr => '{value}'; if the column is text, types => '{} string'.",
-            field.name()
-        ),
-    )
+    let kind = crate::types::result_name(field.data_type());
+    let is = if field.data_type().is_decimal() { "cannot be held exactly by" } else { "is not" };
+    let kind = crate::types::with_article(&kind);
+    records.malformed(line, &format!("\"{value}\" in column \"{name}\" {is} {kind}")).remedy(format!(
+        "If it means a missing value, add nullstr => '{}'; if the column is text, types => '{name} string'.",
+        value.replace('\'', "''")
+    ))
 }

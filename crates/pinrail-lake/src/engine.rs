@@ -239,7 +239,9 @@ impl<'a> Run<'a> {
 
     /// Puts a place of the rendered text, or the statement's beginning, into an error.
     fn place(&self, error: LakeError, start: Location) -> LakeError {
-        let (line, column) = error.place.map_or((start.line, start.column), |(l, c)| (u64::from(l), u64::from(c)));
+        // The parser forgets the places of some names.
+        let known = error.place.filter(|(line, _)| *line > 0);
+        let (line, column) = known.map_or((start.line, start.column), |(l, c)| (u64::from(l), u64::from(c)));
         let (line, column) = self.rendered.original(line, column);
         self.in_file(error.at(line, column))
     }
@@ -418,8 +420,9 @@ impl<'a> Run<'a> {
         if seen.unknown {
             return Ok(None);
         }
-        names::spell(&mut ast, &names, &seen.schemas);
         let state = self.state();
+        let is_aggregate = |name: &str| state.aggregate_functions().contains_key(name);
+        names::spell(&mut ast, &names, &seen.schemas, &is_aggregate);
         let plan = plan::plan(&state, &seen.providers, ast).map_err(|e| explain(e, &names, &state))?;
         refuse_effects(&plan)?;
         // Type errors come out when the plan is analysed, and a check must tell them too.
@@ -450,7 +453,7 @@ impl<'a> Run<'a> {
                     format!("\"{reference}\" has more parts than namespace and table"),
                 ));
             }
-            if reference.schema().is_none() && names.functions.contains(reference.table()) {
+            if reference.schema().is_none() && names.functions.contains_key(reference.table()) {
                 continue;
             }
             let relation = names.relation(reference.schema(), reference.table())?;

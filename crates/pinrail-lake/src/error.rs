@@ -8,6 +8,8 @@ use datafusion::error::DataFusionError;
 use pinrail_model::fault::Fault;
 use pinrail_model::seam::lake::LakeError;
 
+use crate::sql::wording;
+
 pub(crate) type Result<T> = std::result::Result<T, LakeError>;
 
 /// Something the author of the text can mend.
@@ -57,7 +59,13 @@ pub(crate) fn iceberg_into_datafusion(error: &iceberg::Error) -> DataFusionError
 
 /// What running a plan may end with. Planning errors that name columns or functions are told by `sql::explain`.
 pub(crate) fn from_datafusion(error: DataFusionError) -> LakeError {
-    match unwrapped(error) {
+    let error = unwrapped(error);
+    if !matches!(error, DataFusionError::External(_))
+        && let Some(told) = wording::told(&error.strip_backtrace())
+    {
+        return told.error;
+    }
+    match error {
         DataFusionError::External(inner) => match inner.downcast::<LakeError>() {
             Ok(ours) => *ours,
             Err(other) => match other.downcast::<iceberg::Error>() {
@@ -136,13 +144,23 @@ fn cloned(error: &DataFusionError) -> DataFusionError {
 /// One line in our style: lower case first letter, no full stop, no library prefix.
 pub(crate) fn tidy(message: &str) -> String {
     let mut text = one_line(message);
-    for prefix in
-        ["Error during planning: ", "Execution error: ", "SQL error: ", "Schema error: ", "sql parser error: "]
-    {
+    for prefix in [
+        "Internal error: ",
+        "Error during planning: ",
+        "Execution error: ",
+        "SQL error: ",
+        "Schema error: ",
+        "Arrow error: ",
+        "Parser error: ",
+        "Cast error: ",
+        "sql parser error: ",
+    ] {
         if let Some(rest) = text.strip_prefix(prefix) {
             text = rest.to_owned();
         }
     }
+    // Whose mistake it is, is ours to say.
+    let text = text.split(" This issue was likely caused by a bug").next().unwrap_or_default();
     let text = text.trim_end_matches('.');
     let mut chars = text.chars();
     match chars.next() {

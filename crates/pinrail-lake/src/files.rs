@@ -40,6 +40,7 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Value as SqlValue};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Location;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path as StorePath;
@@ -323,12 +324,7 @@ pub(crate) async fn provider(
     handles: &Arc<Handles>,
     counters: &Arc<ReadCounters>,
 ) -> Result<Arc<dyn TableProvider>> {
-    let place = |e: LakeError| {
-        if e.place.is_some() {
-            return e;
-        }
-        e.at(u32::try_from(call.at.line).unwrap_or(0), u32::try_from(call.at.column).unwrap_or(0))
-    };
+    let place = |e: LakeError| placed(e, call.at);
     let (scope, path) = (scope.clone(), call.path.clone().unwrap_or_default());
     let opened = blocking(move || open(&scope, &path)).await.map_err(place)?;
     let provider = match call.function.as_str() {
@@ -336,13 +332,13 @@ pub(crate) async fn provider(
             let format = csv_format(call).map_err(place)?;
             let (files, f) = (opened.clone(), format.clone());
             let schema = blocking(move || csv_schema(&files, &f)).await.map_err(place)?;
-            streamed(opened, schema, Arc::new(Reading::Csv(format)), counters)
+            streamed(opened, schema, Arc::new(Reading::Csv(format)), counters, call.at)
         }
         "read_json" => {
             no_options(call).map_err(place)?;
             let files = opened.clone();
             let schema = blocking(move || json_schema(&files)).await.map_err(place)?;
-            streamed(opened, schema, Arc::new(Reading::Json), counters)
+            streamed(opened, schema, Arc::new(Reading::Json), counters, call.at)
         }
         _ => {
             no_options(call).map_err(place)?;
@@ -350,6 +346,14 @@ pub(crate) async fn provider(
         }
     };
     provider.map_err(place)
+}
+
+/// The call that an error comes from, unless it knows better.
+fn placed(error: LakeError, at: Location) -> LakeError {
+    if error.place.is_some() {
+        return error;
+    }
+    error.at(u32::try_from(at.line).unwrap_or(0), u32::try_from(at.column).unwrap_or(0))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -362,7 +366,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 fn no_options(call: &FileCall) -> Result<()> {
     match call.options.first() {
         None => Ok(()),
-        Some((name, _)) => Err(error::user("sql-syntax", format!("{} has no option \"{name}\"", call.function))),
+        Some((name, _)) => Err(error::user("sql-syntax", format!("{} has no option \"{name}\"", call.function))
+            .remedy(format!("Write {}('path') alone.", call.function))),
     }
 }
 
@@ -563,9 +568,10 @@ fn streamed(
     schema: SchemaRef,
     reading: Arc<Reading>,
     counters: &Arc<ReadCounters>,
+    at: Location,
 ) -> Result<Arc<dyn TableProvider>> {
     let parts = files.into_iter().map(|file| {
-        let part = FilePart { file, schema: schema.clone(), reading: reading.clone(), counters: counters.clone() };
+        let part = FilePart { file, schema: schema.clone(), reading: reading.clone(), counters: counters.clone(), at };
         Arc::new(part) as Arc<dyn PartitionStream>
     });
     let table = StreamingTable::try_new(schema.clone(), parts.collect()).map_err(error::from_datafusion)?;
@@ -579,6 +585,8 @@ struct FilePart {
     schema: SchemaRef,
     reading: Arc<Reading>,
     counters: Arc<ReadCounters>,
+    /// Where the statement calls for it.
+    at: Location,
 }
 
 impl PartitionStream for FilePart {
@@ -591,7 +599,7 @@ impl PartitionStream for FilePart {
         let sender = builder.tx();
         let (file, schema, reading, counters) =
             (self.file.clone(), self.schema.clone(), self.reading.clone(), self.counters.clone());
-        let batch_rows = context.session_config().batch_size();
+        let (batch_rows, at) = (context.session_config().batch_size(), self.at);
         builder.spawn_blocking(move || {
             counters.bytes.fetch_add(file.size, Ordering::Relaxed);
             // A closed channel means that nobody wants more: the query has ended or was cancelled.
@@ -606,7 +614,7 @@ impl PartitionStream for FilePart {
                     .and_then(|reader| csv::read(reader, format, &file.name, &schema, batch_rows, give)),
                 Reading::Json => read_json(&file, &schema, batch_rows, give),
             };
-            read.map_err(into_datafusion)
+            read.map_err(|e| into_datafusion(placed(e, at)))
         });
         builder.build()
     }

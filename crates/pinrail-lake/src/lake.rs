@@ -1,6 +1,7 @@
 //! The lake itself: what the process builds once and hands around behind the seam's two traits.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ use pinrail_model::seam::lake::{
     Catalog, Checked, InTurn, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
     ResultFormat, ResultSink, SystemTables, TableInfo, View,
 };
-use pinrail_model::time::Clock;
+use pinrail_model::time::{Clock, Micros};
 use url::Url;
 
 use crate::catalog::{Book, LakeConfig};
@@ -33,6 +34,7 @@ use crate::checked::{CheckArithmetic, Sum};
 use crate::engine::{Made, Run};
 use crate::error::{self, Result};
 use crate::files::Handles;
+use crate::orphans;
 use crate::results;
 use crate::stop::Stop;
 use crate::store::{Files, LocalFiles, Store};
@@ -154,6 +156,10 @@ impl Catalog for Lake {
 
     async fn prepare(&self, view: &View) -> std::result::Result<Vec<PointerSwap>, LakeError> {
         self.book.prepare(view).await
+    }
+
+    async fn orphans(&self, before: Micros) -> std::result::Result<Vec<PathBuf>, LakeError> {
+        orphans::find(&self.book, before).await
     }
 }
 

@@ -21,6 +21,7 @@ mod engine;
 mod error;
 mod files;
 mod lake;
+mod orphans;
 mod partition;
 mod prune;
 mod results;

@@ -392,6 +392,8 @@ fn csv_value(out: &mut Vec<u8>, column: &dyn Array, row: usize) -> Result<()> {
         return Ok(());
     }
     match column.data_type() {
+        // A column of nothing but nulls has no mask that says so.
+        DataType::Null => {}
         DataType::Utf8 => csv_text(out, column.as_string::<i32>().value(row)),
         DataType::List(_) | DataType::FixedSizeList(..) | DataType::Struct(_) | DataType::Map(..) => {
             let mut json = Vec::new();

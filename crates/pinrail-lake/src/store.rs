@@ -15,7 +15,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -94,6 +94,8 @@ pub(crate) struct Store {
     files: Arc<dyn Files>,
     /// Folders whose names are known to be durable, so that a commit into an old table syncs only what it changed.
     settled: Arc<Mutex<HashSet<PathBuf>>>,
+    /// The commits that are being made.
+    live: Arc<Mutex<Vec<Weak<Batch>>>>,
 }
 
 impl Store {
@@ -106,7 +108,7 @@ impl Store {
         }
         let settled = Arc::new(Mutex::new(HashSet::from([root.clone()])));
         let former = Arc::new(former_roots(&root)?);
-        Ok(Self { root: Arc::new(root), former, files, settled })
+        Ok(Self { root: Arc::new(root), former, files, settled, live: Arc::default() })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -132,7 +134,22 @@ impl Store {
 
     /// For the files of one commit.
     pub(crate) fn begin(&self) -> Arc<Batch> {
-        Arc::new(Batch { store: self.clone(), dirty: Mutex::default(), fresh: Mutex::default() })
+        let batch = Arc::new(Batch {
+            store: self.clone(),
+            dirty: Mutex::default(),
+            fresh: Mutex::default(),
+            created: Mutex::default(),
+        });
+        let mut live = lock(&self.live);
+        live.retain(|other| other.strong_count() > 0);
+        live.push(Arc::downgrade(&batch));
+        batch
+    }
+
+    /// The files of all commits that are being made: nothing may name them yet.
+    pub(crate) fn being_written(&self) -> HashSet<PathBuf> {
+        let live: Vec<_> = lock(&self.live).iter().filter_map(Weak::upgrade).collect();
+        live.iter().flat_map(|batch| lock(&batch.created).clone()).collect()
     }
 
     fn io(&self, batch: Option<Arc<Batch>>) -> FileIO {
@@ -150,6 +167,7 @@ pub(crate) struct Batch {
     dirty: Mutex<BTreeSet<PathBuf>>,
     /// Folders that count as settled once `dirty` has been synced.
     fresh: Mutex<HashSet<PathBuf>>,
+    created: Mutex<Vec<PathBuf>>,
 }
 
 impl Batch {
@@ -181,6 +199,7 @@ impl Batch {
         let folder = path.parent().unwrap_or(&self.store.root);
         self.make_way(folder)?;
         step!("lake.before-create");
+        lock(&self.created).push(path.to_owned());
         let sink = self.store.files.create(path)?;
         lock(&self.dirty).insert(folder.to_owned());
         Ok(sink)

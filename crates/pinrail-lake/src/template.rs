@@ -66,7 +66,12 @@ pub(crate) fn render(text: &str, values: &Values) -> Result<Rendered> {
             let inside = &text[lines.offset(tokens[index + 1].span.end)..lines.offset(tokens[close].span.start)];
             let after = lines.offset(tokens[close + 1].span.end);
             check_apart(text, start, after, token.span.start)?;
-            let literal = as_code(&Expression::parse(inside, values, token.span.start)?)?;
+            let expression = Expression::parse(inside, values, token.span.start)?;
+            let dots = is_dot(tokens[..index].iter().rev()) || is_dot(tokens[close + 2..].iter());
+            if dots && expression.filter != Some(Filter::Ident) {
+                return Err(misplaced(token.span.start));
+            }
+            let literal = as_code(&expression)?;
             output.push_value(&literal, &lines, after);
             index = close + 2;
             continue;
@@ -123,7 +128,7 @@ pub(crate) fn tokenize(text: &str) -> Result<Vec<TokenWithSpan>> {
     Tokenizer::new(&GenericDialect {}, text).with_unescape(false).tokenize_with_location().map_err(|e| {
         let (line, column) =
             (u32::try_from(e.location.line).unwrap_or(0), u32::try_from(e.location.column).unwrap_or(0));
-        error::user("sql-syntax", error::tidy(&e.message)).at(line, column)
+        crate::sql::parse::untokenized(&e.message).at(line, column)
     })
 }
 
@@ -257,11 +262,21 @@ fn check_apart(text: &str, start: usize, end: usize, at: Location) -> Result<()>
     let sticky = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '@' | '#' | '\'' | '"' | '`' | '&');
     let before = text[..start].chars().next_back().is_some_and(sticky);
     let after = text[end..].chars().next().is_some_and(sticky);
-    if before || after {
-        return Err(bad("template-misplaced", "a template cannot be part of a name or literal", at)
-            .remedy("Put spaces around it, or write {{ name | ident }} for a whole name."));
+    if before || after { Err(misplaced(at)) } else { Ok(()) }
+}
+
+fn misplaced(at: Location) -> LakeError {
+    bad("template-misplaced", "a template cannot be part of a name or literal", at)
+        .remedy("Put spaces around it, or write {{ name | ident }} for a whole name.")
+}
+
+/// Whether the nearest token is a dot, or a number with one at its end: what stands beside it is part of a name or number.
+fn is_dot<'a>(mut tokens: impl Iterator<Item = &'a TokenWithSpan>) -> bool {
+    match tokens.find(|token| !matches!(token.token, Token::Whitespace(_))).map(|token| &token.token) {
+        Some(Token::Period) => true,
+        Some(Token::Number(digits, _)) => digits.starts_with('.') || digits.ends_with('.'),
+        _ => false,
     }
-    Ok(())
 }
 
 struct Expression {
@@ -493,6 +508,9 @@ mod tests {
         let list = Value::List(vec![Value::Integer(1), Value::String("a'b".to_owned())]);
         assert_eq!(shown("x in {{ x | list }}", list), "x in (1, 'a''b')");
         assert_eq!(shown("from {{ x | ident }}", Value::String("a\"b".to_owned())), "from \"a\"\"b\"");
+        let name = || Value::String("a\"b".to_owned());
+        assert_eq!(shown("from m.{{ x | ident }}", name()), "from m.\"a\"\"b\"");
+        assert_eq!(shown("from {{ x | ident }}.t", name()), "from \"a\"\"b\".t");
         assert_eq!(shown("select \"{{ x }}\"", Value::String("a\"b".to_owned())), "select \"a\"\"b\"");
     }
 
@@ -563,6 +581,14 @@ mod tests {
             ("select N'{{ x }}'", "template-misplaced"),
             ("select $${{ x }}$$", "template-misplaced"),
             ("select $a${{ x }}$a$", "template-misplaced"),
+            ("select * from m.{{ x }}", "template-misplaced"),
+            ("select * from m . {{ x }}", "template-misplaced"),
+            ("select * from m./* */{{ x }}", "template-misplaced"),
+            ("select {{ x }}.y", "template-misplaced"),
+            ("select {{ x }} .y", "template-misplaced"),
+            ("select {{ x | list }}.y", "template-misplaced"),
+            ("select 1.{{ x }}", "template-misplaced"),
+            ("select {{ x }}.5", "template-misplaced"),
             ("select {{ x", "template-syntax"),
             ("select x }}", "template-syntax"),
             ("select '{{ x'", "template-syntax"),

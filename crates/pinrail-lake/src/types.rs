@@ -143,14 +143,19 @@ fn decimal(precision: u64, scale: i64) -> Result<PrimitiveType> {
     }
 }
 
+/// `an int`, `a long`.
+pub(crate) fn with_article(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}
+
+/// What to do about a type that there is not.
+pub(crate) const SUPPORTED: &str = "Use boolean, int, long, float, double, decimal(p, s), date, timestamp, timestamptz, string, binary, array<...>, \
+     struct<...> or map<..., ...>.";
+
 /// The type that `CREATE TABLE` names.
 pub(crate) fn from_sql(kind: &SqlType, ids: &mut FieldIds) -> Result<Type> {
-    let unsupported = || {
-        error::user("type-unsupported", format!("type \"{kind}\" is not supported")).remedy(
-            "Use boolean, int, long, float, double, decimal(p, s), date, timestamp, timestamptz, string, binary, \
-             array<...>, struct<...> or map<..., ...>.",
-        )
-    };
+    let unsupported = || error::user("type-unsupported", format!("type \"{kind}\" is not supported")).remedy(SUPPORTED);
     let primitive = match kind {
         SqlType::Boolean | SqlType::Bool => PrimitiveType::Boolean,
         SqlType::TinyInt(_) | SqlType::SmallInt(_) | SqlType::Int(_) | SqlType::Integer(_) | SqlType::Int4(_) => {

@@ -27,6 +27,7 @@ use crate::commit::{self, Base, Change, Proposal, Shape};
 use crate::engine::{Fate, Planned, Run};
 use crate::error::{self, Result};
 use crate::partition::{self, Cut, Partition};
+use crate::sql::explain::shortened;
 use crate::sql::header::{self, Declared};
 use crate::sql::parse::{InsertInto, Kind};
 use crate::system;
@@ -532,8 +533,11 @@ fn field_of(schema: &Schema, column: &Ident, table: &TableRef) -> Result<NestedF
     }
     let error = error::user("column-not-found", format!("column \"{}\" not found in {table}", column.value));
     let error = match nearest(&column.value, fields.iter().map(|f| f.name.as_str())) {
-        Some(near) => error.remedy(format!("columns with a similar name: {near}")),
-        None => error,
+        Some(near) => error.remedy(format!("Did you mean {near}?")),
+        None => error.remedy(format!(
+            "The columns are {}.",
+            shortened(&fields.iter().map(|f| f.name.as_str()).collect::<Vec<_>>())
+        )),
     };
     let place = column.span.start;
     Err(error.at(u32::try_from(place.line).unwrap_or(0), u32::try_from(place.column).unwrap_or(0)))
@@ -548,7 +552,7 @@ fn identity_field(metadata: &TableMetadata, field: &NestedField, table: &TableRe
     let error =
         error::user("partition-mismatch", format!("table \"{table}\" is not partitioned by column \"{}\"", field.name));
     Err(if cuts.is_empty() {
-        error.remedy("The table has no partitions.")
+        error.remedy(format!("The table has no partitions; INSERT OVERWRITE {table} SELECT ... replaces all its rows."))
     } else {
         error.remedy(format!("It is partitioned by {}.", cuts.join(", ")))
     })
@@ -591,7 +595,12 @@ fn insert_sources(
                 targets.len(),
                 targets.join(", ")
             ),
-        ));
+        )
+        .remedy(format!(
+            "Give each of them a value, or name those that you give: INSERT INTO {} ({}) ...",
+            insert.table,
+            targets.iter().take(given.fields().len().max(1)).cloned().collect::<Vec<_>>().join(", ")
+        )));
     }
     let source = |field: &NestedFieldRef| match constant(&field.name) {
         Some(value) => Source::Constant(value),

@@ -38,8 +38,6 @@ pub struct Document {
     pub params: BTreeMap<ParamName, Param>,
     #[serde(default)]
     pub schedule: Option<Schedule>,
-    #[serde(default)]
-    pub limits: Limits,
     pub source: Source,
     /// In file order.
     pub jobs: Vec<Job>,
@@ -81,16 +79,6 @@ pub enum ParamType {
     Date,
     Datetime,
     Decimal,
-}
-
-/// Limits of a workflow as a whole.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    #[serde(default)]
-    pub timeout_seconds: Option<f64>,
-    #[serde(default)]
-    pub max_active: Option<u32>,
 }
 
 /// What a job is made of.

@@ -1,7 +1,7 @@
 //! Forgets what nobody needs any more: old history, old logs, bundles that no run names, what attempts and requests left
 //! behind. One pass after another, each of which looks at everything anew.
 //!
-//! Not responsible for tables: files of the warehouse that no pointer names are the lake's.
+//! Not responsible for which files of the warehouse nothing names: the lake tells.
 //!
 //! Invariants: a file goes only after the database has stopped naming it, or when it can be made again; so a pass may end
 //! anywhere, and the next one goes on. Nothing is deleted while a backup or a request relies on its being there.
@@ -16,6 +16,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use pinrail_model::document::Sha;
 use pinrail_model::ids::{AttemptId, Ids, fresh};
 use pinrail_model::names::ProjectName;
+use pinrail_model::seam::lake::Catalog;
 use pinrail_model::seam::store::{Answer, Durability, Forget, Load, Query, Store, StoreError, Transition, Who, Write};
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
@@ -51,6 +52,9 @@ const BUNDLES: Duration = DAY.saturating_mul(30);
 const UNPACKED: Duration = DAY.saturating_mul(7);
 /// Compilations are made again in under a second.
 const COMPILED: Duration = DAY.saturating_mul(30);
+/// What a statement wrote and nobody named is garbage at once; three days leave time to look into a crash, and are more
+/// than any publication takes.
+const ORPHANS: Duration = DAY.saturating_mul(3);
 /// What was written or used so recently may be about to be named.
 const GRACE: Duration = DAY;
 
@@ -66,8 +70,9 @@ const FOLDERS_AT_ONCE: usize = 1;
 const TRIES: u32 = 20;
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
-/// When the last pass ended, in a file of the state folder.
+/// When the last pass ended, and when orphans were last looked for, in files of the state folder.
 const STAMP: &str = "retained";
+const ORPHANS_STAMP: &str = "orphans-removed";
 
 /// How long things are kept.
 #[derive(Debug, Clone)]
@@ -85,6 +90,7 @@ pub struct Keep {
     pub bundles: Duration,
     pub unpacked: Duration,
     pub compiled: Duration,
+    pub orphans: Duration,
     pub grace: Duration,
 }
 
@@ -104,6 +110,7 @@ impl Default for Keep {
             bundles: BUNDLES,
             unpacked: UNPACKED,
             compiled: COMPILED,
+            orphans: ORPHANS,
             grace: GRACE,
         }
     }
@@ -115,6 +122,8 @@ pub struct Retention {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn Ids>,
     pub bundles: Bundles,
+    /// None: no tables are served.
+    pub catalog: Option<Arc<dyn Catalog>>,
     pub state: PathBuf,
     pub keep: Keep,
 }
@@ -134,7 +143,7 @@ impl Retention {
     /// command leaves it at one a day, or it would cost every command something.
     pub async fn work(self, stays: bool) {
         loop {
-            if stays || self.is_due() {
+            if stays || self.is_due(STAMP) {
                 match self.pass().await {
                     Ok(forgotten) => tracing::info!(?forgotten, "retention"),
                     // The next pass goes on from there.
@@ -145,14 +154,16 @@ impl Retention {
         }
     }
 
-    fn stamp(&self) -> PathBuf {
-        self.state.join(STAMP)
-    }
-
-    fn is_due(&self) -> bool {
-        let text = fs::read_to_string(self.stamp()).unwrap_or_default();
+    fn is_due(&self, stamp: &str) -> bool {
+        let text = fs::read_to_string(self.state.join(stamp)).unwrap_or_default();
         let last: Option<i64> = text.trim().parse().ok();
         last.is_none_or(|last| self.before(AT_MOST_EVERY) > Micros(last))
+    }
+
+    fn stamp(&self, stamp: &str) {
+        if let Err(error) = fs::write(self.state.join(stamp), self.clock.now().wall.0.to_string()) {
+            tracing::warn!(%error, "the time of a pass of retention cannot be noted");
+        }
     }
 
     fn before(&self, age: Duration) -> Micros {
@@ -174,10 +185,9 @@ impl Retention {
         forgotten.files += self.compiled().await;
         forgotten.files += self.results().await;
         forgotten.files += self.blobs().await?;
+        forgotten.files += self.orphans().await;
         step!("retention.after-files");
-        if let Err(error) = fs::write(self.stamp(), self.clock.now().wall.0.to_string()) {
-            tracing::warn!(%error, "the time of a pass of retention cannot be noted");
-        }
+        self.stamp(STAMP);
         Ok(forgotten)
     }
 
@@ -329,6 +339,26 @@ impl Retention {
         old.retain(|path| sha(path).is_none_or(|sha| !named.contains(&sha)));
         // One that somebody has begun to need since was used since.
         Ok(self.delete(old, FILES_AT_ONCE, move |path| is_older(path, before)).await)
+    }
+
+    /// Files of tables that nothing names. Telling them apart takes a look at all files, so once a day is enough.
+    async fn orphans(&self) -> u64 {
+        let Some(catalog) = self.catalog.as_ref().filter(|_| self.is_due(ORPHANS_STAMP)) else { return 0 };
+        let before = self.before(self.keep.orphans);
+        let orphans = match catalog.orphans(before).await {
+            Ok(orphans) => orphans,
+            Err(error) => {
+                tracing::warn!(%error, "the files of tables that nothing names cannot be found");
+                return 0;
+            }
+        };
+        let found = !orphans.is_empty();
+        let count = self.delete(orphans, FILES_AT_ONCE, move |path| is_older(path, before)).await;
+        // During a backup nothing is deleted; then the next pass tries again.
+        if count > 0 || !found {
+            self.stamp(ORPHANS_STAMP);
+        }
+        count
     }
 
     /// A moment in which nobody relies on files, if there is one soon.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
-use pinrail_model::ids::{AttemptId, TransitionId};
+use pinrail_model::ids::{AttemptId, TableId, TransitionId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
 use pinrail_model::seam::store::{
@@ -132,5 +132,10 @@ impl Pointers for Faulty {
     async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
         self.pass_pointer()?;
         self.inner.swap(project, swaps).await
+    }
+
+    async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError> {
+        self.pass_pointer()?;
+        self.inner.named().await
     }
 }

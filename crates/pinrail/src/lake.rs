@@ -1,7 +1,7 @@
 //! The lake on runtimes of its own: one for the catalog, and one for each query that runs. A query may keep every one of
 //! its threads busy, and control and the other queries still get their share of the processor.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use pinrail_model::seam::lake::{
     ResultFormat, ResultSink, SystemTables, TableInfo, View,
 };
 use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_columns};
-use pinrail_model::time::Clock;
+use pinrail_model::time::{Clock, Micros};
 use serde_json::Value;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
@@ -157,6 +157,11 @@ impl Catalog for OnItsOwn {
     async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError> {
         let (lake, view) = (Arc::clone(&self.lake), view.clone());
         self.spawn(async move { lake.prepare(&view).await }).end().await
+    }
+
+    async fn orphans(&self, before: Micros) -> Result<Vec<PathBuf>, LakeError> {
+        let lake = Arc::clone(&self.lake);
+        self.spawn(async move { lake.orphans(before).await }).end().await
     }
 }
 

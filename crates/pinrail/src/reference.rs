@@ -130,6 +130,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/retention.rs", "QUERIES"),
             ("crates/pinrail-service/src/retention.rs", "RESULTS"),
             ("crates/pinrail-service/src/retention.rs", "BUNDLES"),
+            ("crates/pinrail-service/src/retention.rs", "ORPHANS"),
             ("crates/pinrail-service/src/retention.rs", "IDEMPOTENCY"),
             ("crates/pinrail-service/src/retention.rs", "GRACE"),
             ("crates/pinrail-service/src/retention.rs", "EVERY"),

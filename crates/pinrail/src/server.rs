@@ -110,6 +110,7 @@ impl Server {
                 clock: Arc::clone(&parts.clock),
                 ids: Arc::clone(&parts.ids),
                 bundles: attempts.parts.bundles.clone(),
+                catalog: catalog.clone(),
                 state: state.folder.clone(),
                 keep: Keep::default(),
             };

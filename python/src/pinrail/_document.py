@@ -229,7 +229,6 @@ def document(
         'owner': workflow.owner,
         'params': {key: param.to_json() for key, param in workflow.params.items()},
         'schedule': workflow.schedule.to_json() if workflow.schedule else None,
-        'limits': workflow.limits,
         'source': workflow.site.to_json(),
         'jobs': [_job(template, edges[template.name], defaults) for template in templates],
     }, found

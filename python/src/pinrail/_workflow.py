@@ -20,13 +20,13 @@ from ._narrow import as_dict, as_list
 from ._settings import (
     DEFAULT_NAMES,
     EXECUTORS,
+    NOT_YET,
     SETTINGS,
     TEMPLATE_NAMES,
     WORKFLOW_NAMES,
     meant,
     positive_seconds,
     text,
-    whole,
 )
 from ._specs import Sql, WrongValue, command_of, describe
 
@@ -240,7 +240,7 @@ class Workflow:
     """A DAG of jobs: a dict of templates to what each waits for, and settings of the whole.
 
     A value of the dict is a list, tuple or set of names or templates, or one of these alone. ``defaults`` are settings
-    for each job that does not give its own; ``limits`` takes ``timeout`` (of a run) and ``max_active`` (runs at once).
+    for each job that does not give its own.
     """
 
     site: Site
@@ -250,7 +250,6 @@ class Workflow:
     description: Optional[str]
     params: dict[str, Param]
     defaults: dict[str, Any]
-    limits: dict[str, Any]
     diagnostics: list[Diagnostic]
 
     if TYPE_CHECKING:
@@ -264,7 +263,6 @@ class Workflow:
             description: Optional[str] = None,
             params: Optional[Mapping[str, Param]] = None,
             defaults: Optional[Mapping[str, Any]] = None,
-            limits: Optional[Mapping[str, Any]] = None,
         ) -> None: ...
 
     else:
@@ -303,11 +301,13 @@ class Workflow:
         self.schedule = None
         self.params = {}
         self.defaults = {}
-        self.limits = {'timeout_seconds': None, 'max_active': 1}
         self.owner = self._checked(given, 'owner')
         self.description = self._checked(given, 'description')
         for key in given:
-            if key not in WORKFLOW_NAMES:
+            if key in NOT_YET:
+                message = f'setting "{key}" of a workflow is not supported by this version'
+                self._problem('not-supported', message, NOT_YET[key], key, name_only=True)
+            elif key not in WORKFLOW_NAMES:
                 self._problem(
                     'unknown-setting',
                     f'a workflow has a setting that does not exist: "{key}"',
@@ -344,7 +344,6 @@ class Workflow:
             )
         self._take_params(given.get('params'))
         self._take_defaults(given.get('defaults'))
-        self._take_limits(given.get('limits'))
 
     def _checked(self, given: Mapping[str, object], key: str) -> Optional[str]:
         value = given.get(key)
@@ -404,33 +403,6 @@ class Workflow:
                 self._problem(code, message, hint, 'defaults', key=str(key))
             elif one is not None:
                 self.defaults[str(key)] = SETTINGS[str(key)].check(one)
-
-    def _take_limits(self, value: object) -> None:
-        checks: dict[str, tuple[str, Callable[[object], Any]]] = {
-            'timeout': ('timeout_seconds', positive_seconds),
-            'max_active': ('max_active', whole(1)),
-        }
-        for key, one in self._entries('limits', value):
-            if key not in checks:
-                self._problem(
-                    'unknown-setting',
-                    f'a workflow has a limit that does not exist: {describe(key)}',
-                    did_you_mean(key, checks) if isinstance(key, str) else None,
-                    'limits',
-                    key=str(key),
-                )
-                continue
-            field, check = checks[str(key)]
-            try:
-                self.limits[field] = None if one is None and key == 'timeout' else check(one)
-            except WrongValue as wrong:
-                self._problem(
-                    'wrong-type',
-                    f'limit "{key}" of a workflow must be {wrong.expected}',
-                    wrong.hint,
-                    'limits',
-                    key=str(key),
-                )
 
     def _problem(
         self,

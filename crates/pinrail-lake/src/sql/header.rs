@@ -1,6 +1,8 @@
 //! The header of an SQL text: leading comment lines `-- key: value` that say where rows go and what comes out.
 //!
-//! Not responsible for keys that the planner of workflows reads (`after`, `owner`, ...): they are passed on as written.
+//! Not responsible for settings of the job: who waits for whom, retries and the like stand in the workflow file.
+//!
+//! Invariant: what is accepted is acted on; any other key is refused.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +15,9 @@ use crate::error::{self, Result};
 use crate::template::{self, Values};
 
 /// All keys there are.
-const KEYS: [&str; 7] = ["writes", "output", "after", "owner", "description", "executor", "retries"];
+const KEYS: [&str; 2] = ["writes", "output"];
+/// Settings of a job that somebody may look for here. They belong to the workflow file, where each has one place.
+const SETTINGS: [&str; 6] = ["after", "description", "executor", "owner", "params", "retries"];
 
 /// What the header says, with where each key stands.
 #[derive(Debug, Clone, Default)]
@@ -73,12 +77,21 @@ impl Header {
 }
 
 fn unknown(key: &str, line: u32) -> LakeError {
+    let keys = KEYS.map(|key| format!("\"{key}\"")).join(" and ");
+    if SETTINGS.contains(&key) {
+        let place = match key {
+            "after" => "in the workflow file, as the list of jobs that this one waits for".to_owned(),
+            _ => format!("in the workflow file: template(..., {key}=...)"),
+        };
+        return error::user("header-invalid", format!("header key \"{key}\" is not supported"))
+            .remedy(format!("Say it {place}. The keys of a header are {keys}."))
+            .at(line, 1);
+    }
     let error = error::user("header-invalid", format!("header key \"{key}\" does not exist")).at(line, 1);
     match nearest(key, KEYS) {
         Some(near) => error.remedy(format!("Did you mean \"{near}\"?")),
         None => error.remedy(format!(
-            "The keys are {}. A comment whose first word ends in a colon goes below the first line of SQL.",
-            KEYS.join(", ")
+            "The keys are {keys}. A comment whose first word ends in a colon goes below the first line of SQL."
         )),
     }
 }
@@ -264,7 +277,23 @@ mod tests {
         let error = Header::parse("--\n-- wrties: a.b\nselect 1").unwrap_err();
         assert_eq!(error.place, Some((2, 1)));
         assert_eq!(error.evidence.remedy.unwrap(), "Did you mean \"writes\"?");
-        assert!(Header::parse("-- owner: a\n-- owner: b\n").is_err());
+        let doubled = Header::parse("-- writes: a\n-- writes: b\n").unwrap_err();
+        assert_eq!(
+            (doubled.place, doubled.evidence.message.as_str()),
+            (Some((2, 1)), "header key \"writes\" is given twice")
+        );
+    }
+
+    #[test]
+    fn a_setting_of_the_job_is_refused_with_its_place_in_the_workflow_file() {
+        for key in SETTINGS {
+            let error = Header::parse(&format!("-- writes: a.b\n-- {key}: x\nselect 1")).unwrap_err();
+            assert_eq!(error.place, Some((2, 1)), "{key}");
+            assert_eq!(error.evidence.message, format!("header key \"{key}\" is not supported"));
+            let remedy = error.evidence.remedy.unwrap();
+            assert!(remedy.contains("in the workflow file"), "{remedy}");
+            assert!(remedy.ends_with("The keys of a header are \"writes\" and \"output\"."), "{remedy}");
+        }
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub(crate) mod header;
 pub(crate) mod names;
 pub(crate) mod parse;
 pub(crate) mod plan;
+pub(crate) mod wording;

@@ -13,9 +13,9 @@ use std::ops::ControlFlow;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArgOperator, Ident, JoinConstraint, JoinOperator, ObjectName,
-    ObjectNamePart, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Statement as Ast, TableAlias,
-    TableFactor, TableWithJoins, VisitMut, VisitorMut,
+    DataType, Expr, FunctionArg, FunctionArgExpr, FunctionArgOperator, Ident, JoinConstraint, JoinOperator, ObjectName,
+    ObjectNamePart, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, Statement as Ast,
+    TableAlias, TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 use iceberg::spec::SnapshotRef;
@@ -26,7 +26,7 @@ use crate::error::{self, Result};
 use crate::tables::Table;
 
 /// Functions that read files of the project.
-const FILE_FUNCTIONS: [&str; 3] = ["read_csv", "read_parquet", "read_json"];
+pub(crate) const FILE_FUNCTIONS: [&str; 3] = ["read_csv", "read_parquet", "read_json"];
 /// Begins the name that stands for a call of one of them.
 const FILE_CALL: &str = "@file ";
 
@@ -54,14 +54,17 @@ pub(crate) enum Relation {
     File(FileCall),
 }
 
-/// The relations of a statement by the name they have in it, and all identifiers with their places.
+/// The relations of a statement by the name they have in it, and what else errors may be about, with its places.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     pub(crate) files: BTreeMap<String, FileCall>,
     pub(crate) places: HashMap<String, Location>,
+    /// Names of columns, functions and types, and texts.
     pub(crate) idents: Vec<(String, Location)>,
-    /// Table functions of the engine itself, such as `generate_series`.
-    pub(crate) functions: BTreeSet<String>,
+    /// Columns in double quotes.
+    pub(crate) quoted: BTreeSet<String>,
+    /// Table functions of the engine itself, such as `generate_series`, where they are first called.
+    pub(crate) functions: BTreeMap<String, Location>,
     /// Alias or table name to the relation's name in the statement.
     aliases: HashMap<String, String>,
     /// Names that the statement itself gives to columns.
@@ -127,6 +130,14 @@ impl VisitorMut for Folder {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> Flow {
         match factor {
+            // The planner would read the whole table.
+            TableFactor::Table { sample: Some(_), name, .. } => {
+                let place = name.0.first().and_then(ObjectNamePart::as_ident).map(|ident| ident.span.start);
+                let error = error::unsupported("TABLESAMPLE is not supported")
+                    .remedy("Write WHERE random() < 0.1 for about a tenth of the rows, or LIMIT n.");
+                let at = |n: u64| u32::try_from(n).unwrap_or(0);
+                return ControlFlow::Break(place.map_or(error.clone(), |p| error.at(at(p.line), at(p.column))));
+            }
             TableFactor::Table { name, alias, args, .. } => {
                 if let Some(alias) = alias {
                     fold_alias(alias);
@@ -151,7 +162,8 @@ impl VisitorMut for Folder {
                         Err(error) => return ControlFlow::Break(error),
                     }
                 } else if args.is_some() {
-                    self.names.functions.insert(function);
+                    let at = name.0.first().and_then(ObjectNamePart::as_ident).map(|ident| ident.span.start);
+                    self.names.functions.entry(function).or_insert(at.unwrap_or(Location { line: 1, column: 1 }));
                 } else if let Some((table, _)) =
                     name.0.last().and_then(ObjectNamePart::as_ident).and_then(|i| i.value.split_once(TRAVEL))
                 {
@@ -178,7 +190,22 @@ impl VisitorMut for Folder {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> Flow {
         match expr {
-            Expr::Identifier(ident) => self.names.idents.push((ident.value.clone(), ident.span.start)),
+            Expr::Identifier(ident) => {
+                self.names.idents.push((ident.value.clone(), ident.span.start));
+                if ident.quote_style.is_some() {
+                    self.names.quoted.insert(ident.value.clone());
+                }
+            }
+            Expr::Value(value) => {
+                if let Some(text) = value.value.clone().into_string() {
+                    self.names.idents.push((text, value.span.start));
+                }
+            }
+            Expr::Cast { data_type: DataType::Custom(name, _), .. } => {
+                if let Some(ident) = name.0.last().and_then(ObjectNamePart::as_ident) {
+                    self.names.idents.push((ident.value.clone(), ident.span.start));
+                }
+            }
             Expr::CompoundIdentifier(parts) => {
                 if let Some(last) = parts.last() {
                     self.names.idents.push((last.value.clone(), last.span.start));
@@ -273,7 +300,10 @@ impl Names {
             None => (name, None),
         };
         let namespace = namespace.unwrap_or(pinrail_model::names::DEFAULT_NAMESPACE);
-        let table = parse::make_ref(namespace, name).map_err(placed)?;
+        let table = parse::make_ref(namespace, name).map_err(|e| match parse::reading(name) {
+            Some(remedy) => placed(e.remedy(remedy)),
+            None => placed(e),
+        })?;
         Ok(Relation::Table { table, travel, at })
     }
 }
@@ -296,7 +326,7 @@ pub(crate) fn snapshot_at(table: &Table, travel: &Travel) -> Result<SnapshotRef>
         Travel::Version(id) => metadata
             .snapshot_by_id(*id)
             .cloned()
-            .ok_or_else(|| error::user("snapshot-not-found", format!("table \"{}\" has no snapshot {id}", table.name))),
+            .ok_or_else(|| no_snapshot(table, format!("table \"{}\" has no snapshot {id}", table.name))),
         Travel::Timestamp(text) => {
             let nanos = arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(text).map_err(|_| {
                 error::user("sql-syntax", format!("\"{text}\" is not a time"))
@@ -304,26 +334,50 @@ pub(crate) fn snapshot_at(table: &Table, travel: &Travel) -> Result<SnapshotRef>
             })?;
             let millis = nanos.div_euclid(1_000_000);
             let entry = metadata.history().iter().rev().find(|entry| entry.timestamp_ms <= millis);
-            entry.and_then(|entry| metadata.snapshot_by_id(entry.snapshot_id)).cloned().ok_or_else(|| {
-                error::user("snapshot-not-found", format!("table \"{}\" had no snapshot at {text}", table.name))
-            })
+            entry
+                .and_then(|entry| metadata.snapshot_by_id(entry.snapshot_id))
+                .cloned()
+                .ok_or_else(|| no_snapshot(table, format!("table \"{}\" had no snapshot at {text}", table.name)))
         }
     }
 }
 
+/// Names the points of a table's past that there are.
+fn no_snapshot(table: &Table, message: String) -> pinrail_model::seam::lake::LakeError {
+    /// The latest are the likeliest to be meant.
+    const MOST: usize = 3;
+    let history = table.metadata.history();
+    let shown = history.iter().rev().take(MOST).map(|entry| {
+        let at = pinrail_model::time::Micros(entry.timestamp_ms.saturating_mul(1_000));
+        format!("{} of {at}", entry.snapshot_id)
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    error::user("snapshot-not-found", message).remedy(match history.len() {
+        0 => "The table has no snapshots yet.".to_owned(),
+        count if count > MOST => format!("Its {count} snapshots end with {shown}."),
+        _ => format!("Its snapshots are {shown}."),
+    })
+}
+
 /// Spells unquoted columns as the tables do. `schemas` has the columns of each relation by its name in the statement.
-pub(crate) fn spell(ast: &mut Ast, names: &Names, schemas: &HashMap<String, SchemaRef>) {
+pub(crate) fn spell(
+    ast: &mut Ast,
+    names: &Names,
+    schemas: &HashMap<String, SchemaRef>,
+    is_aggregate: &dyn Fn(&str) -> bool,
+) {
     let mut all: HashMap<String, BTreeSet<String>> = HashMap::new();
     let columns = schemas.values().flat_map(|schema| schema.fields().iter().map(|f| f.name().clone()));
     for name in columns.chain(names.given.iter().cloned()) {
         all.entry(name.to_lowercase()).or_default().insert(name);
     }
-    let _: ControlFlow<()> = VisitMut::visit(ast, &mut Speller { names, schemas, all });
+    let _: ControlFlow<()> = VisitMut::visit(ast, &mut Speller { names, schemas, is_aggregate, all });
 }
 
 struct Speller<'a> {
     names: &'a Names,
     schemas: &'a HashMap<String, SchemaRef>,
+    is_aggregate: &'a dyn Fn(&str) -> bool,
     all: HashMap<String, BTreeSet<String>>,
 }
 
@@ -400,6 +454,88 @@ impl Speller<'_> {
     }
 }
 
+impl Speller<'_> {
+    /// Which columns of what a SELECT reads are hidden by its own aliases, each with the name of its table. One that may
+    /// be in several tables is left out.
+    fn hidden(&self, select: &Select) -> HashMap<String, Ident> {
+        let mut read = Vec::new();
+        for from in &select.from {
+            let factors = std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation));
+            for factor in factors {
+                let Some(name) = name_of(factor) else { return HashMap::new() };
+                read.push((self.columns_of(factor, &name), name));
+            }
+        }
+        let mut hidden = HashMap::new();
+        for item in &select.projection {
+            let SelectItem::ExprWithAlias { alias, .. } = item else { continue };
+            // What is not known may have any column.
+            let has = |columns: &Option<Vec<String>>| columns.as_ref().is_none_or(|names| names.contains(&alias.value));
+            let mut with = read.iter().filter(|(columns, _)| has(columns));
+            if let (Some((_, name)), None) = (with.next(), with.next()) {
+                hidden.insert(alias.value.clone(), name.clone());
+            }
+        }
+        hidden
+    }
+
+    /// The columns of a relation, if they are known before it is planned.
+    fn columns_of(&self, factor: &TableFactor, name: &Ident) -> Option<Vec<String>> {
+        let (TableFactor::Table { alias, .. } | TableFactor::Derived { alias, .. }) = factor else { return None };
+        if let Some(alias) = alias.as_ref().filter(|alias| !alias.columns.is_empty()) {
+            return Some(alias.columns.iter().map(|column| column.name.value.clone()).collect());
+        }
+        let schema = self.schemas.get(self.names.aliases.get(&name.value)?)?;
+        Some(schema.fields().iter().map(|field| field.name().clone()).collect())
+    }
+}
+
+/// The name by which columns of a relation can be qualified.
+fn name_of(factor: &TableFactor) -> Option<Ident> {
+    match factor {
+        TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+            Some(alias.name.clone())
+        }
+        TableFactor::Table { name, args: None, .. } => name.0.last()?.as_ident().cloned(),
+        _ => None,
+    }
+}
+
+/// Qualifies hidden columns inside of aggregate functions: `sum(late) AS late ... ORDER BY sum(late)` means the column,
+/// since an aggregate function cannot stand in another one, but the planner would take the alias.
+struct Revealer<'a> {
+    hidden: &'a HashMap<String, Ident>,
+    is_aggregate: &'a dyn Fn(&str) -> bool,
+    inside: usize,
+}
+
+impl Revealer<'_> {
+    fn aggregates(&self, expr: &Expr) -> bool {
+        let Expr::Function(function) = expr else { return false };
+        let name = function.name.0.last().and_then(ObjectNamePart::as_ident);
+        function.over.is_none() && name.is_some_and(|name| (self.is_aggregate)(&name.value.to_lowercase()))
+    }
+}
+
+impl VisitorMut for Revealer<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.inside += usize::from(self.aggregates(expr));
+        if let (Expr::Identifier(ident), 1..) = (&*expr, self.inside)
+            && let Some(table) = self.hidden.get(&ident.value)
+        {
+            *expr = Expr::CompoundIdentifier(vec![table.clone(), ident.clone()]);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.inside -= usize::from(self.aggregates(expr));
+        ControlFlow::Continue(())
+    }
+}
+
 /// Gives the repetition of an unnamed expression a name of its own: `select i, i` is fine in SQL, but not in the planner.
 /// A cast is named after its column, as the planner does without saying so.
 fn tell_apart(select: &mut Select) {
@@ -449,6 +585,20 @@ fn planned_name(expr: &Expr) -> (String, bool) {
 
 impl VisitorMut for Speller<'_> {
     type Break = ();
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by) else {
+            return ControlFlow::Continue(());
+        };
+        let hidden = self.hidden(select);
+        if let (false, OrderByKind::Expressions(items)) = (hidden.is_empty(), &mut order_by.kind) {
+            for item in items {
+                let mut revealer = Revealer { hidden: &hidden, is_aggregate: self.is_aggregate, inside: 0 };
+                let _: ControlFlow<()> = VisitMut::visit(&mut item.expr, &mut revealer);
+            }
+        }
+        ControlFlow::Continue(())
+    }
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         tell_apart(select);

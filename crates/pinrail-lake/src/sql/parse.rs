@@ -5,17 +5,21 @@
 //!
 //! Not responsible for whether tables and columns exist.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, CreateTable, DescribeAlias, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
     Insert, ObjectName, ObjectType, Query, ShowStatementOptions, Statement as Ast, TableObject, Value as SqlValue,
+    visit_relations,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_COLUMN_ALIAS};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
 use iceberg::spec::{NestedFieldRef, Transform};
 use pinrail_model::names::{DEFAULT_NAMESPACE, NamespaceName, TableRef};
+use pinrail_model::near::nearest;
 use pinrail_model::seam::lake::LakeError;
 
 use crate::error::{self, Result, unsupported};
@@ -94,7 +98,7 @@ pub(crate) struct InsertInto {
 pub(crate) fn parse(rendered: &Rendered) -> Result<Vec<Statement>> {
     let tokens = Tokenizer::new(&GenericDialect {}, &rendered.text).tokenize_with_location().map_err(|e| {
         let (line, column) = rendered.original(e.location.line, e.location.column);
-        error::user("sql-syntax", error::tidy(&e.message)).at(line, column)
+        untokenized(&e.message).at(line, column)
     })?;
     let mut statements = Vec::new();
     for part in tokens.split(|t| t.token == Token::SemiColon) {
@@ -110,9 +114,27 @@ pub(crate) fn parse(rendered: &Rendered) -> Result<Vec<Statement>> {
     Ok(statements)
 }
 
+/// A text that cannot even be cut into tokens: a quote or comment that does not end.
+pub(crate) fn untokenized(message: &str) -> LakeError {
+    let invalid = |message: &str| error::user("sql-syntax", message);
+    if message.starts_with("Unterminated string literal") {
+        return invalid("the text is not closed by a quote")
+            .remedy("Close it with '. A quote inside of a text is doubled: 'it''s'.");
+    }
+    if message.starts_with("Expected close delimiter") {
+        return invalid("the quoted name is not closed")
+            .remedy("Close it with the quote that it begins with. Text stands in single quotes.");
+    }
+    if message.contains("multi-line comment") {
+        return invalid("the comment is not closed").remedy("Close it with */.");
+    }
+    invalid(&error::tidy(message))
+}
+
 /// Places of errors are those of the rendered text until they leave here.
 fn placed(error: LakeError, rendered: &Rendered, start: Location) -> LakeError {
-    let (line, column) = error.place.map_or((start.line, start.column), |(l, c)| (u64::from(l), u64::from(c)));
+    let known = error.place.filter(|(line, _)| *line > 0);
+    let (line, column) = known.map_or((start.line, start.column), |(l, c)| (u64::from(l), u64::from(c)));
     let (line, column) = rendered.original(line, column);
     error.at(line, column)
 }
@@ -206,15 +228,63 @@ fn statement(tokens: Vec<TokenWithSpan>) -> Result<Kind> {
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |t| t.span.end);
     let mut parser =
         Parser::new(&GenericDialect {}).with_recursion_limit(DEEPEST_PARSE).with_tokens_with_locations(tokens);
-    let ast = parser.parse_statement().map_err(|e| syntax(&e, end))?;
+    let ast = match parser.parse_statement() {
+        Ok(ast) => ast,
+        Err(e) => return Err(meant(syntax(&e, end), &parser.into_tokens())),
+    };
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
-        return Err(at(error::user("sql-syntax", format!("unexpected \"{}\"", rest.token)), rest.span.start));
+        let error = at(error::user("sql-syntax", format!("unexpected \"{}\"", rest.token)), rest.span.start);
+        return Err(meant(error, &parser.into_tokens()));
+    }
+    if let ControlFlow::Break(text) =
+        visit_relations(&ast, |name| text_as_name(name).map_or(CONTINUE, ControlFlow::Break))
+    {
+        return Err(not_a_table(&text, &parser.into_tokens()));
     }
     if cuts.is_some() && !matches!(ast, Ast::CreateTable(_)) {
         return Err(error::user("sql-syntax", "PARTITIONED BY belongs to CREATE TABLE only"));
     }
     kind(ast, cuts.unwrap_or_default())
+}
+
+const CONTINUE: ControlFlow<String> = ControlFlow::Continue(());
+
+/// The parser takes a text for a name.
+fn text_as_name(name: &ObjectName) -> Option<String> {
+    let mut parts = name.0.iter().filter_map(|part| part.as_ident());
+    parts.find(|ident| ident.quote_style == Some('\'')).map(|ident| ident.value.clone())
+}
+
+/// How to read the file that a name looks like.
+pub(crate) fn reading(name: &str) -> Option<String> {
+    let (_, extension) = name.rsplit_once('.')?;
+    let function = match extension.to_lowercase().as_str() {
+        "csv" | "tsv" | "txt" => "read_csv",
+        "json" | "jsonl" | "ndjson" => "read_json",
+        "parquet" => "read_parquet",
+        _ => return None,
+    };
+    Some(format!("Write {function}('{}') to read a file.", name.replace('\'', "''")))
+}
+
+/// Other engines read the file that such a text names. Its identifier has lost its place, so the tokens are asked.
+fn not_a_table(text: &str, tokens: &[TokenWithSpan]) -> LakeError {
+    let is = |token: &TokenWithSpan| matches!(&token.token, Token::SingleQuotedString(found) if found == text);
+    let names_table = |before: &TokenWithSpan| {
+        before.token == Token::Comma
+            || [Keyword::FROM, Keyword::JOIN, Keyword::INTO, Keyword::TABLE].iter().any(|word| is_word(before, *word))
+    };
+    let found = tokens.windows(2).find(|pair| names_table(&pair[0]) && is(&pair[1])).map(|pair| &pair[1]);
+    let error = error::user("name-invalid", format!("'{text}' is a text, not a table"));
+    let error = error
+        .remedy(reading(text).unwrap_or_else(|| {
+            "Write the table's name without quotes, or read_csv('path') to read a file.".to_owned()
+        }));
+    match found.or_else(|| tokens.iter().find(|token| is(token))) {
+        Some(token) => at(error, token.span.start),
+        None => error,
+    }
 }
 
 fn at(error: LakeError, place: Location) -> LakeError {
@@ -234,6 +304,65 @@ fn syntax(error: &ParserError, end: Location) -> LakeError {
     let place = place.and_then(|(l, c)| Some(Location { line: l.parse().ok()?, column: c.trim().parse().ok()? }));
     let text = text.replace("found: EOF", "found: the end of the statement");
     at(self::error::user("sql-syntax", self::error::tidy(&text)), place.filter(|p| p.line > 0).unwrap_or(end))
+}
+
+/// Words that begin a statement or a clause: what a misspelt word is likely to mean.
+const OPENING: [&str; 9] = ["SELECT", "INSERT", "CREATE", "DROP", "TRUNCATE", "DESCRIBE", "EXPLAIN", "SHOW", "WITH"];
+const CLAUSES: [&str; 12] =
+    ["FROM", "WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "JOIN", "UNION", "VALUES", "BETWEEN", "PARTITION", "OFFSET"];
+
+/// Adds what the author may have meant to an error of syntax.
+fn meant(error: LakeError, tokens: &[TokenWithSpan]) -> LakeError {
+    if error.evidence.remedy.is_some() {
+        return error;
+    }
+    let tokens: Vec<_> = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let start = |token: &TokenWithSpan| {
+        Some((u32::try_from(token.span.start.line).ok()?, u32::try_from(token.span.start.column).ok()?))
+    };
+    let found = tokens.iter().position(|token| error.place.is_some() && start(token) == error.place);
+    let misspelt = |index: usize, words: &'static [&'static str]| match &tokens.get(index)?.token {
+        Token::Word(word) if word.quote_style.is_none() && word.keyword == Keyword::NoKeyword => {
+            let upper = word.value.to_uppercase();
+            nearest(&upper, words.iter().copied()).filter(|near| *near != upper)
+        }
+        _ => None,
+    };
+    let count = |keyword| tokens.iter().filter(|token| is_word(token, keyword)).count();
+    if found == Some(0) {
+        return error.remedy(match misspelt(0, &OPENING) {
+            Some(near) => format!("Did you mean {near}?"),
+            None => format!("A statement begins with {}.", OPENING.join(", ")),
+        });
+    }
+    // The parser takes a misspelt clause for an alias and stumbles over what follows.
+    let near = found.and_then(|index| misspelt(index, &CLAUSES).or_else(|| misspelt(index - 1, &CLAUSES)));
+    if let Some(near) = near {
+        return error.remedy(format!("Did you mean {near}?"));
+    }
+    if count(Keyword::CASE) > count(Keyword::END) {
+        return error.remedy("Write CASE WHEN condition THEN value ELSE value END.");
+    }
+    let depth = tokens.iter().fold(0_i64, |depth, token| match token.token {
+        Token::LParen => depth + 1,
+        Token::RParen => depth - 1,
+        _ => depth,
+    });
+    if depth != 0 {
+        let (kind, number) = if depth > 0 { ("opened", "not closed") } else { ("closed", "not opened") };
+        return error.remedy(format!("A parenthesis is {kind}, but {number}."));
+    }
+    match found.map(|index| (&tokens[index - 1].token, &tokens[index].token)) {
+        Some((Token::Comma, _)) => error.remedy("A comma stands between two items, not after the last one."),
+        Some((_, Token::Div)) => error.remedy("A file is read with read_csv('path')."),
+        Some((_, Token::Word(word))) if RESERVED_FOR_COLUMN_ALIAS.contains(&word.keyword) => {
+            error.remedy(format!("A column that is called {0} is written \"{0}\", in double quotes.", word.value))
+        }
+        Some((_, Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_))) => {
+            error.remedy("A comma, an operator or a keyword may be missing before it.")
+        }
+        _ => error,
+    }
 }
 
 fn is_word(token: &TokenWithSpan, keyword: Keyword) -> bool {

@@ -16,6 +16,10 @@ use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, 
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::Statement as Ast;
+use pinrail_model::near::nearest;
+
+use super::names::FILE_FUNCTIONS;
+use crate::error;
 
 /// Tables by the name that the statement has for them.
 pub(crate) type Providers = HashMap<String, Arc<dyn TableProvider>>;
@@ -26,6 +30,7 @@ pub(crate) fn plan(state: &SessionState, providers: &Providers, ast: Ast) -> DfR
     let options = ParserOptions::new()
         .with_parse_float_as_decimal(true)
         .with_enable_ident_normalization(false)
+        .with_collect_spans(true)
         .with_map_string_types_to_utf8view(false);
     SqlToRel::new_with_options(&context, options).statement_to_plan(DfStatement::Statement(Box::new(ast)))
 }
@@ -53,7 +58,15 @@ impl ContextProvider for Context<'_> {
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DfResult<Arc<dyn TableSource>> {
         let function = self.state.table_functions().get(name);
-        let function = function.ok_or_else(|| DataFusionError::Plan(format!("table function \"{name}\" not found")))?;
+        let missing = || {
+            let known = self.state.table_functions().keys().map(String::as_str).chain(FILE_FUNCTIONS);
+            let error = error::user("function-not-found", format!("table function \"{name}\" does not exist"));
+            error::into_datafusion(match nearest(name, known) {
+                Some(near) => error.remedy(format!("Did you mean {near}?")),
+                None => error.remedy(format!("Functions that read files are {}.", FILE_FUNCTIONS.join(", "))),
+            })
+        };
+        let function = function.ok_or_else(missing)?;
         let empty = DFSchema::empty();
         let simplify = datafusion::optimizer::simplify_expressions::SimplifyContext::builder()
             .with_config_options(Arc::clone(self.state.config_options()))

@@ -131,6 +131,23 @@ async fn mistakes_in_a_csv_file_have_a_line() {
     let error = b.error("select * from read_csv('type.csv', types => 'a long')").await;
     assert!(error.to_string().contains("type.csv:3: \"NA\" in column \"a\" is not a long"), "{error}");
     assert!(error.evidence.remedy.unwrap().contains("nullstr => 'NA'"));
+    assert_eq!(error.place, Some((1, 15)));
+    b.file("decimal.csv", "a,b\n1,1e3\n\n\"2\n2\",1.5\n3,1.25\n");
+    let rows = b.rows("select b from read_csv('decimal.csv', types => {'b': 'decimal(6, 2)'})").await;
+    assert_eq!(rows, json(r#"[["1000.00"],["1.50"],["1.25"]]"#));
+    let error = b.error("select * from read_csv('decimal.csv', types => {'b': 'decimal(5, 1)'})").await;
+    let expected = "decimal.csv:6: \"1.25\" in column \"b\" cannot be held exactly by a decimal(5, 1)";
+    assert_eq!((error.to_string().as_str(), error.place), (expected, Some((1, 15))));
+    // A type whose values are cast in batches.
+    b.file("int.csv", "a,b\n1,2\n\n\"x\ny\",3000000000\n");
+    let error = b.error("select b from read_csv('int.csv', types => 'b int')").await;
+    assert_eq!(error.to_string(), "int.csv:4: \"3000000000\" in column \"b\" is not an int");
+    b.file("double.csv", "a\n1\n1e999\n");
+    let error = b.error("select * from read_csv('double.csv', types => 'a double')").await;
+    assert_eq!(error.to_string(), "double.csv:3: \"1e999\" in column \"a\" is not a double");
+    b.file("latin.csv", b"a,b\n1,caf\xe9\n");
+    let error = b.error("select * from read_csv('latin.csv')").await;
+    assert_eq!(error.to_string(), "latin.csv:2: \"caf\u{fffd}\" in column \"b\" is not UTF-8");
     b.file("empty.csv", "");
     assert_eq!(b.error("select * from read_csv('empty.csv')").await.code, "file-malformed");
     b.file("twice.csv", "a,a\n1,2\n");

@@ -5,6 +5,8 @@ mod attempts;
 mod durability;
 mod files;
 mod foreign;
+mod mistakes;
+mod orphans;
 mod queries;
 mod results;
 mod statements;

@@ -67,6 +67,8 @@ async fn csv_quotes_what_needs_it_and_tells_empty_from_null() {
         String::from_utf8(text).unwrap(),
         "id,s,d d\r\n1,\"a,b\",1.5\r\n2,\"\",\r\n3,,2.0\r\n4,\"q\"\"\",2.5\r\n"
     );
+    let text = bytes(&b, "select null a, '' b, cast(null as int) c, [] d", ResultFormat::Csv).await;
+    assert_eq!(String::from_utf8(text).unwrap(), "a,b,c,d\r\n,\"\",,[]\r\n");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pinrail_lake::{Files, Lake, LakeConfig, LocalFiles};
-use pinrail_model::ids::{AttemptId, Ids, RunId};
+use pinrail_model::ids::{AttemptId, Ids, RunId, TableId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{
     AttemptView, Catalog, Checked, FileScope, LakeError, Overlay, Pointer, PointerError, PointerSwap, Pointers, Query,
@@ -67,6 +67,11 @@ impl MemoryPointers {
         inner.swap(swaps)?;
         inner.overlays.retain(|overlay| overlay.attempt != attempt);
         Ok(())
+    }
+
+    /// Forgets what an attempt has staged, as the service does when it fails.
+    pub fn discard(&self, attempt: AttemptId) {
+        self.inner.lock().unwrap().overlays.retain(|overlay| overlay.attempt != attempt);
     }
 
     pub fn set_epoch(&self, attempt: AttemptId, epoch: u64) {
@@ -159,6 +164,17 @@ impl Pointers for MemoryPointers {
             inner.swap(vec![swap]).unwrap();
         }
         inner.swap(swaps)
+    }
+
+    async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError> {
+        let inner = self.inner.lock().unwrap();
+        let past = inner.history.iter().filter_map(|(_, _, pointer)| pointer.as_ref());
+        let mut named: Vec<_> = past.map(|pointer| (pointer.id, pointer.location.clone())).collect();
+        for overlay in &inner.overlays {
+            let locations = overlay.base.iter().chain(&overlay.staged);
+            named.extend(locations.map(|location| (overlay.id, location.clone())));
+        }
+        Ok(named)
     }
 }
 

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, RunId, TableId};
 use crate::names::{ProjectName, TableRef};
+use crate::time::Micros;
 
 /// Where a table's current metadata file is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,9 @@ pub trait Pointers: Send + Sync {
     async fn stage(&self, epoch: u64, overlay: Overlay) -> Result<(), PointerError>;
     /// Commits swaps that belong to no attempt: all of them or none.
     async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError>;
+    /// The locations of all metadata files that are or were a pointer's, of any project and dropped tables too, and those
+    /// of all overlays; oldest first within a table. All as of one moment.
+    async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError>;
 }
 
 /// The namespace of the tables that the platform keeps about itself.
@@ -157,6 +161,10 @@ pub trait Catalog: Send + Sync {
     /// transaction: one new snapshot for each table. The caller swaps the pointers together with the outcome, and asks
     /// again when one has moved meanwhile.
     async fn prepare(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError>;
+    /// Files of tables, of all projects, that were last written before a time and that nothing names: no metadata of any
+    /// pointer, present or past, or overlay, and no statement that runs now. What was prepared but not yet swapped is
+    /// protected only by its age.
+    async fn orphans(&self, before: Micros) -> Result<Vec<PathBuf>, LakeError>;
 }
 
 /// What people see of a table.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use pinrail_model::document::{Document, ExecutorKind, Sha};
 use pinrail_model::ids::{AttemptId, Ids, RunId, SessionId, TransitionId};
 use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Cause, Class, CleanupEnd, Effects, Ending, Event, Graph, Outcome, Position, Run, apply};
 use pinrail_model::seam::exec::Stream;
+use pinrail_model::seam::lake::{Catalog, LakeError, PointerSwap, TableInfo, View};
 use pinrail_model::seam::store::{
     Answer, AttemptRow, BundleFile, BundleRow, CounterRow, Durability, EventRow, FileRow, Query, RunRow, Store,
     TaskRow, Transition, VersionRow, Who, Write,
@@ -85,7 +87,15 @@ impl State {
 
     fn retention(&self, store: Arc<dyn Store>) -> Retention {
         let (clock, ids, bundles) = (self.clock.clone(), self.ids.clone(), self.bundles.clone());
-        Retention { store, clock, ids, bundles, state: self.folder.path().to_owned(), keep: Keep::default() }
+        Retention {
+            store,
+            clock,
+            ids,
+            bundles,
+            catalog: None,
+            state: self.folder.path().to_owned(),
+            keep: Keep::default(),
+        }
     }
 
     async fn commit(&self, writes: Vec<Write>, events: Vec<EventRow>) {
@@ -403,4 +413,54 @@ async fn nothing_is_deleted_while_somebody_relies_on_it() {
     state.on_day(TODAY + 2);
     state.retention(Arc::clone(&state.store)).pass().await.unwrap();
     assert!(state.bundles.get(blob).is_err());
+}
+
+/// A warehouse in which nothing names these files.
+struct Orphanage {
+    files: Vec<PathBuf>,
+    asked: AtomicU64,
+}
+
+#[async_trait]
+impl Catalog for Orphanage {
+    async fn list(&self, _view: &View) -> Result<Vec<TableInfo>, LakeError> {
+        Ok(Vec::new())
+    }
+
+    async fn prepare(&self, _view: &View) -> Result<Vec<PointerSwap>, LakeError> {
+        Ok(Vec::new())
+    }
+
+    async fn orphans(&self, before: Micros) -> Result<Vec<PathBuf>, LakeError> {
+        assert_eq!(before.0 % DAY, 0);
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(self.files.iter().filter(|path| path.exists()).cloned().collect())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_of_tables_go_once_a_day_and_not_during_a_backup() {
+    let state = State::new();
+    let (orphan, renewed) = (state.path("warehouse/a.parquet"), state.path("warehouse/b.parquet"));
+    for (path, day) in [(&orphan, TODAY - 4), (&renewed, TODAY - 2)] {
+        write(path, "rows");
+        set_modified(path, state.on_day(day));
+    }
+    let files = vec![orphan.clone(), renewed.clone()];
+    let catalog = Arc::new(Orphanage { files, asked: AtomicU64::new(0) });
+    let asked = || catalog.asked.load(Ordering::SeqCst);
+    let pass = || async {
+        let retention = state.retention(Arc::clone(&state.store));
+        Retention { catalog: Some(catalog.clone()), ..retention }.pass().await.unwrap().files
+    };
+    state.on_day(TODAY);
+    let held = state.bundles.hold().await;
+    assert_eq!((pass().await, orphan.exists()), (0, true), "as during a backup");
+    drop(held);
+    assert_eq!((pass().await, asked()), (1, 2), "and again as soon as it is over");
+    assert!(!orphan.exists() && renewed.exists(), "what was written since it was found stays");
+    assert_eq!((pass().await, asked()), (0, 2), "once a day");
+    state.on_day(TODAY + 2);
+    assert_eq!((pass().await, asked()), (1, 3));
+    assert!(!renewed.exists());
 }

@@ -1,7 +1,7 @@
 //! Table pointers: the head, the history that gives attempts a consistent view, overlays, publications.
 
 use async_trait::async_trait;
-use pinrail_model::ids::AttemptId;
+use pinrail_model::ids::{AttemptId, TableId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
 use pinrail_model::seam::store::{Publication, Reply, StoreError};
@@ -55,6 +55,10 @@ impl Pointers for SqliteStore {
     async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
         let project = project.clone();
         self.ordered(|answer| Order::Swap { project, swaps, answer }).await.map_err(unreadable)?
+    }
+
+    async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError> {
+        self.reading(named).await.map_err(unreadable)
     }
 }
 
@@ -110,6 +114,27 @@ fn list(connection: &Connection, project: &ProjectName, at: Option<u64>) -> Resu
         .and_then(Iterator::collect)
         .map_err(failed)?;
     rows.into_iter().flatten().map(pointer).collect()
+}
+
+/// History and overlays are read by one statement, because what a publication moves from one to the other must not be
+/// missed in between. Every current pointer is in the history.
+fn named(connection: &Connection) -> Result<Vec<(TableId, String)>, StoreError> {
+    let mut statement = connection
+        .prepare_cached(
+            "select id, location, from_seq as age from table_history where location is not null
+              union all
+             select body ->> '$.id', body ->> '$.base', 0 from overlays where body ->> '$.base' is not null
+              union all
+             select body ->> '$.id', body ->> '$.staged', 9223372036854775807 from overlays
+              where body ->> '$.staged' is not null
+              order by 1, 3",
+        )
+        .map_err(failed)?;
+    let rows: Vec<(String, String)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).and_then(Iterator::collect).map_err(failed)?;
+    let parsed =
+        rows.into_iter().map(|(id, location)| Ok((id.parse().map_err(|e| broken("a table id", e))?, location)));
+    parsed.collect()
 }
 
 type Raw = (String, String, String, String);

@@ -303,3 +303,31 @@ fn a_job_whose_sql_does_nothing_says_so() {
     assert_eq!(project.run(&["submit", "sql/busy.sql"]).code, Some(0));
     assert!(!project.log("busy").contains("warning"), "{}", project.log("busy"));
 }
+
+#[test]
+fn a_server_removes_files_of_tables_that_nothing_names() {
+    let project = Project::new(&[]);
+    let made = project.run(&["sql", "create table t as select 1 as x; insert into t values (2)"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    let listed = project.run(&["tables", "--json"]).json();
+    let location = listed["items"][0]["location"].as_str().unwrap().to_owned();
+    let folder = std::path::Path::new(location.strip_prefix("file://").unwrap()).parent().unwrap().parent().unwrap();
+    let orphan = folder.join("data/0123456789ab.parquet");
+    std::fs::write(&orphan, "written, and never committed").unwrap();
+    let decades_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    for folder in [folder.join("data"), folder.join("metadata")] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let file = std::fs::File::open(entry.unwrap().path()).unwrap();
+            file.set_modified(decades_ago).unwrap();
+        }
+    }
+    let young = folder.join("data/0123456789ac.parquet");
+    std::fs::write(&young, "being written").unwrap();
+    // An earlier command may have looked for them today.
+    let _ = std::fs::remove_file(project.state().join("orphans-removed"));
+    let _server = project.up();
+    wait_until("the orphan is gone", || !orphan.exists());
+    assert!(young.exists());
+    let rows = project.run(&["sql", "--json", "select x from t order by x"]).json();
+    assert_eq!(rows["rows"], json!([[1], [2]]));
+}
