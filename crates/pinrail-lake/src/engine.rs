@@ -36,6 +36,7 @@ use crate::lake::Lake;
 use crate::partition;
 use crate::results::{self, Encoder};
 use crate::scan::LakeTable;
+use crate::sql::casts::{self, Cast};
 use crate::sql::columns::{self, Unnamed};
 use crate::sql::explain::explain;
 use crate::sql::header::{self, Declared, Header};
@@ -63,6 +64,8 @@ pub(crate) struct Run<'a> {
     handles: Arc<Handles>,
     file_reads: Arc<ReadCounters>,
     stop: Stop,
+    /// Those of the statement under way.
+    casts: Vec<Cast>,
     reads: Vec<TableRef>,
     pub(crate) written: Vec<TableRef>,
     pub(crate) counters: BTreeMap<String, f64>,
@@ -158,6 +161,7 @@ impl<'a> Run<'a> {
             handles,
             file_reads: Arc::default(),
             stop: Stop::default(),
+            casts: Vec::new(),
             reads: Vec::new(),
             written: Vec::new(),
             counters: BTreeMap::new(),
@@ -184,7 +188,7 @@ impl<'a> Run<'a> {
             let at = statement.at;
             let deliver = last == Some(index);
             let result = self.statement(statement, count, deliver, &mut output, sink).await;
-            result.map_err(|e| self.place(e, at))?;
+            result.map_err(|e| self.place(casts::explained(e, &self.casts), at))?;
         }
         if last.is_none() {
             let empty = Arc::new(Schema::empty());
@@ -225,7 +229,8 @@ impl<'a> Run<'a> {
         let mut columns = Vec::new();
         for statement in statements {
             let at = statement.at;
-            let found = self.check_statement(statement, count).await.map_err(|e| self.place(e, at))?;
+            let found = self.check_statement(statement, count).await;
+            let found = found.map_err(|e| self.place(casts::explained(e, &self.casts), at))?;
             columns = found.unwrap_or(columns);
         }
         Ok(Checked {
@@ -415,6 +420,7 @@ impl<'a> Run<'a> {
             Ast::Query(query) => Some(query.clone()),
             _ => None,
         };
+        self.casts = casts::of(&ast);
         let names = names::fold(&mut ast)?;
         let seen = self.look(scope, &ast, &names).await?;
         if seen.unknown {

@@ -60,10 +60,27 @@ fn one(item: &SelectItem) -> Option<Unnamed> {
         _ => None,
     };
     Some(Unnamed {
-        text: expr.to_string(),
+        text: as_written(&expr.to_string()),
         function: function.map(|name| name.value.to_lowercase()),
         at: expr.span().start,
     })
+}
+
+/// Numbers with an exponent have become casts when the text was parsed.
+fn as_written(text: &str) -> String {
+    let (begin, end) = ("CAST('", "' AS DOUBLE)");
+    let mut parts = text.split(begin);
+    let mut written = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let number = part.split_once(end).filter(|(digits, _)| {
+            digits.contains(['e', 'E']) && digits.bytes().all(|b| b.is_ascii_digit() || b".eE+-".contains(&b))
+        });
+        match number {
+            Some((digits, rest)) => written.extend([digits, rest]),
+            None => written.extend([begin, part]),
+        }
+    }
+    written
 }
 
 /// A column, also one below a cast, has the column's name.

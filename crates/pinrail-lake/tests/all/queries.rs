@@ -443,6 +443,7 @@ async fn columns_without_a_name_are_called_as_they_are_written_and_in_tables_by_
     );
     assert_eq!(names("select 1, 1, 2 union all select 3, 4, 5").await, ["1", "1_2", "2"]);
     assert_eq!(names("values (1, 'a')").await, ["column1", "column2"]);
+    assert_eq!(names("select 1e3, -2E-1 + 1.5e2").await, ["1e3", "-2E-1 + 1.5e2"]);
     b.rows("create table t as select carrier, count(*), SUM(dep_delay) from raw.flights group by carrier").await;
     b.rows("-- writes: u\nselect count(*), carrier as c from raw.flights group by carrier").await;
     assert_eq!(b.rows("select carrier, count, sum from t").await, json(r#"[["AA",1,5]]"#));
@@ -461,4 +462,43 @@ async fn columns_without_a_name_are_called_as_they_are_written_and_in_tables_by_
         b.error("create table v as select count(*), count(carrier) from raw.flights").await.code,
         "column-ambiguous"
     );
+}
+
+#[tokio::test]
+async fn a_cast_that_fails_is_told_with_its_type_its_place_and_the_way_around() {
+    let b = Bench::default();
+    b.rows("create table t as select 'gift' as note, 1000.5 as amount, 3000000000 as n").await;
+    for (text, place, message, remedy) in [
+        (
+            "select 1,\n  cast(note as decimal(5,2)) from t",
+            (2, 8),
+            "\"gift\" is not a decimal(5, 2)",
+            "try_cast(note as decimal(5, 2)) gives NULL instead.",
+        ),
+        (
+            "select cast(n as string), note::int from t",
+            (1, 27),
+            "\"gift\" is not an int",
+            "try_cast(note as int) gives NULL instead.",
+        ),
+        (
+            "select cast(amount as decimal(5, 2)) from t",
+            (1, 13),
+            "1000.50 does not fit into a decimal(5, 2)",
+            "Cast to a wider type; try_cast(amount as decimal(5, 2)) gives NULL instead.",
+        ),
+        (
+            "create table u as select cast(n as int) as n from t",
+            (1, 31),
+            "3000000000 does not fit into an int",
+            "Cast to a wider type; try_cast(n as int) gives NULL instead.",
+        ),
+    ] {
+        let error = b.error(text).await;
+        assert_eq!((error.to_string().as_str(), error.place), (message, Some(place)), "{text}");
+        assert_eq!(error.evidence.remedy.as_deref(), Some(remedy), "{text}");
+    }
+    // Which of two it was is not known.
+    let error = b.error("select cast(note as int), cast(note as int) + 1 from t").await;
+    assert_eq!((error.to_string().as_str(), error.place), ("\"gift\" is not an int", Some((1, 1))));
 }
