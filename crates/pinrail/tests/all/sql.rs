@@ -173,8 +173,15 @@ fn a_query_that_computes_without_a_pause_neither_blocks_others_nor_outlives_its_
     let server = project.up();
     let admin = project.admin();
     let ask = |path: &str, body: &Value| project.curl(path, &["-X", "POST", "-H", &admin, "-d", &body.to_string()]);
-    let endless = "select count(*) from generate_series(1, 100000) as a(i) cross join generate_series(1, 100000) as b(j) where i * 2 + j = 7";
-    let begun: Vec<Value> = (0..4).map(|_| ask("/api/v1/projects/demo/queries", &json!({"sql": endless})).1).collect();
+    let pairs = "select count(*) from generate_series(1, 100000) as a(i) cross join generate_series(1, 100000) as b(j)";
+    let endless = [
+        " where i * 2 + j = 7",
+        " cross join generate_series(1, 100000) as c(k)",
+        " where i + j < 0",
+        " where (i + j) % 1000001 = 1000000",
+    ];
+    let begun: Vec<Value> =
+        endless.map(|rest| ask("/api/v1/projects/demo/queries", &json!({"sql": format!("{pairs}{rest}")})).1).to_vec();
     // More of them than the machine has processors do not keep a small one, or the catalog, from its answer.
     assert_eq!(rows(&project, "select 1 as a"), json!([[1]]));
     assert_eq!(project.run(&["tables", "--json"]).json()["items"], json!([]));
