@@ -252,19 +252,31 @@ impl Guess {
         if self.is_text() {
             return;
         }
+        if !quoted && long(value).is_some() {
+            let digits = value.len() - usize::from(value[0] == b'-');
+            let is_sure = digits <= SURE_DIGITS;
+            let double =
+                self.double && (is_sure || std::str::from_utf8(value).is_ok_and(|text| double(text).is_some()));
+            let digits = (self.digits.0.max(digits), self.digits.1);
+            let none = Self { boolean: false, date: false, timestamp: false, zoned: false, ..*self };
+            *self = Self { double, digits, ..none };
+            return;
+        }
+        self.long = false;
         let text = std::str::from_utf8(value).unwrap_or("");
         // Quotes say that it is text, whatever it looks like, but dates are often quoted for nothing.
-        self.boolean &= !quoted && boolean(text).is_some();
-        self.long &= !quoted && long(value).is_some();
-        self.double &= !quoted && double(text).is_some();
-        match plain(value).filter(|_| self.plain && !quoted) {
-            Some(Plain { before, after }) => {
-                self.whole &= after.is_none();
-                self.digits = (self.digits.0.max(before), self.digits.1.max(after.unwrap_or(0)));
+        self.boolean = self.boolean && !quoted && boolean(text).is_some();
+        self.double = self.double && !quoted && double(text).is_some();
+        if self.plain {
+            match plain(value).filter(|_| !quoted) {
+                Some(Plain { before, after }) => {
+                    self.whole &= after.is_none();
+                    self.digits = (self.digits.0.max(before), self.digits.1.max(after.unwrap_or(0)));
+                }
+                None => (self.plain, self.whole) = (false, false),
             }
-            None => (self.plain, self.whole) = (false, false),
         }
-        self.date &= date(value).is_some();
+        self.date = self.date && date(value).is_some();
         if self.timestamp || self.zoned {
             let zoned = is_zoned(text);
             let is = looks_like_timestamp(value) && timestamp(text).is_some();
