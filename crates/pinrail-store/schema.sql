@@ -23,6 +23,13 @@ CREATE TABLE bundles (
   primary key (project, sha)
 ) strict, without rowid;
 
+CREATE TABLE catalog_marks (
+  project text    not null,
+  at      integer not null,
+  seq     integer not null,
+  primary key (project, at)
+) strict, without rowid;
+
 CREATE TABLE catalogs (
   project text primary key,
   seq     integer not null
@@ -73,6 +80,14 @@ CREATE TABLE idempotency (
   body      text    not null,
   at        integer not null,
   primary key (principal, key)
+) strict, without rowid;
+
+CREATE TABLE inputs (
+  run         text    not null,
+  path        text    not null,
+  size        integer not null,
+  modified_at integer not null,
+  primary key (run, path)
 ) strict, without rowid;
 
 CREATE TABLE logs (
@@ -165,7 +180,7 @@ CREATE TABLE table_history (
   name      text    not null,
   from_seq  integer not null,
   id        text    not null,
-  location  text,
+  location  text, at integer,
   primary key (project, namespace, name, from_seq)
 ) strict, without rowid;
 
@@ -211,6 +226,13 @@ CREATE TABLE transitions (
   reply text not null
 ) strict, without rowid;
 
+CREATE TABLE unpublished (
+  attempt   text not null,
+  namespace text not null,
+  name      text not null,
+  primary key (attempt, namespace, name)
+) strict, without rowid;
+
 CREATE TABLE versions (
   project     text    not null,
   workflow    text    not null,
@@ -229,15 +251,25 @@ CREATE INDEX commands_open on commands (seq) where reply is null;
 
 CREATE INDEX counters_run on counters (run);
 
+CREATE INDEX idempotency_at on idempotency (at);
+
+CREATE INDEX queries_project on queries (project, id);
+
 CREATE INDEX runs_bundle on runs (bundle);
+
+CREATE INDEX runs_ending on runs (substr(id, -2), id);
 
 CREATE INDEX runs_interval on runs (project, workflow, interval_start, id);
 
 CREATE INDEX runs_project on runs (project, id);
 
+CREATE INDEX runs_state on runs (state, id, project, workflow);
+
 CREATE INDEX runs_unfinished on runs (id) where finished = 0;
 
 CREATE UNIQUE INDEX runs_unique_key on runs (unique_key) where unique_key is not null;
+
+CREATE INDEX runs_workflow on runs (workflow, id, project);
 
 CREATE INDEX tasks_retried_bundle on tasks (bundle) where generation > 1;
 

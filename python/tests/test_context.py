@@ -71,6 +71,15 @@ def test_what_a_context_does_not_have_is_named() -> None:
     assert ctx.upstream.get('other') is None and list(ctx.upstream) == ['load']
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('-inf'), {'mean': [1.5, float('nan')]}])
+def test_an_output_is_not_nan(value: object) -> None:
+    ctx = fake_context()
+    with pytest.raises(UserError) as caught:
+        ctx.output('mean', value)
+    assert caught.value.message == 'output "mean" holds NaN or an infinity, for which JSON has no number'
+    assert ctx.outputs == {}
+
+
 def tree(files: Files) -> tuple[str, str]:
     files.write(
         {

@@ -112,6 +112,33 @@ error: workflow "w" has two jobs whose names differ only in case: "a" and "A"
     )
 
 
+@pytest.mark.parametrize(
+    ('written', 'meant'),
+    [('jobs/a.py:A', 'jobs.a.A'), ('jobs/a.py', 'jobs.a.LoadFlights'), ('jobs/a', 'jobs.a.LoadFlights')],
+)
+def test_a_class_by_its_path(files: Files, written: str, meant: str) -> None:
+    files.write({'workflows/w.py': f"workflow = {{template(name='a', class_='{written}'): []}}\n"})
+    (found,) = files.compile()['diagnostics']
+    assert found['hint'] == f'write "{meant}"'
+
+
+def test_a_class_of_which_only_the_module_is_alike_is_not_suggested(files: Files) -> None:
+    files.write(
+        {
+            'workflows/w.py': "workflow = {template(name='a', class_='jobs.arrivals.Missing'): []}\n",
+            'jobs/arrivals.py': 'def noarg(ctx): ...\n',
+        }
+    )
+    (found,) = files.compile()['diagnostics']
+    assert found['hint'] is None
+
+
+def test_a_secret_of_the_environment_by_a_bad_name(files: Files) -> None:
+    files.write({'workflows/w.py': "workflow = {template(name='a', shell='true', secret_env={'X': 'a b'}): []}\n"})
+    (found,) = files.compile()['diagnostics']
+    assert 'must be a dict of variables to names of secrets, and a secret\'s name "a b"' in found['message']
+
+
 def test_several_mistakes_at_once(files: Files) -> None:
     files.write(
         {
@@ -221,6 +248,7 @@ def test_schedules(files: Files) -> None:
                 b = cron('0 6 * *')
                 c = every('soon')
                 d = every(60, start='2013-01-02', end='2013-01-01')
+                e = cron('0 6 * * *', start='2013-01-02T06:00')
                 workflow = {template(name='a', shell='true'): []}
                 """
         }
@@ -252,6 +280,10 @@ error: "end" of every is before its start: 2013-01-01 is before 2013-01-02
    ╭─ workflows/w.py:4
  4 │ d = every(60, start='2013-01-02', end='2013-01-01')
    │                                       ^^^^^^^^^^^^
+error: "start" of cron must be a date like 2013-01-02, not "2013-01-02T06:00"
+   ╭─ workflows/w.py:5
+ 5 │ e = cron('0 6 * * *', start='2013-01-02T06:00')
+   │                             ^^^^^^^^^^^^^^^^^^ write start='2013-01-02': it includes all fire times of that day
 """
     ).strip('\n')
 

@@ -71,6 +71,12 @@ if words[0] == 'tables':
     print(json.dumps({'items': [{'namespace': 'marts', 'name': 'daily'}]}))
 if words[0] == 'logs':
     print('a line')
+if words[0] == 'explain':
+    print(json.dumps({'items': [{'job': 'load', 'failure': {'message': 'too few rows'}}], 'next': None}))
+if words[0] == 'secret':
+    with open(os.path.join(os.path.dirname(sys.argv[0]), 'secret'), 'w') as file:
+        file.write(words[2] + '=' + sys.stdin.read())
+    print('{}')
 """
 
 
@@ -91,11 +97,13 @@ def test_the_commands_that_a_project_runs(files: Files, tmp_path: Path, monkeypa
         }
     )
     monkeypatch.chdir(files.root / 'jobs')
-    p = project(files={'data/flights.csv': 'tests/few.csv'}, tables={'raw.x': [{'a': 1}]})
+    p = project(files={'data/flights.csv': 'tests/few.csv'}, tables={'raw.x': [{'a': 1}]}, secrets={'ftp': 'a b'})
     assert Path(p.folder, 'data/flights.csv').read_text() == 'few'
     assert (files.root / 'data/flights.csv').read_text() == 'many' and not Path(p.folder, '.git').exists()
     result = p.run_job('load', ds=date(2013, 1, 1), params={'n': 5, 's': 'x', 'd': date(2013, 1, 2)})
     assert (result.state, result.fault, result.outputs) == ('failed', 'data', {})
+    assert (fake.parent / 'secret').read_text() == 'ftp=a b\n'
+    assert repr(result) == "Result(state='failed', fault='data', message='too few rows', outputs={})"
     assert result.rows('marts.daily')[0].n == 1 and result.logs == 'a line\n' and p.tables() == ['marts.daily']
     with pytest.raises(UserError, match='no workflow has a job "laod"'):
         p.run_job('laod')
@@ -120,7 +128,9 @@ def test_the_commands_that_a_project_runs(files: Files, tmp_path: Path, monkeypa
     assert calls == [
         [p.folder, 'sql', 'create schema if not exists raw', *state],
         [p.folder, 'sql', 'create table raw.x as select * from (values (cast(1 as bigint))) as t("a")', *state],
+        [p.folder, 'secret', 'set', 'ftp', *state],
         [p.folder, *run, *state],
+        [p.folder, 'explain', 'run_1', '--job', 'load', *state],
         [p.folder, 'sql', 'select * from marts.daily', *state],
         [p.folder, 'logs', 'run_1', '--state', p.state],
         [p.folder, 'tables', *state],

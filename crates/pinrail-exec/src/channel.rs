@@ -111,6 +111,7 @@ pub(crate) struct Said {
     /// It spoke the protocol at all.
     pub hello: bool,
     pub outputs: Arc<Outputs>,
+    /// What the process was given of `ctx.state`, then what its phases left in it.
     pub state: Value,
     pub result: Value,
     pub spec: Option<Spec>,
@@ -206,7 +207,9 @@ pub(crate) async fn converse(
     sink: &dyn AttemptSink,
     outputs: Arc<Outputs>,
 ) -> Said {
-    let mut said = Said { outputs, ..Said::default() };
+    let given = assignment.context.get("state").filter(|state| !state.is_null());
+    let state = given.cloned().unwrap_or_else(|| json!({}));
+    let mut said = Said { outputs, state, ..Said::default() };
     if write(&mut socket, &start_message(assignment)).await.is_err() {
         return said;
     }
@@ -327,11 +330,18 @@ async fn phase_ended(
     if !(ok && phase == Phase::Execute && spec.is_some()) {
         sink.report(Report::PhaseEnded { phase, ok });
     }
+    if !state.is_null() && state != said.state {
+        sink.report(Report::Left { state: state.clone() });
+        said.state = state;
+        // What `setup` made outside would be forgotten if the server died in `execute`.
+        if phase == Phase::Setup {
+            sink.settled().await;
+        }
+    }
     if !ok {
         said.failure = Some(verdict_of(phase, error));
         return None;
     }
-    said.state = state;
     said.returned.push(phase);
     let last = assignment.phases.last() == Some(&phase);
     match phase {
@@ -354,12 +364,7 @@ async fn phase_ended(
 }
 
 fn executed(said: &Said) -> Executed {
-    Executed {
-        result: said.result.clone(),
-        spec: said.spec.clone(),
-        state: said.state.clone(),
-        outputs: said.outputs.all(),
-    }
+    Executed { result: said.result.clone(), spec: said.spec.clone(), outputs: said.outputs.all() }
 }
 
 fn verdict_of(phase: Phase, error: Option<JobError>) -> Verdict {

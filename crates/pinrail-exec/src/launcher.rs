@@ -39,7 +39,8 @@ pub fn run(control: UnixStream) -> std::io::Result<()> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     // The terminal's Ctrl-C is for the server, which decides what becomes of jobs.
     let _ = nix::unistd::setsid();
-    let mut launcher = Running { control, roots: BTreeMap::new(), ending: BTreeMap::new(), sweeps: Vec::new() };
+    let mut launcher =
+        Running { control, roots: BTreeMap::new(), ending: BTreeMap::new(), sweeps: Vec::new(), sampled: now() };
     let served = launcher.serve(&signals);
     // Also when the socket ended in an error: a server killed with unread news resets the connection.
     launcher.kill_everything();
@@ -57,6 +58,8 @@ struct Running {
     ending: BTreeMap<String, Instant>,
     /// Who waits to hear that no leftovers are there.
     sweeps: Vec<String>,
+    /// When memory was last looked at.
+    sampled: Instant,
 }
 
 #[derive(Debug)]
@@ -103,10 +106,9 @@ impl Running {
     }
 
     fn timeout(&self) -> PollTimeout {
-        let limited = self.roots.values().any(|root| root.memory.is_some() && !root.over);
         let wait = if !self.ending.is_empty() || !self.sweeps.is_empty() {
             SOON
-        } else if limited {
+        } else if self.has_limited() {
             TICK
         } else {
             return PollTimeout::NONE;
@@ -177,36 +179,42 @@ impl Running {
 
     /// Kills what has outlived its grace, its limit or its root.
     fn look_after(&mut self) {
-        let limited = self.roots.values().any(|root| root.memory.is_some() && !root.over);
-        if self.ending.is_empty() && self.sweeps.is_empty() && !limited {
+        self.check_memory();
+        if self.ending.is_empty() && self.sweeps.is_empty() {
             return;
         }
-        let table = process::table();
-        self.check_memory(&table);
-        let mut gone = self.end_due(&table);
-        if !self.ending.is_empty() || !self.sweeps.is_empty() || !gone.is_empty() {
-            let leftovers = self.leftovers(&table);
-            for pid in &leftovers {
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        let mut gone = self.end_due();
+        let leftovers = self.leftovers();
+        if leftovers.is_empty() {
+            gone.append(&mut self.sweeps);
+        } else {
+            for pid in leftovers {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            if leftovers.is_empty() {
-                gone.append(&mut self.sweeps);
-            } else {
-                // Not before the leftovers are gone as well: ask again next time.
-                self.sweeps.append(&mut gone);
-                self.reap();
-            }
+            // Not before the leftovers are gone as well: ask again next time.
+            self.sweeps.append(&mut gone);
+            self.reap();
         }
         for key in gone {
             self.say(&Event::Gone { key });
         }
     }
 
-    fn check_memory(&mut self, table: &BTreeMap<i32, process::Process>) {
+    fn has_limited(&self) -> bool {
+        self.roots.values().any(|root| root.memory.is_some() && !root.over)
+    }
+
+    fn check_memory(&mut self) {
+        let now = now();
+        if !self.has_limited() || now < self.sampled + TICK {
+            return;
+        }
+        self.sampled = now;
+        let table = process::table();
         let mut over = Vec::new();
         for (key, root) in &mut self.roots {
             let Some(limit) = root.memory.filter(|_| !root.over) else { continue };
-            let members = process::tree(table, root.pid);
+            let members = process::tree(&table, root.pid);
             let bytes: u64 = members.iter().filter_map(|pid| table.get(pid)).map(|process| process.resident).sum();
             if bytes > limit {
                 root.over = true;
@@ -223,18 +231,18 @@ impl Running {
     }
 
     /// Ends trees whose grace is over; gives the keys of those that are gone.
-    fn end_due(&mut self, table: &BTreeMap<i32, process::Process>) -> Vec<String> {
+    fn end_due(&mut self) -> Vec<String> {
         let now = now();
         let mut gone = Vec::new();
         for (key, due) in &self.ending {
             let alive = self
                 .roots
                 .get(key)
-                .filter(|root| table.get(&root.pid).is_some_and(|p| p.start_time == root.start_time && !p.zombie));
+                .filter(|root| process::one(root.pid).is_some_and(|p| p.start_time == root.start_time && !p.zombie));
             match alive {
                 None => gone.push(key.clone()),
                 Some(root) if now >= *due => {
-                    for pid in process::tree(table, root.pid) {
+                    for pid in process::tree(&process::table(), root.pid) {
                         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                     }
                 }
@@ -247,12 +255,17 @@ impl Running {
         gone
     }
 
-    /// Children of the launcher that are no roots, with everything below them.
-    fn leftovers(&self, table: &BTreeMap<i32, process::Process>) -> Vec<i32> {
-        let me = std::process::id().cast_signed();
-        let mine = table.iter().filter(|(_, process)| process.parent == me && !process.zombie).map(|(pid, _)| *pid);
-        let unknown = mine.filter(|pid| !self.roots.values().any(|root| root.pid == *pid && !root.foreign));
-        unknown.flat_map(|pid| process::tree(table, pid)).collect()
+    /// Children of the launcher that are no roots, with everything below them. There are none as a rule, so the whole
+    /// table is read only when there is one.
+    fn leftovers(&self) -> Vec<i32> {
+        let is_root = |pid: &i32| self.roots.values().any(|root| root.pid == *pid && !root.foreign);
+        let alive = |pid: &i32| process::one(*pid).is_some_and(|process| !process.zombie);
+        let unknown: Vec<i32> = process::own_children().into_iter().filter(|pid| !is_root(pid) && alive(pid)).collect();
+        if unknown.is_empty() {
+            return unknown;
+        }
+        let table = process::table();
+        unknown.into_iter().flat_map(|pid| process::tree(&table, pid)).collect()
     }
 
     /// The server is gone: so must be everything that it started.

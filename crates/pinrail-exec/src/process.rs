@@ -26,6 +26,16 @@ pub(crate) fn one(pid: i32) -> Option<Process> {
     parse(&String::from_utf8_lossy(&text))
 }
 
+/// The children of this process, which must be single-threaded: the kernel lists them by thread. A kernel without that list
+/// is asked for all processes.
+pub(crate) fn own_children() -> Vec<i32> {
+    let me = std::process::id();
+    match std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
+        Ok(text) => text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
+        Err(_) => table().into_iter().filter(|(_, p)| p.parent == me.cast_signed()).map(|(pid, _)| pid).collect(),
+    }
+}
+
 /// The command name may hold anything, so fields count from the last parenthesis.
 fn parse(stat: &str) -> Option<Process> {
     let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();

@@ -114,6 +114,7 @@ impl Python {
         }
     }
 
+    /// Runs a stretch in a fork of a warm process; none when it cannot be forked, and nothing has happened.
     async fn run_forked(&self, warm: &Warm, assignment: &Assignment, sink: &dyn AttemptSink) -> Option<Stretch> {
         let (ours, theirs) = socket().ok()?;
         let mut streams = Streams::new().ok()?;
@@ -122,12 +123,22 @@ impl Python {
         let key = assignment.attempt.to_string();
         let socket = CommandSocket::open(assignment, sink);
         let env = environment(BTreeMap::new(), assignment, socket.as_ref());
+        if sink.is_stopped() {
+            return Some(Stretch::Lost);
+        }
         let (pid, ended) = warm.fork(&key, &env, assignment.job.memory_bytes, fds)?;
         let (mut out, mut err) = streams.ends();
         let watched = async {
             let mut over = None;
-            let Ok(pid) = pid.await else { return (None, over) };
+            let pid = match pid.await {
+                Ok(Some(pid)) => pid,
+                Ok(None) => return Fork::Failed,
+                Err(_) => return Fork::Lost,
+            };
             let mut news = self.launcher.watch(&key, pid, assignment.job.memory_bytes);
+            if sink.is_stopped() {
+                self.launcher.kill(&key, Duration::ZERO).await;
+            }
             tokio::pin!(ended);
             let exit = loop {
                 tokio::select! {
@@ -144,7 +155,7 @@ impl Python {
                 }
             }
             self.launcher.unwatch(&key);
-            (exit, over)
+            exit.map_or(Fork::Lost, |exit| Fork::Ended(exit, over))
         };
         let drained = Streams::drain(&mut out, &mut err, sink);
         tokio::pin!(drained);
@@ -153,7 +164,7 @@ impl Python {
         let both = async { tokio::join!(converse(ours, assignment, sink, Arc::clone(&outputs)), watched) };
         let both = while_serving(socket.as_ref(), assignment, sink, &outputs, both);
         tokio::pin!(both);
-        let (said, (exit, over)) = loop {
+        let (said, fork) = loop {
             tokio::select! {
                 done = &mut both => break done,
                 () = &mut drained, if open => open = false,
@@ -163,9 +174,14 @@ impl Python {
             self.launcher.sweep(&key).await;
             drained.await;
         }
-        let Some(exit) = exit else { return Some(Stretch::Lost) };
-        account(exit, sink);
-        Some(judge(said, exit, over, assignment))
+        match fork {
+            Fork::Ended(exit, over) => {
+                account(exit, sink);
+                Some(judge(said, exit, over, assignment))
+            }
+            Fork::Lost => Some(Stretch::Lost),
+            Fork::Failed => None,
+        }
     }
 
     /// The warm process for a job, started if there is none and one may be had.
@@ -189,14 +205,15 @@ impl Python {
         if warm.ready().await { Some(warm) } else { None }
     }
 
-    /// Lets warm processes go, the longest unused first, until those that stay keep to their memory.
+    /// Lets idle warm processes go, the longest unused first, until those that stay keep to their number and memory. While
+    /// all are at work there may be more.
     fn trim(&self) {
         let mut pool = lock(&self.warm);
         let mut held: Vec<(Key, u64)> = pool.iter().map(|(key, warm)| (key.clone(), warm.memory())).collect();
         held.sort_by_key(|(key, _)| pool.get(key).map(|warm| warm.last_used()));
         let mut total: u64 = held.iter().map(|(_, bytes)| bytes).sum();
         for (key, bytes) in held {
-            if total <= self.config.most_warm_memory {
+            if total <= self.config.most_warm_memory && pool.len() <= self.config.most_warm.max(1) {
                 return;
             }
             if pool.get(&key).is_some_and(|warm| warm.is_idle()) {
@@ -236,6 +253,15 @@ impl Python {
     }
 }
 
+/// What became of a fork of a warm process.
+enum Fork {
+    /// With the bytes by which it was over its memory limit, if it was.
+    Ended(Exit, Option<u64>),
+    Lost,
+    /// There was none.
+    Failed,
+}
+
 /// How long news of a killed process may be under way before it was killed by somebody else.
 const NEWS_UNDER_WAY: Duration = Duration::from_millis(500);
 /// Where programs are when the server itself was not told.
@@ -258,7 +284,13 @@ impl Executor for Python {
     }
 
     async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
-        if let Some(warm) = self.warm(assignment).await {
+        let warm = tokio::select! {
+            biased;
+            // Its module may take long to load.
+            () = sink.stopped() => return Stretch::Lost,
+            warm = self.warm(assignment) => warm,
+        };
+        if let Some(warm) = warm {
             let stretch = self.run_forked(&warm, assignment, sink).await;
             drop(warm);
             self.trim();
@@ -307,7 +339,8 @@ struct WarmShared {
 
 #[derive(Debug)]
 struct WarmState {
-    forked: HashMap<String, oneshot::Sender<i32>>,
+    /// Who waits for the id of a fork; none: there was none to be had.
+    forked: HashMap<String, oneshot::Sender<Option<i32>>>,
     running: HashMap<String, oneshot::Sender<Exit>>,
     last_used: Instant,
     pid: Option<i32>,
@@ -323,6 +356,10 @@ enum WarmLine {
         key: String,
         pid: i32,
     },
+    ForkFailed {
+        key: String,
+        message: String,
+    },
     Exited {
         key: String,
         #[serde(flatten)]
@@ -332,7 +369,7 @@ enum WarmLine {
     Unknown,
 }
 
-type Forked = (oneshot::Receiver<i32>, oneshot::Receiver<Exit>);
+type Forked = (oneshot::Receiver<Option<i32>>, oneshot::Receiver<Exit>);
 
 impl Warm {
     fn listen(control: UnixStream, mut news: mpsc::UnboundedReceiver<Event>, idle: Duration) -> Option<Self> {
@@ -461,7 +498,14 @@ fn hear(control: &UnixStream, shared: &WarmShared, ready: &tokio::sync::watch::S
                 }
                 WarmLine::Forked { key, pid } => {
                     if let Some(waiter) = state.forked.remove(&key) {
-                        let _ = waiter.send(pid);
+                        let _ = waiter.send(Some(pid));
+                    }
+                }
+                WarmLine::ForkFailed { key, message } => {
+                    tracing::warn!(attempt = key, message, "a warm process cannot be forked; the job is started cold");
+                    state.running.remove(&key);
+                    if let Some(waiter) = state.forked.remove(&key) {
+                        let _ = waiter.send(None);
                     }
                 }
                 WarmLine::Exited { key, exit } => {
@@ -473,5 +517,22 @@ fn hear(control: &UnixStream, shared: &WarmShared, ready: &tokio::sync::watch::S
                 WarmLine::Unknown => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fork_that_failed_is_told_and_leaves_nothing_behind() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (_news, listened) = mpsc::unbounded_channel();
+        let warm = Warm::listen(ours, listened, Duration::from_secs(60)).unwrap();
+        let (pid, _exit) = warm.fork("att_1", &BTreeMap::new(), None, Vec::new()).unwrap();
+        send(&theirs, &json!({"type": "fork-failed", "key": "att_1", "message": "no memory"}), &[]).unwrap();
+        assert_eq!(pid.await.unwrap(), None);
+        assert!(warm.is_idle());
     }
 }

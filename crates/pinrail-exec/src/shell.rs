@@ -58,7 +58,7 @@ impl Executor for Shell {
             key: assignment.attempt.to_string(),
             argv: assignment.command.clone(),
             env: environment(self.python.programs(), assignment, socket.as_ref()),
-            cwd: assignment.code.root.display().to_string(),
+            cwd: assignment.folder.display().to_string(),
             memory: assignment.job.memory_bytes,
             data: None,
             extra: 0,
@@ -130,9 +130,15 @@ pub(crate) async fn run_process(
     let mut fds = std::mem::take(&mut streams.theirs);
     fds.extend(extra);
     let key = spawn.key.clone();
+    if sink.is_stopped() {
+        return Ended::Lost;
+    }
     let mut news = launcher.spawn(spawn, &fds);
     // Ours must be closed, or the streams would never end.
     drop(fds);
+    if sink.is_stopped() {
+        launcher.kill(&key, Duration::ZERO).await;
+    }
     let (mut out, mut err) = streams.ends();
     let drained = Streams::drain(&mut out, &mut err, sink);
     tokio::pin!(drained);

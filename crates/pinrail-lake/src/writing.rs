@@ -720,7 +720,7 @@ fn evolved(table: &Table, given: &ArrowSchema, values: &[(String, ScalarValue)])
                 "column-dropped",
                 format!("column \"{}\" of table \"{name}\" is not in the SELECT", field.name),
             )
-            .remedy(format!("Add it, or run ALTER TABLE {name} DROP COLUMN {}.", field.name)));
+            .remedy(format!("Add it; where it has no values, as null as {}.", field.name)));
         };
         let from = given.field(index).data_type();
         if !is_partition && !widens(from, &field.field_type)? {
@@ -729,7 +729,7 @@ fn evolved(table: &Table, given: &ArrowSchema, values: &[(String, ScalarValue)])
                 "column-retyped",
                 format!("column \"{}\" of table \"{name}\" has type {old}, but the SELECT gives {new}", field.name),
             )
-            .remedy(format!("Cast it to {old}, or run ALTER TABLE {name} ALTER COLUMN {} TYPE {new}.", field.name)));
+            .remedy(format!("Cast it to {old}, or write to a new table.")));
         }
     }
     let mut ids = FieldIds::after(table.metadata.last_column_id());

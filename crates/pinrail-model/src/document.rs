@@ -282,6 +282,21 @@ impl Sha {
     }
 }
 
+/// A digest of bytes that are not all there yet.
+#[derive(Debug, Default)]
+pub struct Digesting(Sha256);
+
+impl Digesting {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    #[must_use]
+    pub fn finish(self) -> Sha {
+        Sha(self.0.finalize().into())
+    }
+}
+
 impl fmt::Display for Sha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
@@ -359,6 +374,12 @@ pub struct DocumentError {
     pub place: Source,
 }
 
+/// What to say of a document that cannot be used, in one sentence: the first thing that is wrong with it.
+#[must_use]
+pub fn first_message(errors: &[DocumentError]) -> String {
+    errors.first().map_or_else(|| "the document cannot be read".to_owned(), |error| error.message.clone())
+}
+
 impl DocumentError {
     fn new(code: &'static str, place: &Source, message: String) -> Self {
         Self { code, message, hint: None, place: place.clone() }
@@ -383,13 +404,15 @@ impl Document {
         if errors.is_empty() { Ok(document) } else { Err(errors) }
     }
 
-    /// The document's text and its version.
+    /// The document as it is stored, and its version: the digest of its canonical text.
+    ///
+    /// # Panics
+    /// Never: a document consists of what JSON knows.
     #[must_use]
-    pub fn seal(&self) -> (String, Sha) {
-        let value = serde_json::to_value(self).unwrap_or_default();
-        let text = canonical(&value);
-        let version = Sha::of(text.as_bytes());
-        (text, version)
+    pub fn seal(&self) -> (serde_json::Value, Sha) {
+        let value = serde_json::to_value(self).expect("a document is JSON");
+        let version = Sha::of(canonical(&value).as_bytes());
+        (value, version)
     }
 
     #[must_use]
@@ -574,9 +597,9 @@ mod tests {
     #[test]
     fn a_document_is_the_same_whatever_the_order_of_its_keys() {
         let one = Document::read(&document(json!([job("a", &[]), job("b", &["a"])]))).unwrap();
-        let (text, version) = one.seal();
-        let again = Document::read(&serde_json::from_str(&text).unwrap()).unwrap();
-        assert_eq!(again.seal(), (text, version));
+        let (sealed, version) = one.seal();
+        let again = Document::read(&serde_json::from_str(&sealed.to_string()).unwrap()).unwrap();
+        assert_eq!(again.seal(), (sealed, version));
         assert_eq!(
             canonical(&json!({"b": 1, "a": [true, {"d": null, "c": "x\"y"}]})),
             r#"{"a":[true,{"c":"x\"y","d":null}],"b":1}"#

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::admit::{RESERVED, Shard};
-use crate::fault::{Evidence, Fault};
+use crate::fault::{ERROR, Evidence, Fault};
 use crate::ids::{AttemptId, RunId};
-use crate::names::JobName;
-use crate::run::{Attempt, Ending, Ends, Outcome, Phase, Position, Run, Step, Task, TaskIx, Verdict};
+use crate::names::{JobName, TableRef};
+use crate::run::{Attempt, Cause, Ending, Ends, Outcome, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict};
 use crate::time::Micros;
 
 /// The answer for one task.
@@ -22,6 +22,15 @@ pub struct Explanation {
     /// Jobs below that did not start because of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downstream: Vec<JobName>,
+    /// Files under `[files]` that the run did not find as they were when its workflow had last succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<ChangedInput>,
+    /// Tables that the failed attempt had written, which are as they were before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unpublished: Vec<Unpublished>,
+    /// What a person has to do before `next`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<String>,
     /// The one command that would change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
@@ -59,6 +68,11 @@ pub enum Why {
     Held {
         reason: String,
     },
+    /// The server that ran it is gone, and the one that answers does not go on with it.
+    WaitingForServer {
+        /// The last that was heard of its attempt, if it has one.
+        heard_at: Option<Micros>,
+    },
     /// It is being worked on.
     Working {
         position: Position,
@@ -79,6 +93,8 @@ pub enum Why {
     },
     Cancelled {
         failure: Option<Failure>,
+        /// Who ended it, if it had no attempt that could say so.
+        stopped: Option<Stop>,
     },
     /// A job it waits for did not succeed.
     UpstreamFailed {
@@ -88,12 +104,21 @@ pub enum Why {
     Skipped {
         jobs: Vec<Awaited>,
     },
-    Ended {
-        state: String,
-    },
+    /// It succeeded; its state says so.
+    Ended,
 }
 
 impl Why {
+    /// The failure that it is about.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed { failure, .. } | Self::EndingBadly { failure, .. } => Some(failure),
+            Self::BackingOff { failure, .. } | Self::Cancelled { failure, .. } => failure.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Stable, kebab-case; each has a page in the docs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -103,15 +128,39 @@ impl Why {
             Self::WaitingToFinish { .. } => "waiting-to-finish",
             Self::BackingOff { .. } => "backing-off",
             Self::Held { .. } => "held",
+            Self::WaitingForServer { .. } => "waiting-for-server",
             Self::Working { .. } => "working",
             Self::EndingBadly { .. } => "ending-badly",
             Self::Failed { .. } => "failed",
             Self::Cancelled { .. } => "cancelled",
             Self::UpstreamFailed { .. } => "upstream-failed",
             Self::Skipped { .. } => "skipped",
-            Self::Ended { .. } => "ended",
+            Self::Ended => "ended",
         }
     }
+}
+
+/// A file that has changed, come (no `before`) or gone (no `after`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangedInput {
+    /// Relative to the project's folder.
+    pub path: String,
+    /// Bytes that it had when the workflow last succeeded.
+    pub before: Option<u64>,
+    /// Bytes that the run found.
+    pub after: Option<u64>,
+    pub modified_at: Option<Micros>,
+}
+
+/// A table that was written and not published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unpublished {
+    #[schema(value_type = String)]
+    pub table: TableRef,
+    /// Whether there is such a table; if not, it would have been new.
+    pub exists: bool,
+    /// When it got the snapshot that it has, if that is known.
+    pub snapshot_at: Option<Micros>,
 }
 
 /// A job that another one waits for.
@@ -130,11 +179,11 @@ pub struct Holder {
     pub task: TaskIx,
 }
 
-/// How often it was tried and may be.
+/// How often it was tried and may be, since it was last retried by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Tries {
     pub number: u32,
-    /// Attempts that the user's retries allow; free ones (platform, external, conflict) come on top.
+    /// Attempts that the user's retries allow, and the free ones (platform, external, conflict) that were made.
     pub allowed: u32,
 }
 
@@ -151,32 +200,64 @@ pub struct Failure {
     pub evidence: Evidence,
 }
 
-/// Explains one task.
+/// Explains one task; without a shard as one that no server works on.
 #[must_use]
-pub fn explain(run: &Run, shard: &Shard, ix: TaskIx, now: Micros) -> Explanation {
+pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Explanation {
     let task = &run.tasks[ix];
-    let why = match task.position {
-        Position::Waiting => Why::WaitingForJobs { jobs: awaited(run, ix, |t| t.ending.is_none()) },
-        Position::Ready => waiting_for_slot(run, shard, ix),
-        Position::Backoff => Why::BackingOff {
+    let why = match (task.position, shard) {
+        (Position::Waiting, _) => Why::WaitingForJobs { jobs: awaited(run, ix, |t| t.ending.is_none()) },
+        (Position::Held, _) => Why::Held { reason: task.held.clone().unwrap_or_default() },
+        (Position::Done, _) => done(run, ix),
+        (_, None) => Why::WaitingForServer { heard_at: task.attempt().map(heard_at) },
+        (Position::Ready, Some(shard)) => waiting_for_slot(run, shard, ix),
+        (Position::Backoff, Some(_)) => Why::BackingOff {
             until: task.backoff_until.unwrap_or(now),
             tries: tries(run, ix),
             failure: task.attempt().and_then(failure),
         },
-        Position::Held => Why::Held { reason: task.held.clone().unwrap_or_default() },
-        Position::Done => done(run, ix),
-        position => under_way(run, shard, ix, position),
+        (position, Some(shard)) => under_way(run, shard, ix, position),
     };
     let failed = matches!(why, Why::Failed { .. } | Why::EndingBadly { .. } | Why::Held { .. });
-    let next = match &why {
-        Why::Failed { .. } | Why::Cancelled { .. } | Why::Held { .. } => {
-            Some(format!("pinrail retry {}", run.id.short()))
+    let (first, next) = next(run, task, &why);
+    Explanation {
+        run: run.id,
+        job: task.job.clone(),
+        state: task.state_name().to_owned(),
+        why,
+        downstream: if failed { below(run, ix) } else { Vec::new() },
+        changed: Vec::new(),
+        unpublished: Vec::new(),
+        first,
+        next,
+    }
+}
+
+/// What a person has to do about it, and the command after that.
+fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
+    let run_id = run.id.short();
+    let retry = format!("pinrail retry {run_id}");
+    match why {
+        Why::Failed { failure, .. } => {
+            // A remedy says better what is to be done, unless it is about the code.
+            let known =
+                failure.evidence.remedy.is_some() && !failure.evidence.facts.iter().any(|(name, _)| name == ERROR);
+            // A job without a workflow brings its own code, which no folder has.
+            let in_code = failure.fault == Fault::User && !known && !matches!(run.cause, Cause::OneOff { .. });
+            let fix = in_code || (failure.fault == Fault::Data && !known);
+            let code = if in_code { " --code folder" } else { "" };
+            (fix.then(|| "fix the file".to_owned()), Some(format!("{retry}{code}")))
         }
-        Why::Working { .. } => Some(format!("pinrail logs {} --job {} -f", run.id.short(), task.job)),
-        _ => None,
-    };
-    let downstream = if failed { below(run, ix) } else { Vec::new() };
-    Explanation { run: run.id, job: task.job.clone(), state: task.state_name().to_owned(), why, downstream, next }
+        Why::Cancelled { .. } | Why::Held { .. } => (None, Some(retry)),
+        Why::WaitingForServer { .. } => (None, Some("pinrail up".to_owned())),
+        Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", task.job))),
+        _ => (None, None),
+    }
+}
+
+/// The last that was heard of an attempt.
+fn heard_at(attempt: &Attempt) -> Micros {
+    let phases = attempt.phases.iter().map(|phase| phase.ended_at.unwrap_or(phase.started_at));
+    phases.max().unwrap_or(attempt.started_at)
 }
 
 /// The task of a run that a person means by "why": one that failed, else one that waits or works, else the last.
@@ -214,7 +295,11 @@ fn below(run: &Run, ix: TaskIx) -> Vec<JobName> {
             }
         }
     }
-    let stopped = |task: &Task| matches!(task.ending, None | Some(Ending::UpstreamFailed | Ending::Skipped));
+    // One whose rule takes a failure for a reason to start may be at work by now.
+    let stopped = |task: &Task| match task.ending {
+        None => task.position == Position::Waiting,
+        Some(ending) => matches!(ending, Ending::UpstreamFailed | Ending::Skipped),
+    };
     (0..seen.len()).filter(|at| seen[*at] && stopped(&run.tasks[*at])).map(|at| run.tasks[at].job.clone()).collect()
 }
 
@@ -232,7 +317,7 @@ fn waiting_for_slot(run: &Run, shard: &Shard, ix: TaskIx) -> Why {
 
 fn under_way(run: &Run, shard: &Shard, ix: TaskIx, position: Position) -> Why {
     let task = &run.tasks[ix];
-    let Some(attempt) = task.attempt() else { return Why::Ended { state: task.state_name().to_owned() } };
+    let Some(attempt) = task.attempt() else { return Why::Ended };
     if let Some(step) = attempt.wants {
         let step = match step {
             Step::Complete => "complete",
@@ -260,16 +345,25 @@ fn done(run: &Run, ix: TaskIx) -> Why {
     let not_good = |t: &Task| t.ending != Some(Ending::Succeeded);
     match (task.ending, failure()) {
         (Some(Ending::Failed), Some(failure)) => Why::Failed { failure, tries: tries(run, ix) },
-        (Some(Ending::Cancelled), failure) => Why::Cancelled { failure },
+        // An attempt that ended before says nothing of the stop.
+        (Some(Ending::Cancelled), failure) => match task.stopped.clone() {
+            Some(stopped) => Why::Cancelled { failure: None, stopped: Some(stopped) },
+            None => Why::Cancelled { failure, stopped: None },
+        },
         (Some(Ending::UpstreamFailed), _) => Why::UpstreamFailed { jobs: awaited(run, ix, not_good) },
         (Some(Ending::Skipped), _) => Why::Skipped { jobs: awaited(run, ix, |_| true) },
-        _ => Why::Ended { state: task.state_name().to_owned() },
+        _ => Why::Ended,
     }
 }
 
 fn tries(run: &Run, ix: TaskIx) -> Tries {
-    let number = run.tasks[ix].attempts.len() as u32;
-    Tries { number, allowed: run.graph.jobs[ix].retries + 1 }
+    let task = &run.tasks[ix];
+    let these = || task.attempts.iter().filter(|attempt| attempt.generation == task.generation);
+    let number = these().count() as u32;
+    // What a free attempt was followed by came on top of the user's retries.
+    let is_free = |failure: Failure| failure.fault.free_attempts() > 0;
+    let free = these().rev().skip(1).filter(|attempt| failure(attempt).is_some_and(is_free)).count() as u32;
+    Tries { number, allowed: run.graph.jobs[ix].retries + 1 + free }
 }
 
 fn failure(attempt: &Attempt) -> Option<Failure> {

@@ -103,6 +103,9 @@ pub struct CodePlace {
     pub code: Option<String>,
 }
 
+/// The fact that holds the code of a statement's error, such as `column-not-found`.
+pub const ERROR: &str = "error";
+
 /// What is known of a failure: enough to answer "what happened, where, what now" without a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Evidence {

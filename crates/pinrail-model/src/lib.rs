@@ -15,7 +15,6 @@ pub mod fault;
 pub mod ids;
 pub mod names;
 pub mod near;
-pub mod problem;
 pub mod run;
 pub mod schedule;
 pub mod schema;

@@ -113,6 +113,9 @@ pub struct Task {
     pub backoff_until: Option<Micros>,
     /// Why a task is `held`.
     pub held: Option<String>,
+    /// Who ended it before its time, if it had no attempt that could say so.
+    #[serde(default)]
+    pub stopped: Option<Stop>,
     /// Deaths of the owner in a row while this task had a live attempt.
     #[serde(default)]
     pub owner_deaths: u32,
@@ -187,6 +190,12 @@ impl Position {
         }
     }
 
+    /// Whether the next thing that happens to the task is a new attempt, if anything does.
+    #[must_use]
+    pub fn is_before_an_attempt(self) -> bool {
+        matches!(self, Self::Waiting | Self::Ready | Self::Backoff | Self::Held)
+    }
+
     /// Whether an attempt is under way that has neither published nor failed.
     #[must_use]
     pub fn is_live(self) -> bool {
@@ -238,6 +247,9 @@ pub struct Attempt {
     pub started_at: Micros,
     pub ended_at: Option<Micros>,
     pub phases: Vec<PhaseRecord>,
+    /// What its phases so far left in `ctx.state`: what `setup` made outside must be found by cleanup, whatever comes between.
+    #[serde(default)]
+    pub state_left: Value,
     /// What `execute` left, durable before `complete` may run in another process.
     pub executed: Option<Executed>,
     /// Where an engine runs what `execute` returned.
@@ -306,8 +318,6 @@ pub struct Executed {
     pub result: Value,
     /// What `execute` asked an engine to do.
     pub spec: Option<Spec>,
-    /// `ctx.state`.
-    pub state: Value,
     pub outputs: BTreeMap<String, Value>,
 }
 
@@ -499,6 +509,10 @@ pub enum Report {
     PhaseEnded {
         phase: Phase,
         ok: bool,
+    },
+    /// What a phase that has ended left in `ctx.state`.
+    Left {
+        state: Value,
     },
     /// `setup` is over and the view of tables is fixed.
     Viewed {
@@ -695,6 +709,7 @@ impl Task {
             ready_at: None,
             backoff_until: None,
             held: None,
+            stopped: None,
             owner_deaths: 0,
             sessions_lost: 0,
             slow: false,

@@ -117,9 +117,17 @@ impl Schedule {
             Covers::BetweenFires => return Ok(interval(self.previous(fire)?, fire)),
             unit => unit,
         };
+        let tz = fire.timezone();
         let end = unit.floor(fire.naive_local());
-        let start = unit.floor(end - TimeDelta::nanoseconds(1));
-        Ok(interval(at_local(start, fire.timezone()), at_local(end, fire.timezone())))
+        let mut start = unit.floor(end - TimeDelta::nanoseconds(1));
+        // A unit that the clock skips is none: the one before it was the last.
+        for _ in 0..MOST_SKIPPED_MINUTES {
+            if at_local(start, tz) < at_local(end, tz) {
+                break;
+            }
+            start = unit.floor(start - TimeDelta::nanoseconds(1));
+        }
+        Ok(interval(at_local(start, tz), at_local(end, tz)))
     }
 }
 
@@ -199,15 +207,19 @@ pub fn interval_at(schedule: Option<&Schedule>, at: Option<&str>, now: Micros) -
     }
     let start = read_time(text, tz)?;
     within_reach(start.date_naive())?;
-    let Some(schedule) = schedule else { return Ok(local_day(start.date_naive(), tz)) };
+    let Some(schedule) = schedule else {
+        let day = local_day(start.date_naive(), tz);
+        if day.start == Micros::from_utc(start.to_utc()) {
+            return Ok(day);
+        }
+        return Err(format!("no run begins at {text}; without a schedule a run covers a day: {}", start.date_naive()));
+    };
     let candidates = around(schedule, start.date_naive(), tz)?;
     let wanted = Micros::from_utc(start.to_utc());
     candidates.iter().find(|i| i.start == wanted).copied().ok_or_else(|| {
         let near: Vec<_> = candidates.iter().map(|i| shown(*i, tz)).collect();
-        format!(
-            "no run begins at {text}; on that day begin: {}",
-            if near.is_empty() { "none".to_owned() } else { near.join(", ") }
-        )
+        let near = if near.is_empty() { "none".to_owned() } else { near.join(", ") };
+        format!("no run begins at {text}; on that day begin, in {}: {near}", tz.name())
     })
 }
 
@@ -234,7 +246,8 @@ fn of_date(schedule: &Schedule, date: NaiveDate, tz: Tz) -> Result<Interval, Str
         [] => Err(format!("no run of this schedule covers {date}")),
         several => {
             let list: Vec<_> = several.iter().map(|i| shown(*i, tz)).collect();
-            Err(format!("{} runs begin on {date}; name one by its time: {}", several.len(), list.join(", ")))
+            let (count, zone) = (several.len(), tz.name());
+            Err(format!("{count} runs begin on {date}; name one by its time in {zone}: {}", list.join(", ")))
         }
     }
 }
@@ -278,7 +291,10 @@ fn read_time(text: &str, tz: Tz) -> Result<DateTime<Tz>, String> {
     }
     for format in ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M"] {
         if let Ok(local) = NaiveDateTime::parse_from_str(text, format) {
-            return Ok(at_local(local, tz));
+            return match tz.from_local_datetime(&local).earliest() {
+                Some(at) => Ok(at),
+                None => Err(format!("no run begins at {text}: the clock in {} skips that time", tz.name())),
+            };
         }
     }
     Err(format!("\"{text}\" is not a date like 2013-01-02 or a time like 2013-01-02T06:00"))
@@ -325,6 +341,27 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_that_the_clock_skips_has_no_run_and_a_doubled_one_has_one() {
+        let hourly = cron("0 * * * *", "Europe/Berlin", Covers::Hour);
+        let now = micros("2026-11-23T12:00:00Z");
+        let at = |time: &str| text(interval_at(Some(&hourly), Some(time), now));
+        assert_eq!(
+            at("2024-03-31T02:00"),
+            "no run begins at 2024-03-31T02:00: the clock in Europe/Berlin skips that time"
+        );
+        assert_eq!(at("2024-03-31T01:00"), "2024-03-31T00:00:00Z 2024-03-31T01:00:00Z");
+        assert_eq!(at("2024-03-31T03:00"), "2024-03-31T01:00:00Z 2024-03-31T02:00:00Z");
+        assert_eq!(at("2024-10-27T01:00"), "2024-10-26T23:00:00Z 2024-10-27T00:00:00Z");
+        assert_eq!(at("2024-10-27T02:00"), "2024-10-27T00:00:00Z 2024-10-27T02:00:00Z");
+        assert_eq!(at("2024-10-27T03:00"), "2024-10-27T02:00:00Z 2024-10-27T03:00:00Z");
+        let day = at("2024-03-31");
+        assert!(day.starts_with("23 runs begin on 2024-03-31; name one by its time in Europe/Berlin: "), "{day}");
+        // A time that names its zone is told in the schedule's.
+        let wrong = at("2024-05-01T00:30:00Z");
+        assert!(wrong.contains("on that day begin, in Europe/Berlin: 2024-05-01T00:00:00"), "{wrong}");
+    }
+
+    #[test]
     fn several_intervals_of_a_day_are_listed() {
         let hourly = cron("0 */6 * * *", "UTC", Covers::BetweenFires);
         let now = micros("2026-11-23T12:00:00Z");
@@ -345,6 +382,11 @@ mod tests {
         let now = micros("2026-11-23T12:00:00Z");
         assert_eq!(text(interval_at(None, None, now)), "2026-11-22T00:00:00Z 2026-11-23T00:00:00Z");
         assert_eq!(text(interval_at(None, Some("2013-01-01"), now)), "2013-01-01T00:00:00Z 2013-01-02T00:00:00Z");
+        assert_eq!(text(interval_at(None, Some("2013-01-01T00:00"), now)), "2013-01-01T00:00:00Z 2013-01-02T00:00:00Z");
+        assert_eq!(
+            text(interval_at(None, Some("2013-01-01T10:00"), now)),
+            "no run begins at 2013-01-01T10:00; without a schedule a run covers a day: 2013-01-01"
+        );
     }
 
     #[test]

@@ -12,10 +12,12 @@ use crate::near::nearest;
 /// A message that quotes the unknown name and the nearest one.
 pub fn select(jobs: &[Job], selector: &str) -> Result<BTreeSet<JobName>, String> {
     let mut selected = BTreeSet::new();
-    for part in selector.split([',', ' ']).filter(|part| !part.is_empty()) {
-        let above = part.starts_with('+');
-        let below = part.len() > 1 && part.ends_with('+');
-        let name = part.trim_start_matches('+').trim_end_matches('+');
+    for part in selector.split(',').flat_map(parts) {
+        let (above, rest) = part.strip_prefix('+').map_or((false, part), |rest| (true, rest));
+        let (below, name) = rest.strip_suffix('+').map_or((false, rest), |rest| (true, rest));
+        if name.is_empty() || name.starts_with('+') || name.ends_with('+') {
+            return Err(format!("\"{selector}\" is not a selection; write a, a+ or +a, with commas between several"));
+        }
         let Some(job) = jobs.iter().find(|job| job.name.as_str() == name) else {
             let hint = nearest(name, jobs.iter().map(|job| job.name.as_str()))
                 .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
@@ -29,10 +31,13 @@ pub fn select(jobs: &[Job], selector: &str) -> Result<BTreeSet<JobName>, String>
             reach(&job.name, &children(jobs), &mut selected);
         }
     }
-    if selected.is_empty() {
-        return Err(format!("\"{selector}\" selects no job"));
-    }
     Ok(selected)
+}
+
+/// The parts between commas may have white space around and between them; without any there is one that is empty.
+fn parts(text: &str) -> Vec<&str> {
+    let parts: Vec<&str> = text.split_whitespace().collect();
+    if parts.is_empty() { vec![""] } else { parts }
 }
 
 fn parents(jobs: &[Job]) -> BTreeMap<&JobName, Vec<&JobName>> {
@@ -78,7 +83,9 @@ mod tests {
         assert_eq!(names("+b").unwrap(), "a b");
         assert_eq!(names("+b+,d").unwrap(), "a b c d");
         assert_eq!(names("bb+").unwrap_err(), "job \"bb\" not found; did you mean \"b\"?");
-        assert!(names("").is_err());
-        assert!(names("+").is_err());
+        assert_eq!(names(" b, d ").unwrap(), "b d");
+        for wrong in ["", " ", "+", "++", "b++", "++b", "b,", ",b", "b,,d"] {
+            assert!(names(wrong).unwrap_err().contains("is not a selection"), "{wrong}");
+        }
     }
 }

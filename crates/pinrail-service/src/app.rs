@@ -5,18 +5,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pinrail_model::document::{Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor};
+use pinrail_model::document::{
+    Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor, first_message,
+};
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
-use pinrail_model::run::Class;
+use pinrail_model::run::{Class, Ends, Run};
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, NewRun, ProjectRow,
-    Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow, ListedRun,
+    NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition,
+    VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -27,7 +30,8 @@ use utoipa::ToSchema;
 
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
-use crate::compile::{Compiled, Compiler};
+use crate::compile::{Compiled, Compiler, TIMEOUT};
+use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
 use crate::project::Project;
@@ -67,7 +71,7 @@ pub struct RunRequest {
     /// A date or time of the interval; none: the last complete one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// Values of the workflow's parameters; texts are read as the parameter's type.
+    /// Values of the workflow's parameters; texts are read as the parameter's type. Those of a `job` are what they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, Value>,
     /// Runs all jobs.
@@ -101,6 +105,17 @@ pub enum OneOff {
     Shell(Vec<String>),
 }
 
+/// Which runs a list shows: what is none does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct RunsPage {
+    pub project: Option<ProjectName>,
+    pub workflow: Option<WorkflowName>,
+    pub state: Option<String>,
+    /// Only older ones than this.
+    pub before: Option<RunId>,
+    pub limit: u32,
+}
+
 /// What a deploy came to.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
@@ -112,6 +127,8 @@ pub struct Deployed {
     pub broken: Vec<String>,
     /// Active workflows that stay as they were, because their file has errors.
     pub kept: Vec<KeptWorkflow>,
+    /// Active workflows that the bundle does not have, which are active no longer.
+    pub removed: Vec<WorkflowName>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
     /// What people should know, such as that schedules do not fire yet.
     pub notes: Vec<String>,
@@ -136,6 +153,21 @@ pub struct DeployedWorkflow {
     pub version: Sha,
     /// How many it has.
     pub jobs: usize,
+    /// What the deploy does to it.
+    pub change: Change,
+}
+
+/// A workflow against its active version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// None of that name was active.
+    New,
+    /// Its document is another one.
+    Changed,
+    /// Its document is the same, but files of the project are not.
+    Files,
+    Unchanged,
 }
 
 impl App {
@@ -151,12 +183,27 @@ impl App {
         let replies = self.store.commit(vec![self.transition(writes)], Durability::Waited).await?;
         match replies.first() {
             Some(Reply::Committed) => Ok(()),
-            other => Err(Problem::new("state-failed", format!("the change was refused: {other:?}"))),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// Changes something that may not be there; gives whether it was.
+    pub(crate) async fn change(&self, write: Write) -> Result<bool, Problem> {
+        let replies = self.store.commit(vec![self.transition(vec![write])], Durability::Waited).await?;
+        match replies.first() {
+            Some(Reply::Committed) => Ok(true),
+            Some(Reply::Missing) => Ok(false),
+            other => Err(refused(other)),
         }
     }
 
     pub(crate) fn who(principal: &Principal) -> Who {
         Who { project: principal.project.clone() }
+    }
+
+    /// Whether a filter by project names one that the caller can see.
+    fn reaches(principal: &Principal, filter: Option<&ProjectName>) -> bool {
+        principal.project.as_ref().is_none_or(|own| filter.is_none_or(|project| project == own))
     }
 
     // Tokens.
@@ -175,7 +222,7 @@ impl App {
         }
         let token = self.make_token("admin", None, Role::Admin, None).await?.1;
         write_private(&file, token.as_bytes())
-            .map_err(|e| Problem::new("state-failed", format!("{} cannot be written: {e}", file.display())))?;
+            .map_err(|e| Problem::new("state-failed", format!("\"{}\" cannot be written: {e}", file.display())))?;
         Ok(token)
     }
 
@@ -240,7 +287,7 @@ impl App {
     /// Makes a token for somebody, never with more rights than the caller's own.
     ///
     /// # Errors
-    /// When the role is too low.
+    /// When the role is too low, or there is no such project.
     pub async fn create_token(
         &self,
         principal: &Principal,
@@ -258,6 +305,9 @@ impl App {
                 None => everywhere_only().hint(format!("Name the caller's project: \"{own}\".")),
             });
         }
+        if let Some(project) = &project {
+            self.known_project(principal, project).await?;
+        }
         self.make_token(name, project, role, lives).await
     }
 
@@ -266,11 +316,9 @@ impl App {
     /// # Errors
     /// When there is no such token in the caller's reach.
     pub async fn revoke_token(&self, principal: &Principal, id: pinrail_model::ids::TokenId) -> Result<(), Problem> {
-        let known = self.tokens(principal).await?.iter().any(|row| row.id == id);
-        if !known {
-            return Err(token_not_found(&id.to_string()));
-        }
-        self.commit(vec![Write::RevokeToken { id, at: self.now() }]).await
+        admin_only(principal)?;
+        let revoke = Write::RevokeToken { who: Self::who(principal), id, at: self.now() };
+        if self.change(revoke).await? { Ok(()) } else { Err(token_not_found(&id.to_string())) }
     }
 
     // Requests with a key.
@@ -335,6 +383,19 @@ impl App {
         }
     }
 
+    /// Refuses a project that nothing was ever sent to: its name is more likely misspelt than new.
+    async fn known_project(&self, principal: &Principal, project: &ProjectName) -> Result<(), Problem> {
+        let known = self.projects(principal).await?;
+        if known.iter().any(|row| row.name == *project) {
+            return Ok(());
+        }
+        let near = nearest(project.as_str(), known.iter().map(|row| row.name.as_str()));
+        Err(project_not_found(project.as_str()).hint(match near {
+            Some(near) => format!("Did you mean \"{near}\"?"),
+            None => "A project begins with its first deploy or bundle; `pinrail deploy` sends one.".to_owned(),
+        }))
+    }
+
     /// Takes note of a bundle; gives its digest and the blobs that are still to be sent.
     ///
     /// # Errors
@@ -392,11 +453,16 @@ impl App {
         Ok(())
     }
 
-    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+    async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
-        let Answer::Bundle(row) = self.store.read(&Who::default(), query).await? else {
-            return Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first."));
-        };
+        match self.store.read(&Who { project: Some(project.clone()) }, query).await? {
+            Answer::Bundle(row) => Ok(*row),
+            _ => Err(Problem::new("bad-bundle", format!("bundle {bundle} is not known")).hint("Send it first.")),
+        }
+    }
+
+    pub(crate) async fn bundle(&self, project: &ProjectName, bundle: Sha) -> Result<(PathBuf, Project), Problem> {
+        let row = self.known_bundle(project, bundle).await?;
         let bundles = self.bundles.clone();
         let _held = self.bundles.hold().await;
         let unpacked = tokio::task::spawn_blocking(move || bundles.unpack(&row.manifest)).await;
@@ -426,8 +492,8 @@ impl App {
         }
         let (root, mut settings) = self.bundle(project, bundle).await?;
         settings.name = project.clone();
-        if let (Some(name), Some(folder)) = (&settings.interpreter, project_folder(self.store.as_ref(), project).await)
-            && name.contains('/')
+        if let Some(name) = settings.interpreter.as_ref().filter(|name| name.contains('/'))
+            && let Some(folder) = project_folder(self.store.as_ref(), project).await?
         {
             settings.interpreter = Some(folder.join(name).display().to_string());
         }
@@ -435,8 +501,7 @@ impl App {
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {
-            let read =
-                Document::read(document).map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
             writes.push(Write::Version(VersionRow {
                 project: project.clone(),
                 workflow: read.workflow,
@@ -450,7 +515,7 @@ impl App {
             self.commit(writes).await?;
         }
         // Kept only to save time: one that is lost or cut off is made again. What took too long may take less time later.
-        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != "import-timeout");
+        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT);
         if let Some(folder) = kept.parent().filter(|_| lasting) {
             let temporary = kept.with_extension("new");
             let written = std::fs::create_dir_all(folder)
@@ -479,10 +544,11 @@ impl App {
         let _held = self.bundles.hold().await;
         let compiled = self.compile(principal, project, bundle).await?;
         let disabled: BTreeSet<&String> = compiled.broken.values().flatten().collect();
+        let active = self.workflows(principal, project).await?;
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
-            let read = Document::read(document).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
             if disabled.contains(&read.workflow.to_string()) {
                 continue;
             }
@@ -493,18 +559,26 @@ impl App {
                 ));
             }
             let (name, jobs) = (read.workflow.clone(), read.jobs.len());
-            workflows.push(DeployedWorkflow { name, version: *version, jobs });
+            let change = match active.iter().find(|active| active.workflow == name) {
+                None => Change::New,
+                Some(active) if active.version != *version => Change::Changed,
+                Some(active) if active.bundle != bundle => Change::Files,
+                Some(_) => Change::Unchanged,
+            };
+            workflows.push(DeployedWorkflow { name, version: *version, jobs, change });
             versions.insert(read.workflow, *version);
         }
         // What is wrong with the settings is wrong with every workflow.
         let all = compiled.broken.is_empty() || compiled.broken.contains_key(crate::project::FILE);
         if compiled.errors() > 0 && (all || versions.is_empty()) {
-            let detail = format!("{} definition errors; nothing was deployed", compiled.errors());
+            let detail = format!("{}; nothing was deployed", definition_errors(compiled.errors()));
             return Err(Problem::new("definition-errors", detail)
                 .hint("Run `pinrail check`.")
                 .with("diagnostics", &compiled.diagnostics));
         }
-        let kept = self.kept(principal, project, &compiled, &versions).await?;
+        let kept = kept(&active, &compiled, &versions);
+        let stays = |name: &WorkflowName| versions.contains_key(name) || kept.iter().any(|kept| kept.name == *name);
+        let removed = active.into_iter().map(|active| active.workflow).filter(|name| !stays(name)).collect();
         if !dry_run {
             step!("deploy.before-commit");
             let keep = kept.iter().map(|kept| kept.name.clone()).collect();
@@ -512,40 +586,7 @@ impl App {
             self.commit(vec![Write::Activate { project, bundle, versions, keep, at }]).await?;
         }
         let broken = compiled.broken.into_keys().collect();
-        Ok(Deployed { bundle, dry_run, workflows, broken, kept, diagnostics: compiled.diagnostics, notes })
-    }
-
-    /// The active workflows that stay as they are, because the file that they would come from has errors.
-    async fn kept(
-        &self,
-        principal: &Principal,
-        project: &ProjectName,
-        compiled: &Compiled,
-        versions: &BTreeMap<WorkflowName, Sha>,
-    ) -> Result<Vec<KeptWorkflow>, Problem> {
-        if compiled.broken.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut kept = Vec::new();
-        for active in self.workflows(principal, project).await? {
-            let name = active.workflow.to_string();
-            let source = active.document["source"]["file"].as_str().unwrap_or_default();
-            let declares = |(_, names): &(&String, &Vec<String>)| names.contains(&name);
-            let declaring = compiled.broken.iter().find(declares).map(|(file, _)| file.as_str());
-            // What a helper makes may be declared by any file, also by one that is broken now.
-            let helper = source.split('/').any(|part| part.starts_with('_')) || !source.starts_with("workflows/");
-            let file = declaring.or_else(|| (helper || compiled.broken.contains_key(source)).then_some(source));
-            if let Some(file) = file.filter(|_| !versions.contains_key(&active.workflow)) {
-                kept.push(KeptWorkflow {
-                    name: active.workflow,
-                    version: active.version,
-                    deployed_at: active.deployed_at,
-                    file: file.to_owned(),
-                    errors: compiled.errors_of(file),
-                });
-            }
-        }
-        Ok(kept)
+        Ok(Deployed { bundle, dry_run, workflows, broken, kept, removed, diagnostics: compiled.diagnostics, notes })
     }
 
     /// The active workflows of a project.
@@ -608,10 +649,37 @@ impl App {
             jobs: request.jobs,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
+        let inputs = self.inputs(project, bundle).await?;
         let reply = self.command(principal, CommandKind::CreateRun(Box::new(new))).await?;
         // Under a key that has a run already, that run.
-        let id = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(id);
-        self.run(principal, id).await
+        let made: Option<RunId> = reply["ok"]["id"].as_str().and_then(|id| id.parse().ok());
+        let made = made.ok_or_else(|| Problem::new("internal", format!("the reply for run {id} names no run")))?;
+        if made == id {
+            self.record_inputs(id, inputs).await?;
+        }
+        self.run(principal, made).await
+    }
+
+    /// The files under `[files]` of a project whose folder is here, as they are now.
+    async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
+        let Some(folder) = project_folder(self.store.as_ref(), project).await? else { return Ok(Vec::new()) };
+        // What is wrong with the bundle is told by what needs it.
+        let Ok((_, settings)) = self.bundle(project, bundle).await else { return Ok(Vec::new()) };
+        if settings.files.is_none() {
+            return Ok(Vec::new());
+        }
+        let state = self.state.clone();
+        let looked = tokio::task::spawn_blocking(move || inputs::look(&folder, &settings, &state)).await;
+        Ok(looked.ok().flatten().unwrap_or_default())
+    }
+
+    /// Only explanations read them, so nobody waits.
+    async fn record_inputs(&self, run: RunId, rows: Vec<InputRow>) -> Result<(), Problem> {
+        if !rows.is_empty() {
+            let write = Write::Inputs { run, rows };
+            self.store.commit(vec![self.transition(vec![write])], Durability::Behind).await?;
+        }
+        Ok(())
     }
 
     /// The document that a request means, with its version and bundle.
@@ -630,14 +698,15 @@ impl App {
                     Some(bundle) => bundle,
                     None => self.deployed_bundle(principal, project).await?,
                 };
-                let document = one_off(job, request.executor)?;
-                let (text, version) = document.seal();
+                let document = one_off(job, request.executor, &request.params)?;
+                self.known_bundle(project, bundle).await?;
+                let (sealed, version) = document.seal();
                 self.commit(vec![Write::Version(VersionRow {
                     project: project.clone(),
                     workflow: document.workflow.clone(),
                     version,
                     bundle,
-                    document: serde_json::from_str(&text).unwrap_or_default(),
+                    document: sealed,
                     created_at: self.now(),
                 })])
                 .await?;
@@ -654,7 +723,7 @@ impl App {
                     let found = active.into_iter().find(|version| version.workflow == *workflow);
                     let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
                     let document = Document::read(&found.document)
-                        .map_err(|errors| Problem::new("internal", errors[0].message.clone()))?;
+                        .map_err(|errors| Problem::new("internal", first_message(&errors)))?;
                     Ok((document, found.version, found.bundle))
                 }
             },
@@ -663,12 +732,12 @@ impl App {
 
     pub(crate) async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
         let active = self.workflows(principal, project).await?;
-        let latest = active.iter().max_by_key(|version| version.deployed_at).map(|version| version.bundle);
-        match latest {
-            Some(bundle) => Ok(bundle),
-            // A command or a statement needs no files: an empty bundle will do.
-            None => Ok(self.announce_bundle(principal, project, Manifest::new(), None).await?.0),
+        if let Some(latest) = active.iter().max_by_key(|version| version.deployed_at) {
+            return Ok(latest.bundle);
         }
+        self.known_project(principal, project).await?;
+        // A command or a statement needs no files: an empty bundle will do.
+        Ok(self.announce_bundle(principal, project, Manifest::new(), None).await?.0)
     }
 
     /// Outputs of the parents that a selection leaves out: they must have succeeded for the same interval.
@@ -695,7 +764,12 @@ impl App {
             return Ok(outputs.into_iter().filter(|(job, _)| needed.contains(job)).collect());
         }
         let detail = format!("{} did not succeed for this interval", missing.join(", "));
-        Err(Problem::new("parents-missing", detail).hint(format!("Select what is above as well: --job +{jobs}")))
+        // What is above a missing parent may be missing as well, so it is selected with all of it.
+        let above: Vec<String> = missing.iter().map(|job| format!("+{job}")).collect();
+        let wanted = jobs.split([',', ' ']).filter(|part| !part.is_empty()).map(str::to_owned);
+        let all: Vec<String> = wanted.chain(above).collect();
+        let hint = format!("Select what is above as well: --job {}", all.join(","));
+        Err(Problem::new("parents-missing", detail).hint(hint))
     }
 
     /// One run.
@@ -704,7 +778,7 @@ impl App {
     /// 404 when there is none in the caller's reach.
     pub async fn run(&self, principal: &Principal, id: RunId) -> Result<StoredRun, Problem> {
         match self.store.read(&Self::who(principal), Query::Run(id)).await? {
-            Answer::Runs(mut runs) if !runs.is_empty() => Ok(runs.remove(0)),
+            Answer::Run(stored) => Ok(*stored),
             _ => Err(run_not_found(&id.to_string())),
         }
     }
@@ -722,6 +796,9 @@ impl App {
         if let Ok(id) = reference.parse::<RunId>() {
             return self.run(principal, id).await;
         }
+        if !Self::reaches(principal, project.as_ref()) {
+            return Err(run_not_found(reference));
+        }
         let mut query = Find { project, ..Find::default() };
         if let Some((workflow, at)) = reference.split_once('@') {
             let workflow: WorkflowName = workflow.parse().map_err(|_| run_not_found(reference))?;
@@ -733,26 +810,24 @@ impl App {
             }
             query.ends_with = Some(reference.to_ascii_uppercase());
         }
-        let runs = self.find_runs(principal, query.clone()).await?;
         let latest = reference == "last" || query.date.is_some();
-        match runs.len() {
-            0 => Err(run_not_found(reference)),
-            1 => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
-            _ if latest => Ok(runs.into_iter().next().unwrap_or_else(|| unreachable!("there is one"))),
-            _ => {
-                let ids: Vec<_> = runs.iter().map(|stored| stored.run.id.to_string()).collect();
+        let runs = self.find_runs(principal, query).await?;
+        match runs.as_slice() {
+            [] => Err(run_not_found(reference)),
+            [first, rest @ ..] if rest.is_empty() || latest => self.run(principal, first.run.id).await,
+            several => {
+                let ids: Vec<_> = several.iter().map(|listed| listed.run.id.to_string()).collect();
                 Err(Problem::new("bad-parameter", format!("\"{reference}\" could be {}", ids.join(", "))))
             }
         }
     }
 
-    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<StoredRun>, Problem> {
+    async fn find_runs(&self, principal: &Principal, find: Find) -> Result<Vec<ListedRun>, Problem> {
         let limit = if find.date.is_some() { 200 } else { 10 };
         let query = Query::Runs {
             project: find.project,
             workflow: find.workflow,
             state: None,
-            logical: None,
             ends_with: find.ends_with,
             before: None,
             limit,
@@ -773,16 +848,12 @@ impl App {
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub async fn runs(
-        &self,
-        principal: &Principal,
-        project: Option<ProjectName>,
-        workflow: Option<WorkflowName>,
-        state: Option<String>,
-        before: Option<RunId>,
-        limit: u32,
-    ) -> Result<Vec<StoredRun>, Problem> {
-        let query = Query::Runs { project, workflow, state, logical: None, ends_with: None, before, limit };
+    pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<ListedRun>, Problem> {
+        let RunsPage { project, workflow, state, before, limit } = page;
+        if !Self::reaches(principal, project.as_ref()) {
+            return Ok(Vec::new());
+        }
+        let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
             _ => Ok(Vec::new()),
@@ -794,19 +865,22 @@ impl App {
     /// # Errors
     /// 404 when there is none in the caller's reach.
     pub async fn wait(&self, principal: &Principal, id: RunId, patience: Duration) -> Result<StoredRun, Problem> {
+        // A run may have thousands of tasks, and each of them wakes whoever waits several times: nothing but the state is
+        // read before the end.
         let ended = async {
             loop {
-                let stored = self.run(principal, id).await?;
-                if matches!(stored.state.as_str(), "succeeded" | "failed" | "cancelled") {
-                    return Ok(stored);
+                match self.store.read(&Self::who(principal), Query::RunState(id)).await? {
+                    Answer::RunState { state, last_event } if !is_final(&state) => {
+                        self.store.follow(Topic::Run(id), last_event).await?;
+                    }
+                    _ => return Ok::<(), Problem>(()),
                 }
-                self.store.follow(Topic::Run(id), stored.last_event).await?;
             }
         };
-        match tokio::time::timeout(patience, ended).await {
-            Ok(result) => result,
-            Err(_) => self.run(principal, id).await,
+        if let Ok(ended) = tokio::time::timeout(patience, ended).await {
+            ended?;
         }
+        self.run(principal, id).await
     }
 
     /// Ends a run, or one job of it.
@@ -849,7 +923,9 @@ impl App {
                 Some(Code { bundle, version })
             }
         };
+        let inputs = self.inputs(project, code.as_ref().map_or(stored.run.bundle, |code| code.bundle)).await?;
         self.command(principal, CommandKind::Retry { run: id, jobs, code }).await?;
+        self.record_inputs(id, inputs).await?;
         self.run(principal, id).await
     }
 
@@ -863,14 +939,46 @@ impl App {
         id: RunId,
         job: Option<JobName>,
     ) -> Result<Vec<Explanation>, Problem> {
-        self.run(principal, id).await?;
+        let stored = self.run(principal, id).await?;
         let name = job.clone();
         let answer = self.owner.ask(|answer| Input::Explain { run: id, job, answer }).await;
-        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))?;
-        found.ok_or_else(|| {
+        let found = answer.ok_or_else(|| Problem::new("owner-gone", "the server is stopping"))??;
+        let mut found = found.ok_or_else(|| {
             let name = name.map_or_else(String::new, |name| name.to_string());
-            Problem::new("job-not-found", format!("job \"{name}\" not found in run {id}"))
-        })
+            Problem::new("job-not-found", format!("job \"{name}\" not found in run \"{id}\""))
+                .hint(format!("See its jobs with `pinrail show {id}`."))
+        })?;
+        if found.iter().any(|explanation| explanation.why.failure().is_some()) {
+            self.compare(&stored.run, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// Adds to explanations of failures what is known of files and tables.
+    async fn compare(&self, run: &Run, explanations: &mut [Explanation]) -> Result<(), Problem> {
+        let read = async |query| self.store.read(&Who::default(), query).await;
+        let (project, workflow) = (run.project.clone(), run.workflow.clone());
+        let before = Query::InputsOfLastSuccess { project, workflow, before: run.id };
+        let changed = match (read(before).await?, read(Query::Inputs(run.id)).await?) {
+            // A run without any knows nothing of files: it may have been made before they were recorded.
+            (Answer::Inputs(before), Answer::Inputs(now)) if !before.is_empty() && !now.is_empty() => {
+                inputs::changes(&before, &now)
+            }
+            _ => Vec::new(),
+        };
+        for explanation in explanations {
+            let Some((attempt, ends)) = explanation.why.failure().map(|failure| (failure.attempt, failure.ends)) else {
+                continue;
+            };
+            let unpublished = Query::Unpublished { project: run.project.clone(), attempt };
+            if let Answer::Unpublished(rows) = read(unpublished).await? {
+                explanation.unpublished = rows;
+            }
+            if ends != Ends::Cancelled {
+                explanation.changed.clone_from(&changed);
+            }
+        }
+        Ok(())
     }
 
     /// One attempt.
@@ -921,13 +1029,18 @@ impl App {
     }
 
     /// The files that SQL over an unpacked bundle may open.
-    pub(crate) async fn files_of(&self, project: &ProjectName, root: PathBuf, settings: Project) -> FileScope {
-        FileScope {
-            root: Some(root),
-            project: project_folder(self.store.as_ref(), project).await,
-            patterns: settings.files.map(|files| files.into_values().collect()),
-            forbidden: vec![self.state.clone()],
-        }
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) async fn files_of(
+        &self,
+        project: &ProjectName,
+        root: PathBuf,
+        settings: Project,
+    ) -> Result<FileScope, Problem> {
+        let folder = project_folder(self.store.as_ref(), project).await?;
+        let patterns = settings.files.map(|files| files.into_values().collect());
+        Ok(FileScope::of_project(root, folder, patterns, &self.state))
     }
 }
 
@@ -937,6 +1050,37 @@ struct Find {
     workflow: Option<WorkflowName>,
     date: Option<String>,
     ends_with: Option<String>,
+}
+
+fn is_final(state: &str) -> bool {
+    matches!(state, "succeeded" | "failed" | "cancelled")
+}
+
+/// The active workflows that stay as they are, because the file that they would come from has errors.
+fn kept(active: &[ActiveVersion], compiled: &Compiled, versions: &BTreeMap<WorkflowName, Sha>) -> Vec<KeptWorkflow> {
+    let mut kept = Vec::new();
+    if compiled.broken.is_empty() {
+        return kept;
+    }
+    for active in active {
+        let name = active.workflow.to_string();
+        let source = active.document["source"]["file"].as_str().unwrap_or_default();
+        let declares = |(_, names): &(&String, &Vec<String>)| names.contains(&name);
+        let declaring = compiled.broken.iter().find(declares).map(|(file, _)| file.as_str());
+        // What a helper makes may be declared by any file, also by one that is broken now.
+        let helper = source.split('/').any(|part| part.starts_with('_')) || !source.starts_with("workflows/");
+        let file = declaring.or_else(|| (helper || compiled.broken.contains_key(source)).then_some(source));
+        if let Some(file) = file.filter(|_| !versions.contains_key(&active.workflow)) {
+            kept.push(KeptWorkflow {
+                name: active.workflow.clone(),
+                version: active.version,
+                deployed_at: active.deployed_at,
+                file: file.to_owned(),
+                errors: compiled.errors_of(file),
+            });
+        }
+    }
+    kept
 }
 
 /// The parents of selected jobs that are not selected themselves.
@@ -961,6 +1105,12 @@ fn given_outside(
     Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
 }
 
+/// A reply that a change by people does not get, since no owner orders it and nothing of it is unique.
+fn refused(reply: Option<&Reply>) -> Problem {
+    let why = reply.map_or_else(|| "the database gave no answer".to_owned(), Reply::to_string);
+    Problem::new("state-failed", format!("the change was refused: {why}")).hint("Try again.")
+}
+
 /// The refusal of what concerns all projects, to the admin of one.
 pub(crate) fn everywhere_only() -> Problem {
     Problem::new("role-too-low", "this needs the role \"admin\" in every project; the token is for one")
@@ -980,7 +1130,7 @@ pub(crate) fn no_engine() -> Problem {
 
 pub(crate) fn run_not_found(reference: &str) -> Problem {
     Problem::new("run-not-found", format!("no run \"{reference}\" in the projects that this token can see"))
-        .hint("List runs with GET /api/v1/runs.")
+        .hint("List runs with `pinrail runs` or GET /api/v1/runs.")
 }
 
 pub(crate) fn attempt_not_found(reference: &str) -> Problem {
@@ -989,7 +1139,7 @@ pub(crate) fn attempt_not_found(reference: &str) -> Problem {
 
 pub(crate) fn token_not_found(reference: &str) -> Problem {
     Problem::new("token-not-found", format!("no token \"{reference}\" that this token can see"))
-        .hint("List tokens with GET /api/v1/tokens.")
+        .hint("List tokens with `pinrail token list` or GET /api/v1/tokens.")
 }
 
 pub(crate) fn sql_problem(error: LakeError) -> Problem {
@@ -1013,10 +1163,15 @@ fn refusal(reply: &Value) -> Option<Problem> {
     ];
     let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");
     let mut problem = Problem::new(code, error["message"].as_str().unwrap_or_default());
+    problem.hint = error["hint"].as_str().map(str::to_owned);
     if let Some(run) = error["run"].as_str() {
         problem = problem.hint(format!("Follow it with `pinrail show {run}`.")).with("run", run);
     }
     Some(problem)
+}
+
+fn definition_errors(count: usize) -> String {
+    format!("{count} definition error{}", if count == 1 { "" } else { "s" })
 }
 
 fn workflow_not_found(workflow: &WorkflowName, names: &[String], where_: &str) -> Problem {
@@ -1025,7 +1180,7 @@ fn workflow_not_found(workflow: &WorkflowName, names: &[String], where_: &str) -
     problem.hint(match (near, names.is_empty()) {
         (Some(near), _) => format!("Did you mean \"{near}\"?"),
         (None, true) => "There is none yet; `pinrail deploy` deploys the workflows of a project.".to_owned(),
-        (None, false) => format!("There are {}.", names.join(", ")),
+        (None, false) => format!("There {} {}.", if names.len() == 1 { "is only" } else { "are" }, names.join(", ")),
     })
 }
 
@@ -1036,14 +1191,14 @@ pub(crate) fn find_workflow(
 ) -> Result<(Document, Sha, Sha), Problem> {
     let mut names = Vec::new();
     for (version, json) in &compiled.documents {
-        let document = Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()))?;
+        let document = Document::read(json).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
         if document.workflow == *workflow {
             return Ok((document, *version, bundle));
         }
         names.push(document.workflow.to_string());
     }
     if compiled.errors() > 0 {
-        let detail = format!("workflow \"{workflow}\" cannot be run: {} definition errors", compiled.errors());
+        let detail = format!("workflow \"{workflow}\" cannot be run: {}", definition_errors(compiled.errors()));
         return Err(Problem::new("definition-errors", detail)
             .hint("Run `pinrail check`.")
             .with("diagnostics", &compiled.diagnostics));
@@ -1058,8 +1213,13 @@ fn one_off_is_sound(job: &OneOff) -> Result<(), Problem> {
     };
     match job {
         OneOff::Class(class) if !class.contains('.') || !class.split('.').all(word) => {
-            Err(Problem::new("bad-request", format!("\"{class}\" is not a class or function with its module"))
-                .hint("Write it as jobs.load.LoadFlights."))
+            let problem =
+                Problem::new("bad-request", format!("\"{class}\" is not a class or function with its module"));
+            // A path with the name behind it, as other tools write it: jobs/load.py:LoadFlights.
+            let dotted = class.replace(".py:", ".").replace(['/', ':'], ".");
+            let meant = class.contains(['/', ':']) && dotted.contains('.') && dotted.split('.').all(word);
+            let wanted = if meant { dotted } else { "jobs.load.LoadFlights".to_owned() };
+            Err(problem.hint(format!("Write it as {wanted}.")))
         }
         OneOff::SqlFile(file) if !crate::project::is_inside(file) => {
             Err(Problem::new("bad-request", format!("\"{file}\" is not a path inside the project"))
@@ -1073,8 +1233,10 @@ fn one_off_is_sound(job: &OneOff) -> Result<(), Problem> {
 }
 
 /// The document of a job without a workflow.
-fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Problem> {
+fn one_off(job: &OneOff, executor: Option<ExecutorKind>, given: &BTreeMap<String, Value>) -> Result<Document, Problem> {
     one_off_is_sound(job)?;
+    let params = given.iter().map(|(name, value)| Ok((name.clone(), one_off_param(name, value)?)));
+    let params = params.collect::<Result<serde_json::Map<_, _>, Problem>>()?;
     let (kind, name) = match job {
         OneOff::Class(class) => (JobKind::Class, class.rsplit('.').next().unwrap_or("job")),
         OneOff::Sql(_) => (JobKind::Sql, "sql"),
@@ -1097,11 +1259,28 @@ fn one_off(job: &OneOff, executor: Option<ExecutorKind>) -> Result<Document, Pro
         "workflow": name,
         "source": {"file": "", "line": 0},
         "jobs": [job],
+        "params": params,
     });
     Document::read(&document).map_err(|errors| {
-        let code = if errors[0].code == "executor-impossible" { "executor-impossible" } else { "bad-request" };
-        Problem::new(code, errors[0].message.clone())
+        let impossible = errors.first().is_some_and(|error| error.code == "executor-impossible");
+        Problem::new(if impossible { "executor-impossible" } else { "bad-request" }, first_message(&errors))
     })
+}
+
+/// A parameter of a job without a workflow, which nothing declares: its type is that of its value.
+fn one_off_param(name: &str, value: &Value) -> Result<Value, Problem> {
+    let kind = match value {
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_i64() => "int",
+        Value::Number(_) => "float",
+        Value::String(_) => "str",
+        _ => {
+            let detail =
+                format!("parameter \"{name}\" must be of type str, int, float or bool, not {}", beginning(value));
+            return Err(Problem::new("bad-parameter", detail).hint(LARGE_VALUE));
+        }
+    };
+    Ok(json!({"type": kind, "required": true}))
 }
 
 fn executors(document: &Document, request: &RunRequest) -> Result<BTreeMap<JobName, ExecutorKind>, Problem> {
@@ -1202,14 +1381,17 @@ fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
             "bad-parameter",
             format!("parameter \"{name}\" must be of type {wanted}, not {}", beginning(value)),
         )
+        .hint(how_to_write(param.kind))
     };
     let text = value.as_str();
     let read = match param.kind {
-        _ if value.is_null() => Some(Value::Null),
+        // One whose default is no value may also be given none.
+        _ if value.is_null() => (!param.required && param.default.is_none()).then_some(Value::Null),
         ParamType::Int if value.is_i64() => Some(value.clone()),
         ParamType::Int => text.and_then(|text| text.parse::<i64>().ok()).map(Value::from),
         ParamType::Float if value.is_number() => Some(value.clone()),
-        ParamType::Float => text.and_then(|text| text.parse::<f64>().ok()).map(Value::from),
+        // JSON has neither NaN nor infinities, and a job would be given none instead.
+        ParamType::Float => text.and_then(|text| text.parse().ok()).filter(|n: &f64| n.is_finite()).map(Value::from),
         ParamType::Bool if value.is_boolean() => Some(value.clone()),
         ParamType::Bool => text.and_then(|text| text.parse::<bool>().ok()).map(Value::from),
         ParamType::Str => text.map(Value::from),
@@ -1230,6 +1412,18 @@ fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
             Err(Problem::new("bad-parameter", detail))
         }
         _ => Ok(read),
+    }
+}
+
+fn how_to_write(kind: ParamType) -> &'static str {
+    match kind {
+        ParamType::Int => "Write a whole number, such as 5.",
+        ParamType::Float => "Write a finite number, such as 1.5.",
+        ParamType::Str => "Write a text.",
+        ParamType::Bool => "Write true or false.",
+        ParamType::Date => "Write a date such as 2013-01-02.",
+        ParamType::Datetime => "Write a time such as 2013-01-02T06:00:00, with Z or an offset if it has a zone.",
+        ParamType::Decimal => "Write a decimal number, such as 12.50.",
     }
 }
 

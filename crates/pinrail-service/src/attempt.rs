@@ -4,10 +4,12 @@
 //! was stopped meanwhile carries an old epoch and is ignored.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSource};
 use pinrail_model::fault::{Evidence, Fault};
 use pinrail_model::ids::{AttemptId, RunId};
@@ -16,14 +18,16 @@ use pinrail_model::run::{
     Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
 };
 use pinrail_model::schedule::{ds, zone};
-use pinrail_model::seam::exec::{Assignment, CodePlaceOnDisk, Executor, Spec, Stretch};
+use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Executor, Spec, Stretch};
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
-use pinrail_model::seam::store::{Answer, Query, Store, Who};
+use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use crate::bundles::Bundles;
+use crate::inputs::working_folder;
 use crate::logs::LogWriter;
 use crate::owner::{Input, OwnerHandle, Published};
 use crate::secrets::{Revealed, declared};
@@ -64,12 +68,16 @@ pub(crate) struct Live {
     pub log: LogWriter,
     /// It has staged tables, or nobody knows that it has not.
     pub wrote: std::sync::atomic::AtomicBool,
-    /// Its class defines `cleanup`, or nobody knows that it does not.
+    /// Something of the user's has run, and its class defines `cleanup`; or nobody knows better.
     pub cleans_up: std::sync::atomic::AtomicBool,
     /// What its statements and processes counted so far, by group and name.
     pub counted: Mutex<BTreeMap<(String, String), f64>>,
-    /// Ends a query of its.
-    pub query: Mutex<Option<tokio::task::AbortHandle>>,
+    /// It was told of once that there are too many.
+    pub counters_refused: std::sync::atomic::AtomicBool,
+    /// Nothing more is started for it but its cleanup.
+    pub stop: watch::Sender<bool>,
+    /// Held by whatever works on it, so that cleanup begins when nothing does.
+    busy: tokio::sync::Mutex<()>,
     revealed: Mutex<Arc<Revealed>>,
 }
 
@@ -110,8 +118,7 @@ impl Ticket {
         | Work::Publish { task, epoch }
         | Work::Clean { task, epoch, .. }
         | Work::Set { task, epoch, .. }) = work;
-        let found = &run.tasks[*task];
-        let job = &run.graph.jobs[*task];
+        let (found, job) = (run.tasks.get(*task)?, run.graph.jobs.get(*task)?);
         let mut params = run.params.clone();
         params.extend(job.params.clone());
         Some(Self {
@@ -141,14 +148,15 @@ impl Ticket {
 
 /// What the jobs above left, within the run or in an earlier one.
 fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
-    let outside = run.graph.jobs[task].after.iter().filter_map(|name| {
+    let after = run.graph.jobs.get(task).into_iter().flat_map(|job| &job.after);
+    let outside = after.filter_map(|name| {
         let outputs = run.outside.get(name)?;
         Some((name.to_string(), json!({"state": "succeeded", "outputs": outputs})))
     });
-    let inside = run.graph.parents[task].iter().map(|parent| {
-        let parent = &run.tasks[*parent];
-        (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs}))
-    });
+    let parents = run.graph.parents.get(task).into_iter().flatten();
+    let inside = parents
+        .filter_map(|parent| run.tasks.get(*parent))
+        .map(|parent| (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs})));
     outside.chain(inside).collect()
 }
 
@@ -178,11 +186,13 @@ impl Attempts {
         let id = ticket.attempt.id;
         let make = || {
             Arc::new(Live {
-                log: LogWriter::new(&self.logs(), id),
+                log: LogWriter::new(&self.logs(), id, fresh),
                 wrote: (!fresh).into(),
-                cleans_up: (ticket.job.kind == JobKind::Class).into(),
+                cleans_up: (!fresh && ticket.job.kind == JobKind::Class).into(),
                 counted: Mutex::default(),
-                query: Mutex::default(),
+                counters_refused: false.into(),
+                stop: watch::Sender::new(false),
+                busy: tokio::sync::Mutex::default(),
                 revealed: Mutex::default(),
             })
         };
@@ -192,7 +202,7 @@ impl Attempts {
     /// Whether success has nothing to do with tables, so that it needs no preparation.
     pub(crate) fn has_nothing_to_publish(&self, run: &Run, task: TaskIx) -> bool {
         let declared = run.graph.jobs[task].writes.is_some();
-        let Some(attempt) = run.tasks[task].attempt() else { return false };
+        let Some(attempt) = run.tasks.get(task).and_then(|task| task.attempt()) else { return false };
         let wrote =
             self.lock().get(&attempt.id).is_none_or(|live| live.wrote.load(std::sync::atomic::Ordering::SeqCst));
         self.parts.catalog.is_none() || (!declared && !wrote)
@@ -223,15 +233,16 @@ impl Attempts {
         let live = self.live(&ticket, fresh);
         let job = Arc::new(OneWork { attempts: Arc::clone(self), ticket, live, owner });
         tokio::spawn(async move {
-            let withheld = job.reveal().await;
-            match work {
-                Work::Begin { .. } => job.begin(withheld).await,
-                Work::Submit { .. } => job.submit().await,
-                Work::Reattach { .. } => job.reattach(),
-                Work::Complete { .. } => job.complete().await,
-                Work::Publish { .. } => job.publish().await,
-                Work::Clean { graceful, .. } => job.clean(graceful).await,
-                Work::Set { .. } => {}
+            let cleans = matches!(work, Work::Clean { .. });
+            if AssertUnwindSafe(Arc::clone(&job).work(work)).catch_unwind().await.is_ok() {
+                return;
+            }
+            // The panic's hook has written where; the owner must hear of an end all the same.
+            let message = "the server failed while it worked on this attempt; server.log says where";
+            if cleans {
+                job.report(Report::CleanupEnded(CleanupEnd { ok: false, detail: Some(message.to_owned()) }));
+            } else {
+                job.report(Report::Failed(Verdict::failed(Fault::Platform, None, Evidence::new(message))));
             }
         });
     }
@@ -246,6 +257,24 @@ pub(crate) struct OneWork {
 }
 
 impl OneWork {
+    async fn work(self: Arc<Self>, work: Work) {
+        if let Work::Clean { graceful, .. } = work {
+            self.reveal().await;
+            return self.clean(graceful).await;
+        }
+        let live = Arc::clone(&self.live);
+        let _busy = live.busy.lock().await;
+        let withheld = self.reveal().await;
+        match work {
+            Work::Begin { .. } => self.begin(withheld).await,
+            Work::Submit { .. } => self.submit().await,
+            Work::Reattach { .. } => self.reattach(),
+            Work::Complete { .. } => self.complete().await,
+            Work::Publish { .. } => self.publish().await,
+            Work::Clean { .. } | Work::Set { .. } => {}
+        }
+    }
+
     pub(crate) fn report(&self, mut report: Report) {
         self.live.revealed().masks.report(&mut report);
         let (task, epoch) = (self.ticket.task, self.ticket.epoch);
@@ -262,7 +291,7 @@ impl OneWork {
     }
 
     fn sink(self: &Arc<Self>) -> Sink {
-        Sink::new(Arc::clone(self))
+        Sink::new(Arc::clone(self), Some(self.live.stop.subscribe()))
     }
 
     fn executor(&self, kind: ExecutorKind) -> Option<Arc<dyn Executor>> {
@@ -299,13 +328,20 @@ impl OneWork {
             Err(evidence) => return self.fail(Fault::Platform, Phase::Setup, evidence),
         };
         let Some(executor) = self.executor(self.ticket.attempt.executor) else {
-            let evidence =
-                Evidence::new(format!("executor \"{}\" is not available here", self.ticket.attempt.executor));
-            return self.fail(Fault::User, Phase::Setup, evidence);
+            return self.fail(Fault::User, Phase::Setup, self.unavailable());
         };
         let sink = self.sink();
-        let stretch = executor.run(&assignment, &sink).await;
+        let stretch = match executor.run(&assignment, &sink).await {
+            Stretch::Failed(verdict) if self.ticket.job.kind == JobKind::Shell => {
+                Stretch::Failed(sink.with_last_words(verdict))
+            }
+            stretch => stretch,
+        };
         self.conclude(stretch);
+    }
+
+    fn unavailable(&self) -> Evidence {
+        Evidence::new(format!("executor \"{}\" is not available here", self.ticket.attempt.executor))
     }
 
     fn conclude(&self, stretch: Stretch) {
@@ -320,7 +356,13 @@ impl OneWork {
 
     /// SQL jobs have no process: the platform sets up and the engine executes.
     async fn begin_sql(self: Arc<Self>) {
-        let Some(source) = self.ticket.job.sql.clone() else { return };
+        let Some(source) = self.ticket.job.sql.clone() else {
+            return self.fail(
+                Fault::Platform,
+                Phase::Setup,
+                Evidence::new("the job's SQL is not in its workflow version"),
+            );
+        };
         self.report(Report::PhaseStarted(Phase::Setup));
         let sink = self.sink();
         if let Err(error) = sink.check_sql(&source).await {
@@ -329,7 +371,7 @@ impl OneWork {
             return self.report(Report::Failed(Verdict::failed(error.0, Some(Phase::Setup), error.1)));
         }
         self.report(Report::PhaseEnded { phase: Phase::Setup, ok: true });
-        if let Err(message) = pinrail_model::seam::exec::AttemptSink::fix_view(&sink).await {
+        if let Err(message) = sink.fix_view().await {
             return self.fail(Fault::Platform, Phase::Setup, Evidence::new(message));
         }
         self.report(Report::PhaseStarted(Phase::Execute));
@@ -356,19 +398,19 @@ impl OneWork {
         writes: Option<Vec<pinrail_model::seam::lake::Writes>>,
     ) {
         let sink = self.sink();
-        let me = Arc::clone(&self);
-        let query = tokio::spawn(async move {
-            match sink.run_sql(&source, &params, writes).await {
-                Ok((result, outputs)) => me.report(Report::EngineEnded { result, outputs }),
-                Err((fault, evidence)) => {
-                    sink.tell_failure(Phase::Execute, &evidence);
-                    me.fail(fault, Phase::Execute, evidence);
-                }
+        let ended = tokio::select! {
+            biased;
+            // A query that is ended by a stop has nothing more to say.
+            () = sink.stopped() => return,
+            ended = sink.run_sql(&source, &params, writes) => ended,
+        };
+        match ended {
+            Ok((result, outputs)) => self.report(Report::EngineEnded { result, outputs }),
+            Err((fault, evidence)) => {
+                sink.tell_failure(Phase::Execute, &evidence);
+                self.fail(fault, Phase::Execute, evidence);
             }
-        });
-        *self.live.query.lock().unwrap_or_else(PoisonError::into_inner) = Some(query.abort_handle());
-        // A query that was ended by a stop has nothing more to say.
-        let _ = query.await;
+        }
     }
 
     async fn submit_shell(self: Arc<Self>, command: Vec<String>, env: BTreeMap<String, String>) {
@@ -381,13 +423,17 @@ impl OneWork {
             Err(evidence) => return self.fail(Fault::Platform, Phase::Execute, evidence),
         };
         assignment.command = command;
+        assignment.folder = match self.working_folder(&assignment.code, &assignment.scratch).await {
+            Ok(folder) => folder,
+            Err(evidence) => return self.fail(Fault::Platform, Phase::Execute, evidence),
+        };
         assignment.env.extend(env);
         let sink = self.sink();
         match executor.run(&assignment, &sink).await {
             Stretch::Completed { outputs } => {
                 self.report(Report::EngineEnded { result: json!({"state": "succeeded"}), outputs });
             }
-            Stretch::Failed(verdict) => self.report(Report::Failed(verdict)),
+            Stretch::Failed(verdict) => self.report(Report::Failed(sink.with_last_words(verdict))),
             _ => self.lost_engine(Loss::Launcher),
         }
     }
@@ -420,7 +466,9 @@ impl OneWork {
             Ok(assignment) => assignment,
             Err(evidence) => return self.fail(Fault::Platform, Phase::Complete, evidence),
         };
-        let Some(executor) = self.executor(self.ticket.attempt.executor) else { return };
+        let Some(executor) = self.executor(self.ticket.attempt.executor) else {
+            return self.fail(Fault::User, Phase::Complete, self.unavailable());
+        };
         let sink = self.sink();
         let stretch = executor.run(&assignment, &sink).await;
         self.conclude(stretch);
@@ -453,13 +501,13 @@ impl OneWork {
 
     async fn clean(self: Arc<Self>, graceful: bool) {
         step!("attempt.before-clean");
-        if let Some(query) = self.live.query.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            query.abort();
-        }
+        self.live.stop.send_replace(true);
         let grace = if graceful { GRACE } else { Duration::ZERO };
         for executor in self.attempts.parts.executors.values() {
             executor.stop(self.ticket.attempt.id, grace).await;
         }
+        // What was about to start something has seen the stop, and undone it.
+        let _idle = self.live.busy.lock().await;
         self.report(Report::PhaseStarted(Phase::Cleanup));
         let end = if self.live.cleans_up.load(std::sync::atomic::Ordering::SeqCst) {
             self.user_cleanup().await
@@ -478,9 +526,10 @@ impl OneWork {
             Err(evidence) => return failed(evidence.message),
         };
         let Some(executor) = self.executor(self.ticket.attempt.executor) else {
-            return failed("its executor is not available here".to_owned());
+            return failed(self.unavailable().message);
         };
-        let sink = self.sink();
+        // The stop was for what came before.
+        let sink = Sink::new(Arc::clone(self), None);
         let limit = self.ticket.job.cleanup_timeout();
         match tokio::time::timeout(limit, executor.run(&assignment, &sink)).await {
             Ok(Stretch::Cleaned | Stretch::Completed { .. } | Stretch::Specified(_)) => {
@@ -497,7 +546,7 @@ impl OneWork {
 
     // What an executor is told.
 
-    fn scratch(&self) -> PathBuf {
+    pub(crate) fn scratch(&self) -> PathBuf {
         self.attempts.parts.state.join("scratch").join(self.ticket.attempt.id.to_string())
     }
 
@@ -508,7 +557,9 @@ impl OneWork {
         std::fs::create_dir_all(&scratch)
             .map_err(|e| Evidence::new(format!("the scratch folder cannot be made: {e}")))?;
         let is_class = ticket.job.kind == JobKind::Class;
+        let folder = if is_class { code.root.clone() } else { self.working_folder(&code, &scratch).await? };
         Ok(Assignment {
+            folder,
             attempt: ticket.attempt.id,
             number: ticket.attempt.number,
             epoch: ticket.epoch,
@@ -526,8 +577,38 @@ impl OneWork {
         })
     }
 
+    /// Where a command finds the project's files by their relative paths.
+    async fn working_folder(&self, code: &CodePlaceOnDisk, scratch: &Path) -> Result<PathBuf, Evidence> {
+        let settings = crate::project::Project::read_bundle(&code.root, &self.ticket.project).ok();
+        let settings = settings.filter(|settings| settings.files.is_some());
+        let (Some(settings), Some(project)) = (settings, code.project.clone()) else { return Ok(code.root.clone()) };
+        let (target, root, state) = (scratch.join("project"), code.root.clone(), self.attempts.parts.state.clone());
+        let made =
+            tokio::task::spawn_blocking(move || working_folder(&target, &root, &project, &settings, &state)).await;
+        let made = made.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let made = made.map_err(|e| Evidence::new(format!("the command's working folder cannot be made: {e}")))?;
+        Ok(made.unwrap_or_else(|| code.root.clone()))
+    }
+
     /// The unpacked bundle and the project's own folder.
     pub(crate) async fn code(&self) -> Result<CodePlaceOnDisk, Evidence> {
+        let parts = &self.attempts.parts;
+        let _held = parts.bundles.hold().await;
+        let root = match parts.bundles.at_hand(self.ticket.bundle) {
+            Some(root) => root,
+            None => self.unpack().await?,
+        };
+        let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
+        let project = project.map_err(|e| Evidence::new(e.to_string()))?;
+        let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
+        let interpreter = settings.and_then(|project| project.interpreter);
+        let base = project.as_deref().unwrap_or(&root);
+        let interpreter =
+            interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, &name));
+        Ok(CodePlaceOnDisk { root, project, bundle: self.ticket.bundle, interpreter })
+    }
+
+    async fn unpack(&self) -> Result<PathBuf, Evidence> {
         let parts = &self.attempts.parts;
         let query = Query::Bundle { project: self.ticket.project.clone(), sha: self.ticket.bundle };
         let answer = parts.store.read(&Who::default(), query).await;
@@ -536,19 +617,8 @@ impl OneWork {
             _ => return Err(Evidence::new(format!("bundle {} is not known", self.ticket.bundle.short()))),
         };
         let bundles = parts.bundles.clone();
-        let _held = bundles.hold().await;
-        let unpacks = bundles.clone();
-        let root = tokio::task::spawn_blocking(move || unpacks.unpack(&manifest)).await;
-        let root = root
-            .map_err(|e| Evidence::new(e.to_string()))?
-            .map_err(|e| Evidence::new(e.to_string()).remedy(e.hint()))?;
-        let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
-        let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
-        let interpreter = settings.and_then(|project| project.interpreter);
-        let base = project.as_deref().unwrap_or(&root);
-        let interpreter =
-            interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, &name));
-        Ok(CodePlaceOnDisk { root, project, bundle: self.ticket.bundle, interpreter })
+        let root = tokio::task::spawn_blocking(move || bundles.unpack(&manifest)).await;
+        root.map_err(|e| Evidence::new(e.to_string()))?.map_err(|e| Evidence::new(e.to_string()).remedy(e.hint()))
     }
 
     fn context(&self, code: &CodePlaceOnDisk) -> Map<String, Value> {
@@ -566,7 +636,7 @@ impl OneWork {
             "param_types": ticket.param_types,
             "upstream": ticket.upstream,
             "secrets": ticket.job.secrets,
-            "state": executed.map(|executed| &executed.state),
+            "state": ticket.attempt.state_left,
             "result": executed.map(|executed| &executed.result),
             "specified": executed.is_some_and(|executed| executed.spec.is_some()),
         });
@@ -599,11 +669,11 @@ impl OneWork {
 }
 
 /// The folder of a project on this machine, if the server knows it and it is there.
-pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Option<PathBuf> {
+pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
     let who = Who { project: Some(project.clone()) };
-    let Ok(Answer::Projects(rows)) = store.read(&who, Query::Projects).await else { return None };
-    let folder = PathBuf::from(rows.into_iter().next()?.folder?);
-    folder.is_dir().then_some(folder)
+    let Answer::Projects(rows) = store.read(&who, Query::Projects).await? else { return Ok(None) };
+    let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
+    Ok(folder.filter(|folder| folder.is_dir()))
 }
 
 /// An interpreter as `pinrail.toml` names it: a path relative to the project, or a program on the path.

@@ -3,20 +3,20 @@
 //!
 //! Invariants: a blob's file is complete and synced before its name exists; no path of a bundle leaves its folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use pinrail_model::document::Sha;
+use pinrail_model::document::{Digesting, Sha};
 use pinrail_model::seam::store::BundleFile;
 use pinrail_model::step;
 use pinrail_model::time::Clock;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
+use crate::inputs::in_place;
 use crate::project::{Project, is_inside};
 
 /// What a bundle consists of, by path.
@@ -24,11 +24,13 @@ pub type Manifest = BTreeMap<String, BundleFile>;
 
 /// The most that all files of a bundle may hold together.
 pub const LARGEST: u64 = 256 << 20;
+/// What is read of a file at once.
+const PIECE: usize = 64 << 10;
 /// Bytes of a path, so that it fits below any state folder, and of a name in it, as file systems allow.
 const LONGEST_PATH: usize = 1024;
 const LONGEST_NAME: usize = 255;
 /// Never part of a bundle, whatever ignore files say: made by tools, large, or not code.
-const NEVER: &[&str] = &[".git", ".pinrail", "__pycache__", ".venv", ".pytest_cache", "node_modules"];
+pub(crate) const NEVER: &[&str] = &[".git", ".pinrail", "__pycache__", ".venv", ".pytest_cache", "node_modules"];
 
 /// Why a bundle cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -108,11 +110,8 @@ pub fn scan(project: &Project, state: Option<&Path>) -> Result<Manifest, BundleE
             return Err(BundleError::Link(path));
         }
         if kind.is_file() {
-            let file = digest(entry.path())?;
+            let file = digest(entry.path(), total)?;
             total += file.size;
-            if total > LARGEST {
-                return Err(BundleError::TooLarge(total >> 20));
-            }
             manifest.insert(path, file);
         }
     }
@@ -138,24 +137,30 @@ fn unreadable(folder: &Path, error: ignore::Error) -> BundleError {
     io(&path)(reason)
 }
 
-fn in_place(project: &Project) -> Result<GlobSet, BundleError> {
-    let mut patterns = GlobSetBuilder::new();
-    for pattern in project.files.iter().flat_map(BTreeMap::values) {
-        let bad = |e: globset::Error| BundleError::Pattern { pattern: pattern.clone(), message: e.kind().to_string() };
-        // One that names a folder means everything below it.
-        for pattern in [pattern.clone(), format!("{}/**", pattern.trim_end_matches('/'))] {
-            patterns.add(GlobBuilder::new(&pattern).literal_separator(true).build().map_err(bad)?);
-        }
-    }
-    patterns.build().map_err(|e| BundleError::Pattern { pattern: String::new(), message: e.kind().to_string() })
-}
-
-fn digest(path: &Path) -> Result<BundleFile, BundleError> {
-    let mut bytes = Vec::new();
+/// The digest of one file, given how many bytes the files before it hold. One that is too large, such as an input that
+/// was forgotten, is not read at all.
+fn digest(path: &Path, before: u64) -> Result<BundleFile, BundleError> {
     let mut file = File::open(path).map_err(io(path))?;
-    file.read_to_end(&mut bytes).map_err(io(path))?;
-    let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().map_err(io(path))?);
-    Ok(BundleFile { sha: Sha::of(&bytes), size: bytes.len() as u64, executable: mode & 0o100 != 0 })
+    let metadata = file.metadata().map_err(io(path))?;
+    let mut size = metadata.len();
+    let mut digesting = Digesting::default();
+    let mut piece = vec![0; PIECE];
+    let mut read = 0;
+    loop {
+        // It may grow while it is read.
+        size = size.max(read);
+        if before.saturating_add(size) > LARGEST {
+            return Err(BundleError::TooLarge(before.saturating_add(size) >> 20));
+        }
+        let count = file.read(&mut piece).map_err(io(path))?;
+        if count == 0 {
+            break;
+        }
+        digesting.add(&piece[..count]);
+        read += count as u64;
+    }
+    let executable = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o100 != 0;
+    Ok(BundleFile { sha: digesting.finish(), size: read, executable })
 }
 
 /// The digest of a bundle.
@@ -189,12 +194,20 @@ pub fn check(manifest: &Manifest) -> Result<(), BundleError> {
     if total > LARGEST { Err(BundleError::TooLarge(total >> 20)) } else { Ok(()) }
 }
 
+type SyncFolder = Arc<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>;
+
 /// Blobs and unpacked bundles below the state folder.
 #[derive(Clone)]
 pub struct Bundles {
     blobs: PathBuf,
     unpacked: PathBuf,
     clock: Arc<dyn Clock>,
+    /// Makes the names in a folder durable.
+    sync_folder: SyncFolder,
+    /// Whether the folder of blobs and those in it are known to be durable; held while one is made.
+    settled: Arc<Mutex<bool>>,
+    /// Held for reading from the moment when a blob has its name until the name is durable.
+    naming: Arc<std::sync::RwLock<()>>,
     /// Held for reading while files must stay, for writing while what nobody needs is deleted.
     keeping: Arc<RwLock<()>>,
 }
@@ -202,7 +215,15 @@ pub struct Bundles {
 impl Bundles {
     #[must_use]
     pub fn new(state: &Path, clock: Arc<dyn Clock>) -> Self {
-        Self { blobs: state.join("blobs"), unpacked: state.join("bundles"), clock, keeping: Arc::default() }
+        Self {
+            blobs: state.join("blobs"),
+            unpacked: state.join("bundles"),
+            clock,
+            sync_folder: Arc::new(|folder| File::open(folder)?.sync_all()),
+            settled: Arc::default(),
+            naming: Arc::default(),
+            keeping: Arc::default(),
+        }
     }
 
     /// As long as this is held, no file of the state folder that somebody may need is deleted.
@@ -244,6 +265,8 @@ impl Bundles {
         missing.sort_unstable();
         missing.dedup();
         missing.retain(|sha| self.touch(&self.blob(*sha)).is_err());
+        // What another request has just named is here only once its name is durable.
+        drop(self.naming.write().unwrap_or_else(PoisonError::into_inner));
         missing
     }
 
@@ -269,11 +292,13 @@ impl Bundles {
     pub fn put(&self, bytes: &[u8]) -> Result<Sha, BundleError> {
         let sha = Sha::of(bytes);
         let path = self.blob(sha);
+        let folder = path.parent().unwrap_or(&self.blobs);
         if self.touch(&path).is_ok() {
+            // Whoever named it may have died, or not come to this yet.
+            self.make_way(folder).and_then(|()| (self.sync_folder)(folder)).map_err(io(folder))?;
             return Ok(sha);
         }
-        let folder = path.parent().unwrap_or(&self.blobs);
-        fs::create_dir_all(folder).map_err(io(folder))?;
+        self.make_way(folder).map_err(io(folder))?;
         let temporary = path.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
         let written = File::create(&temporary).and_then(|mut file| {
             file.write_all(bytes)?;
@@ -286,9 +311,25 @@ impl Bundles {
             return Err(io(&path)(error));
         }
         step!("blob.before-rename");
+        let _naming = self.naming.read().unwrap_or_else(PoisonError::into_inner);
         fs::rename(&temporary, &path).map_err(io(&path))?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(folder))?;
+        (self.sync_folder)(folder).map_err(io(folder))?;
         Ok(sha)
+    }
+
+    /// Makes a folder of blobs, durably. What an earlier server made, which may have died before it was durable, is made
+    /// so once.
+    fn make_way(&self, folder: &Path) -> std::io::Result<()> {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*settled {
+            make_folder(&self.blobs)?;
+            (self.sync_folder)(self.blobs.parent().unwrap_or(&self.blobs))?;
+        }
+        if make_folder(folder)? || !*settled {
+            (self.sync_folder)(&self.blobs)?;
+        }
+        *settled = true;
+        Ok(())
     }
 
     /// The bytes of a blob.
@@ -303,16 +344,24 @@ impl Bundles {
         })
     }
 
+    /// The folder in which a bundle lies unpacked, if it does. It counts as used.
+    #[must_use]
+    pub fn at_hand(&self, bundle: Sha) -> Option<PathBuf> {
+        let folder = self.unpacked.join(bundle.to_string());
+        self.touch(&folder).is_ok().then_some(folder)
+    }
+
     /// The folder in which a bundle lies unpacked, made if it is not there.
     ///
     /// # Errors
     /// Missing blobs, or a full disk.
     pub fn unpack(&self, manifest: &Manifest) -> Result<PathBuf, BundleError> {
         check(manifest)?;
-        let target = self.unpacked.join(sha(manifest).to_string());
-        if self.touch(&target).is_ok() {
-            return Ok(target);
+        let bundle = sha(manifest);
+        if let Some(folder) = self.at_hand(bundle) {
+            return Ok(folder);
         }
+        let target = self.unpacked.join(bundle.to_string());
         let temporary = target.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
         if let Err(error) = self.unpack_into(&temporary, manifest) {
             let _ = fs::remove_dir_all(&temporary);
@@ -332,10 +381,13 @@ impl Bundles {
 
     fn unpack_into(&self, folder: &Path, manifest: &Manifest) -> Result<(), BundleError> {
         fs::create_dir_all(folder).map_err(io(folder))?;
+        let mut folders = BTreeSet::from([folder.to_owned()]);
         for (path, file) in manifest {
             let path = folder.join(path);
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).map_err(io(folder))?;
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(io(parent))?;
+                let made = parent.ancestors().take_while(|ancestor| *ancestor != folder);
+                folders.extend(made.map(Path::to_owned));
             }
             let bytes = self.get(file.sha)?;
             let mut out = File::create(&path).map_err(io(&path))?;
@@ -343,7 +395,17 @@ impl Bundles {
             let mode = if file.executable { 0o755 } else { 0o644 };
             fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(io(&path))?;
         }
-        Ok(())
+        // Once it has its name nobody looks again whether all files are there.
+        folders.iter().try_for_each(|folder| (self.sync_folder)(folder).map_err(io(folder)))
+    }
+}
+
+/// Makes one folder if it is not there; gives whether it was made.
+fn make_folder(folder: &Path) -> std::io::Result<bool> {
+    match fs::create_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -354,6 +416,72 @@ mod tests {
 
     fn file() -> BundleFile {
         BundleFile { sha: Sha::of(b"x"), size: 1, executable: false }
+    }
+
+    #[derive(Debug)]
+    struct Noon;
+
+    impl Clock for Noon {
+        fn now(&self) -> pinrail_model::time::Now {
+            pinrail_model::time::Now::default()
+        }
+    }
+
+    /// The bundles of a folder as a server that has just started sees them, and the folders that it makes durable.
+    fn recorded(state: &Path) -> (Bundles, Arc<Mutex<Vec<String>>>) {
+        let synced: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (list, root) = (Arc::clone(&synced), state.to_owned());
+        let sync_folder: SyncFolder = Arc::new(move |folder: &Path| {
+            list.lock().unwrap().push(folder.strip_prefix(&root).unwrap().display().to_string());
+            Ok(())
+        });
+        (Bundles { sync_folder, ..Bundles::new(state, Arc::new(Noon)) }, synced)
+    }
+
+    #[test]
+    fn the_name_of_a_blob_and_the_folders_above_it_are_durable_before_it_is_told() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = format!("blobs/{}", &Sha::of(b"x").to_string()[..2]);
+        let (bundles, synced) = recorded(state.path());
+        bundles.put(b"x").unwrap();
+        assert_eq!(*synced.lock().unwrap(), ["", "blobs", &folder]);
+        let other = format!("blobs/{}", &Sha::of(b"y").to_string()[..2]);
+        bundles.put(b"y").unwrap();
+        assert_eq!(synced.lock().unwrap()[3..], ["blobs", &other]);
+        // The next server cannot know how far the one before it came.
+        let (bundles, synced) = recorded(state.path());
+        bundles.put(b"x").unwrap();
+        assert_eq!(*synced.lock().unwrap(), ["", "blobs", &folder]);
+    }
+
+    #[test]
+    fn an_unpacked_bundle_is_durable_before_it_has_its_name() {
+        let state = tempfile::tempdir().unwrap();
+        let (bundles, synced) = recorded(state.path());
+        bundles.put(b"x").unwrap();
+        synced.lock().unwrap().clear();
+        let manifest = Manifest::from([("a/b/c".to_owned(), file()), ("d".to_owned(), file())]);
+        let root = bundles.unpack(&manifest).unwrap();
+        assert!(root.join("a/b/c").is_file());
+        let made: Vec<String> =
+            synced.lock().unwrap().iter().map(|f| f.rsplit('/').next().unwrap().to_owned()).collect();
+        assert!(made[0].starts_with(&sha(&manifest).to_string()) && made[1..] == ["a", "b"], "{made:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("pinrail.toml"), "[project]\nname = \"p\"\n").unwrap();
+        let project = Project::read(folder.path()).unwrap();
+        let scanned = scan(&project, None).unwrap();
+        assert_eq!(
+            scanned["pinrail.toml"],
+            BundleFile { sha: Sha::of(b"[project]\nname = \"p\"\n"), size: 21, executable: false }
+        );
+        // More than any machine could hold, and a hole: nothing of it is on the disk.
+        File::create(folder.path().join("forgotten.csv")).unwrap().set_len(8 << 40).unwrap();
+        let error = scan(&project, None).unwrap_err();
+        assert!(matches!(error, BundleError::TooLarge(mebibytes) if mebibytes == 8 << 20), "{error}");
     }
 
     #[test]

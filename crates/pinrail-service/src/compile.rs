@@ -1,7 +1,7 @@
 //! Compiling workflow files: a contained subprocess without network imports them and prints documents; this process
 //! never does. Twice with different hash seeds, because a workflow that depends on chance is not configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +18,13 @@ use crate::project::Project;
 const FILE_LIMIT: Duration = Duration::from_secs(8);
 /// For all files together, and for one that cannot be interrupted.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The code of a file whose import took too long, which on another day it may not.
+pub const TIMEOUT: &str = "import-timeout";
 /// Declaring workflows takes little; a file that loads data would do so for each of the two imports of each bundle.
 const MEMORY: u64 = 1 << 30;
+
+/// The codes of the problems with which an operation that compiles may answer.
+pub const CODES: &[&str] = &["bad-bundle", "definition-errors", "interpreter-failed", "isolation-missing"];
 
 /// What workflow files came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -61,6 +66,13 @@ pub struct Diagnostic {
     pub related: Vec<Value>,
 }
 
+impl Diagnostic {
+    /// Whether another one says the same of the same place. Messages may name addresses in memory.
+    fn is_like(&self, other: &Self) -> bool {
+        (&self.level, &self.code, &self.file, self.line) == (&other.level, &other.code, &other.file, other.line)
+    }
+}
+
 impl Compiled {
     #[must_use]
     pub fn errors(&self) -> usize {
@@ -74,6 +86,34 @@ impl Compiled {
             diagnostic.file.as_deref() == Some(file) || diagnostic.related.iter().any(|other| other["file"] == file)
         };
         self.diagnostics.iter().filter(|diagnostic| diagnostic.level == "error").filter(concerns).count()
+    }
+
+    /// Adds what only the other import has to say; gives the files on which they disagree.
+    fn join(&mut self, diagnostics: Vec<Diagnostic>, broken: BTreeMap<String, Vec<String>>) -> BTreeSet<String> {
+        let says = |list: &[Diagnostic], said: &Diagnostic| list.iter().any(|other| other.is_like(said));
+        let less: Vec<_> = self.diagnostics.iter().filter(|said| !says(&diagnostics, said)).cloned().collect();
+        let more: Vec<_> = diagnostics.into_iter().filter(|said| !says(&self.diagnostics, said)).collect();
+        let mut doubtful: BTreeSet<String> = less.iter().chain(&more).filter_map(|said| said.file.clone()).collect();
+        self.diagnostics.extend(more);
+        doubtful.extend(self.broken.keys().filter(|file| !broken.contains_key(*file)).cloned());
+        for (file, names) in broken {
+            if !self.broken.contains_key(&file) {
+                doubtful.insert(file.clone());
+            }
+            let known = self.broken.entry(file).or_default();
+            for name in names {
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            }
+        }
+        doubtful
+    }
+
+    /// Files whose import took too long, which is not their doing alone.
+    fn late(&self) -> BTreeSet<String> {
+        let late = self.diagnostics.iter().filter(|diagnostic| diagnostic.code == TIMEOUT);
+        late.filter_map(|diagnostic| diagnostic.file.clone()).collect()
     }
 
     /// A document that cannot be used breaks the file that it is from.
@@ -108,31 +148,7 @@ impl Compiler {
     pub async fn compile(&self, sandbox: &dyn Sandbox, root: &Path, project: &Project) -> Result<Compiled, Problem> {
         let (first, second) =
             tokio::try_join!(self.print(sandbox, root, project, "1"), self.print(sandbox, root, project, "4242"))?;
-        let Printed { workflows, diagnostics, broken } = first;
-        let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken };
-        for (at, json) in workflows.iter().enumerate() {
-            if second.workflows.get(at).map(canonical) != Some(canonical(json)) {
-                compiled.diagnostics.push(by_chance(json));
-                compiled.breaks(json);
-                continue;
-            }
-            match Document::read(json) {
-                Ok(document) => {
-                    let (text, version) = document.seal();
-                    compiled.documents.insert(version, serde_json::from_str(&text).unwrap_or_default());
-                }
-                Err(errors) => {
-                    compiled.breaks(json);
-                    compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
-                        file: Some(error.place.file),
-                        line: Some(error.place.line),
-                        hint: error.hint,
-                        ..plain("error", error.code, error.message)
-                    }));
-                }
-            }
-        }
-        Ok(compiled)
+        Ok(compare(first, second))
     }
 
     async fn print(
@@ -215,13 +231,61 @@ struct Loading {
     loading: String,
 }
 
+/// What both imports agree on, and an error for each workflow and file on which they do not.
+fn compare(first: Printed, second: Printed) -> Compiled {
+    let Printed { workflows, diagnostics, broken } = first;
+    let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken };
+    let mut doubtful = compiled.join(second.diagnostics, second.broken);
+    let late = compiled.late();
+    let only_there = |other: &&Value| !workflows.iter().any(|json| json["workflow"] == other["workflow"]);
+    for json in workflows.iter().chain(second.workflows.iter().filter(only_there)) {
+        let is_in = |list: &[Value]| list.iter().any(|other| canonical(other) == canonical(json));
+        if !(is_in(&workflows) && is_in(&second.workflows)) {
+            let file = json["source"]["file"].as_str().unwrap_or_default();
+            compiled.breaks(json);
+            doubtful.remove(file);
+            if !late.contains(file) {
+                compiled.diagnostics.push(by_chance(json));
+            }
+            continue;
+        }
+        match Document::read(json) {
+            Ok(document) => {
+                let (sealed, version) = document.seal();
+                compiled.documents.insert(version, sealed);
+            }
+            Err(errors) => {
+                compiled.breaks(json);
+                compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
+                    file: Some(error.place.file),
+                    line: Some(error.place.line),
+                    hint: error.hint,
+                    ..plain("error", error.code, error.message)
+                }));
+            }
+        }
+    }
+    for file in doubtful.difference(&late).cloned() {
+        let message = format!("what is wrong with \"{file}\" differs from one import to the next");
+        compiled.broken.entry(file.clone()).or_default();
+        compiled.diagnostics.push(Diagnostic {
+            file: Some(file),
+            hint: Some(BY_CHANCE.to_owned()),
+            ..plain("error", "not-deterministic", message)
+        });
+    }
+    compiled
+}
+
+const BY_CHANCE: &str = "Do not use random numbers, the time, or the order of a set in a workflow file.";
+
 fn by_chance(json: &Value) -> Diagnostic {
     let name = json["workflow"].as_str().unwrap_or("?");
     let message = format!("workflow \"{name}\" differs from one import to the next");
     Diagnostic {
         file: json["source"]["file"].as_str().map(str::to_owned),
         line: json["source"]["line"].as_u64().map(|line| line as u32),
-        hint: Some("Do not use random numbers, the time, or the order of a set in a workflow file.".to_owned()),
+        hint: Some(BY_CHANCE.to_owned()),
         ..plain("error", "not-deterministic", message)
     }
 }
@@ -239,5 +303,70 @@ pub(crate) fn plain(level: &str, code: &str, message: String) -> Diagnostic {
         hint: None,
         workflow: None,
         related: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn workflow(name: &str, command: &str) -> Value {
+        json!({"format": 1, "workflow": name, "source": {"file": format!("workflows/{name}.py"), "line": 1},
+               "jobs": [{"name": "a", "kind": "shell", "shell": [command]}]})
+    }
+
+    fn wrong(code: &str, file: &str) -> Diagnostic {
+        Diagnostic { file: Some(file.to_owned()), ..plain("error", code, "it is wrong".to_owned()) }
+    }
+
+    fn printed(workflows: &[&Value], diagnostics: &[Diagnostic], broken: &[&str]) -> Printed {
+        let broken = broken.iter().map(|file| ((*file).to_owned(), Vec::new())).collect();
+        Printed { workflows: workflows.iter().copied().cloned().collect(), diagnostics: diagnostics.to_vec(), broken }
+    }
+
+    /// Where the imports disagree, and how many workflows are left; the same whichever import was the first.
+    fn doubts(one: impl Fn() -> Printed, other: impl Fn() -> Printed) -> (Vec<String>, usize) {
+        let found = [compare(one(), other()), compare(other(), one())].map(|compiled| {
+            let chance = compiled.diagnostics.iter().filter(|diagnostic| diagnostic.code == "not-deterministic");
+            let mut files: Vec<String> = chance.map(|diagnostic| diagnostic.file.clone().unwrap()).collect();
+            files.sort();
+            assert!(files.iter().all(|file| compiled.broken.contains_key(file)), "{files:?} are broken");
+            (files, compiled.documents.len())
+        });
+        let [first, second] = found;
+        assert_eq!(first, second);
+        first
+    }
+
+    #[test]
+    fn imports_that_agree_are_what_they_say() {
+        let (a, b) = (workflow("a", "true"), workflow("b", "true"));
+        let bad = [wrong("bad-name", "workflows/c.py")];
+        let one = || printed(&[&a, &b], &bad, &["workflows/c.py"]);
+        assert_eq!(doubts(one, || printed(&[&b, &a], &bad, &["workflows/c.py"])), (Vec::new(), 2));
+    }
+
+    #[test]
+    fn a_workflow_that_only_one_import_has_or_that_differs_is_an_error() {
+        let (a, b) = (workflow("a", "true"), workflow("b", "true"));
+        let more = doubts(|| printed(&[&a], &[], &[]), || printed(&[&a, &b], &[], &[]));
+        assert_eq!(more, (vec!["workflows/b.py".to_owned()], 1));
+        let other = workflow("b", "false");
+        let differs = doubts(|| printed(&[&a, &b], &[], &[]), || printed(&[&a, &other], &[], &[]));
+        assert_eq!(differs, (vec!["workflows/b.py".to_owned()], 1));
+    }
+
+    #[test]
+    fn what_is_wrong_in_only_one_import_is_an_error_but_not_that_it_took_too_long() {
+        let a = workflow("a", "true");
+        let bad = [wrong("bad-name", "workflows/c.py")];
+        let broken = doubts(|| printed(&[&a], &[], &[]), || printed(&[&a], &bad, &["workflows/c.py"]));
+        assert_eq!(broken, (vec!["workflows/c.py".to_owned()], 1));
+        let (late, c) = ([wrong(TIMEOUT, "workflows/c.py")], workflow("c", "true"));
+        let slow = doubts(|| printed(&[&a, &c], &[], &[]), || printed(&[&a], &late, &["workflows/c.py"]));
+        assert_eq!(slow, (Vec::new(), 1));
     }
 }

@@ -10,6 +10,7 @@ mod document;
 mod extract;
 mod idempotency;
 mod metrics;
+mod once;
 mod page;
 mod projects;
 mod runs;
@@ -124,7 +125,10 @@ async fn readyz(State(app): Shared) -> Result<&'static str, Problem> {
 async fn figures(app: &App) -> Result<Figures, Problem> {
     match tokio::time::timeout(OWNER_PATIENCE, app.owner.ask(Input::Figures)).await {
         Ok(Some(figures)) => Ok(figures),
-        Ok(None) => Err(Problem::new("owner-gone", "the server is stopping")),
+        Ok(None) => {
+            let problem = Problem::new("owner-gone", "the server is stopping");
+            Err(problem.hint("Start it again with `pinrail up`; server.log says why it stops."))
+        }
         Err(_) => {
             let detail = format!("the owner of the runs has not answered for {} s", OWNER_PATIENCE.as_secs());
             Err(Problem::new("owner-gone", detail).hint("Look at the disk and at the server's log."))

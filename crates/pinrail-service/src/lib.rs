@@ -15,6 +15,7 @@ pub mod bundles;
 mod check;
 pub mod compile;
 pub mod http;
+mod inputs;
 pub mod logs;
 pub mod mask;
 pub mod owner;

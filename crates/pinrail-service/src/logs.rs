@@ -19,6 +19,8 @@ const HEAD: u64 = 16 << 20;
 /// The end is kept in segments of this size, as many as make up 48 MiB.
 const SEGMENT: u64 = 8 << 20;
 const SEGMENTS: usize = 6;
+/// More bytes than this are written as several frames.
+const LARGEST_FRAME: usize = 1 << 20;
 /// Sequence, time, phase, stream, length.
 const HEADER: usize = 8 + 8 + 1 + 1 + 4;
 
@@ -48,30 +50,39 @@ struct State {
     written: u64,
     last: u64,
     segments: VecDeque<u64>,
+    /// What an earlier process wrote has been looked at.
+    resumed: bool,
     /// It was told of once that something could not be written.
     failed: bool,
 }
 
 impl LogWriter {
-    /// Goes on where an earlier process left off.
+    /// Goes on where an earlier process left off, unless the attempt is `fresh`. Nothing is read before it must be.
     #[must_use]
-    pub fn new(folder: &Path, attempt: AttemptId) -> Self {
-        let segments: VecDeque<u64> = segments(folder, attempt).into_iter().collect();
-        // Whatever stands before the last file is known to be older.
-        let before = segments.back().map_or(0, |first| first - 1);
-        let last = read(folder, attempt, before).last().map_or(before, |frame| frame.seq);
-        let state = State { last, segments, ..State::default() };
+    pub fn new(folder: &Path, attempt: AttemptId, fresh: bool) -> Self {
         Self {
             folder: folder.to_owned(),
             attempt,
-            state: Mutex::new(state),
-            news: tokio::sync::watch::Sender::new(last),
+            state: Mutex::new(State { resumed: fresh, ..State::default() }),
+            news: tokio::sync::watch::Sender::new(0),
         }
     }
 
-    /// Appends a frame. A log that cannot be written is reported once and lost; the job goes on.
+    /// Appends a frame, or more for many bytes. A log that cannot be written is reported once and lost; the job goes on.
     pub fn append(&self, at: Micros, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {
+        for part in bytes.chunks(LARGEST_FRAME) {
+            self.append_frame(at, phase, stream, part);
+        }
+        if bytes.is_empty() {
+            self.append_frame(at, phase, stream, bytes);
+        }
+    }
+
+    fn append_frame(&self, at: Micros, phase: Option<Phase>, stream: Stream, bytes: &[u8]) {
         let mut state = self.state();
+        if !std::mem::replace(&mut state.resumed, true) {
+            self.resume(&mut state);
+        }
         let seq = state.last + 1;
         let frame = encode(seq, at, phase, stream, bytes);
         if let Err(error) = self.write(&mut state, seq, &frame)
@@ -82,6 +93,13 @@ impl LogWriter {
         state.last = seq;
         drop(state);
         self.news.send_replace(seq);
+    }
+
+    fn resume(&self, state: &mut State) {
+        state.segments = segments(&self.folder, self.attempt).into();
+        // Whatever stands before the last file is known to be older.
+        let before = state.segments.back().map_or(0, |first| first - 1);
+        state.last = read(&self.folder, self.attempt, before).last().map_or(before, |frame| frame.seq);
     }
 
     /// Tells of every new frame, by its number.
@@ -127,6 +145,12 @@ fn path(folder: &Path, attempt: AttemptId, first: u64) -> PathBuf {
 
 /// The first sequence numbers of the segments after the head, in order.
 fn segments(folder: &Path, attempt: AttemptId) -> Vec<u64> {
+    // One more frame would have found room in the head: there are none, as nearly always, and the folder of all logs need
+    // not be listed.
+    let head = std::fs::metadata(path(folder, attempt, 0)).map_or(0, |metadata| metadata.len());
+    if head + (HEADER + LARGEST_FRAME) as u64 <= HEAD {
+        return Vec::new();
+    }
     let prefix = format!("{attempt}.");
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -239,11 +263,11 @@ mod tests {
     #[test]
     fn frames_are_read_back_as_they_came() {
         let (folder, id) = (folder("back"), AttemptId::from_parts(1, 1));
-        let log = LogWriter::new(&folder, id);
+        let log = LogWriter::new(&folder, id, true);
         assert!(!folder.exists(), "a silent job has no log file");
         log.append(Micros(5), Some(Phase::Execute), Stream::Stdout, b"a\xff\n");
         log.append(Micros(6), None, Stream::System, b"b");
-        let again = LogWriter::new(&folder, id);
+        let again = LogWriter::new(&folder, id, false);
         again.append(Micros(7), None, Stream::Stderr, b"c");
         let frames = read(&folder, id, 0);
         assert_eq!(
@@ -264,7 +288,7 @@ mod tests {
     #[test]
     fn of_a_flood_the_beginning_and_the_end_are_kept() {
         let (folder, id) = (folder("flood"), AttemptId::from_parts(1, 2));
-        let log = LogWriter::new(&folder, id);
+        let log = LogWriter::new(&folder, id, true);
         // As large as the pieces that streams are read in, so that segments are nearly full.
         let chunk = vec![b'x'; 32 << 10];
         for _ in 0..4096 {
@@ -284,7 +308,7 @@ mod tests {
         assert!(more && page.last().unwrap().stream == Stream::System);
         let (rest, _) = read_some(&folder, id, page.last().unwrap().seq, usize::MAX, usize::MAX);
         assert_eq!([page, rest].concat(), frames);
-        let again = LogWriter::new(&folder, id);
+        let again = LogWriter::new(&folder, id, false);
         again.append(Micros(0), None, Stream::Stdout, b"more");
         assert_eq!(read(&folder, id, 0).last().unwrap().seq, 4097);
         std::fs::remove_dir_all(folder).unwrap();

@@ -132,7 +132,11 @@ impl Masks {
             Report::EngineEnded { outputs, .. } | Report::Completed { outputs } => self.outputs(outputs),
             Report::Failed(verdict) => self.verdict(verdict),
             Report::CleanupEnded(end) => end.detail.iter_mut().for_each(|text| self.in_place(text)),
-            Report::PhaseStarted(_) | Report::PhaseEnded { .. } | Report::Viewed { .. } | Report::Submitted { .. } => {}
+            Report::PhaseStarted(_)
+            | Report::Left { .. }
+            | Report::PhaseEnded { .. }
+            | Report::Viewed { .. }
+            | Report::Submitted { .. } => {}
         }
     }
 }

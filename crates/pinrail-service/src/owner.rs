@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
-use pinrail_model::document::{Document, Job};
+use pinrail_model::document::{Document, Job, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::JobName;
 use pinrail_model::run::{
-    Attempt, Cause, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer, Work,
-    apply,
+    Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
+    Timer, Work, apply,
 };
 use pinrail_model::seam::lake::PointerSwap;
 use pinrail_model::seam::store::{
@@ -32,6 +32,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attempt::{Attempts, Ticket};
+use crate::problem::Problem;
 
 /// Inputs that are decided upon together at most.
 const MOST_AT_ONCE: usize = 4096;
@@ -58,8 +59,11 @@ pub enum Input {
     Explain {
         run: RunId,
         job: Option<JobName>,
-        answer: oneshot::Sender<Option<Vec<Explanation>>>,
+        /// None: the run has no such job.
+        answer: oneshot::Sender<Result<Option<Vec<Explanation>>, Problem>>,
     },
+    /// Answered when everything before it is durable.
+    Settle(oneshot::Sender<()>),
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
     Figures(oneshot::Sender<Figures>),
@@ -206,6 +210,14 @@ struct Change {
     reply: Option<Write>,
 }
 
+/// What an attempt wants to make true, and who asks.
+struct Prepared {
+    task: TaskIx,
+    epoch: u64,
+    swaps: Vec<PointerSwap>,
+    answer: oneshot::Sender<Published>,
+}
+
 impl Owner {
     async fn work(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) -> Result<(), StoreError> {
         loop {
@@ -240,14 +252,19 @@ impl Owner {
                 }
                 Input::Publish { run, task, epoch, swaps, answer } => {
                     self.flush(&mut batch).await?;
-                    self.publish(run, task, epoch, swaps, answer, &mut batch);
+                    self.publish(run, Prepared { task, epoch, swaps, answer }, &mut batch);
                 }
                 Input::Nudge => self.take_commands(&mut batch).await?,
                 Input::Behind(writes) => {
                     self.parts.store.commit(vec![self.transition(writes)], Durability::Behind).await?;
                 }
                 Input::Explain { run, job, answer } => {
-                    let _ = answer.send(self.explain(run, job.as_ref()).await?);
+                    let _ = answer.send(self.explain(run, job.as_ref()).await.map_err(Problem::from));
+                }
+                Input::Settle(answer) => {
+                    self.flush(&mut batch).await?;
+                    // An asker that has gone no longer wants to know.
+                    let _ = answer.send(());
                 }
                 Input::Busy(answer) => {
                     let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
@@ -331,15 +348,8 @@ impl Owner {
         })
     }
 
-    fn publish(
-        &mut self,
-        id: RunId,
-        task: TaskIx,
-        epoch: u64,
-        swaps: Vec<PointerSwap>,
-        answer: oneshot::Sender<Published>,
-        batch: &mut Batch,
-    ) {
+    fn publish(&mut self, id: RunId, prepared: Prepared, batch: &mut Batch) {
+        let Prepared { task, epoch, swaps, answer } = prepared;
         let before = self.runs.get(&id).map(|held| Box::new(held.run.clone()));
         let publication = self.publication(id, task, swaps);
         if self.apply(id, &Event::Published { task, epoch }, batch).is_err() {
@@ -458,7 +468,7 @@ impl Owner {
                 }
                 Ok(())
             }
-            (reply, _) => Err(StoreError::Failed(format!("the owner's change of {id} was refused: {reply:?}"))),
+            (reply, _) => Err(StoreError::Failed(format!("the owner's change of run \"{id}\" was refused: {reply}"))),
         }
     }
 
@@ -529,7 +539,7 @@ impl Owner {
                 seq: held.last_event,
                 at: now.wall,
                 kind: happening.kind.to_owned(),
-                job: happening.task.map(|ix| run.tasks[ix].job.clone()),
+                job: happening.task.and_then(|ix| run.tasks.get(ix)).map(|task| task.job.clone()),
                 data: happening.data.clone(),
             });
         }
@@ -547,7 +557,10 @@ impl Owner {
             self.flush(batch).await?;
             let reply = match self.obey(&command, batch).await {
                 Ok(reply) => json!({"ok": reply}),
-                Err(refusal) => refusal.reply(),
+                Err(refusal) => {
+                    self.leave_refused(&command, batch);
+                    refusal.reply()
+                }
             };
             step!("command.before-reply");
             let reply = Write::CommandReply { command: command.id, reply };
@@ -559,6 +572,14 @@ impl Owner {
             self.flush(batch).await?;
         }
         Ok(())
+    }
+
+    /// What a refused command had loaded of a run that is over is of no more use.
+    fn leave_refused(&mut self, command: &Command, batch: &Batch) {
+        let (CommandKind::Stop { run, .. } | CommandKind::Retry { run, .. }) = &command.kind else { return };
+        if !batch.changes.contains_key(run) {
+            self.forget_if_over(*run);
+        }
     }
 
     async fn obey(&mut self, command: &Command, batch: &mut Batch) -> Result<Value, Refusal> {
@@ -601,6 +622,7 @@ impl Owner {
                 format!("run {} of workflow \"{}\" for the same interval is active", same.run.id, new.workflow);
             return Err(Refusal { run: Some(same.run.id), ..Refusal::new("run-exists", message) });
         }
+        self.supersede(new, batch).await?;
         let document = self.document(new).await?;
         let selected = new.jobs.as_ref().map(|jobs| select(&document.jobs, jobs)).transpose();
         let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
@@ -633,25 +655,61 @@ impl Owner {
         Ok(json!({"id": new.id}))
     }
 
+    /// An embedded server leaves alone what others left unfinished, but it must not let that overwrite later what a new run
+    /// of the same interval makes now: what a person began by hand ends here; what a schedule or the API began stays, and
+    /// the new run is refused.
+    async fn supersede(&mut self, new: &NewRun, batch: &mut Batch) -> Result<(), Refusal> {
+        if self.parts.only.is_none() || new.one_off {
+            return Ok(());
+        }
+        let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
+        let stored = self.parts.store.load(Load::Unfinished).await.map_err(failed)?;
+        let same = stored.into_iter().filter(|stored| {
+            let run = &stored.run;
+            !self.runs.contains_key(&run.id)
+                && (&run.project, &run.workflow, run.interval) == (&new.project, &new.workflow, new.interval)
+        });
+        let same: Vec<StoredRun> = same.collect();
+        for stored in same {
+            let id = stored.run.id;
+            if stored.run.class != Class::Interactive {
+                let message = format!(
+                    "run {id} of workflow \"{}\" for the same interval is unfinished, and no server works on it: \
+                     `pinrail up` goes on with it, `pinrail cancel {id}` ends it",
+                    new.workflow
+                );
+                return Err(Refusal { run: Some(id), ..Refusal::new("run-exists", message) });
+            }
+            let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
+            self.resume(id, held, batch);
+            let reason = Some(format!("superseded by run {}", new.id));
+            let stop = Event::Stop { task: None, by: new.by.clone(), reason };
+            self.apply(id, &stop, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
+            self.flush(batch).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
     async fn document(&self, new: &NewRun) -> Result<Document, Refusal> {
         let query = Query::Version { project: new.project.clone(), version: new.version };
         let answer = self.parts.store.read(&Who::default(), query).await;
         match answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? {
             Answer::Version(row) => {
-                Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", errors[0].message.clone()))
+                Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))
             }
-            _ => Err(Refusal::new("version-not-found", format!("version {} is not known", new.version))),
+            _ => Err(Refusal::new("version-not-found", format!("version \"{}\" is not known", new.version))),
         }
     }
 
     async fn retry(&self, id: RunId, jobs: Option<&str>, code: Option<&Code>, by: &str) -> Result<Event, Refusal> {
-        let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run {id}")))?.run;
+        let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run \"{id}\"")))?.run;
         let tasks: Vec<TaskIx> = match jobs {
             None => (0..run.tasks.len()).filter(|ix| wants_retry(run, *ix)).collect(),
             Some(selector) => {
                 let all: Vec<Job> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
                 let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
-                (0..run.tasks.len()).filter(|ix| names.contains(&run.tasks[*ix].job)).collect()
+                let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
+                tasks.map(|(ix, _)| ix).collect()
             }
         };
         let code = match code {
@@ -664,11 +722,11 @@ impl Owner {
     async fn new_code(&self, run: &Run, code: &Code) -> Result<NewCode, Refusal> {
         let query = Query::Version { project: run.project.clone(), version: code.version };
         let answer = self.parts.store.read(&Who::default(), query).await;
-        let Ok(Answer::Version(row)) = answer else {
-            return Err(Refusal::new("version-not-found", format!("version {} is not known", code.version)));
+        let Answer::Version(row) = answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? else {
+            return Err(Refusal::new("version-not-found", format!("version \"{}\" is not known", code.version)));
         };
         let document =
-            Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", errors[0].message.clone()))?;
+            Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))?;
         let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job)).map_err(|job| {
             Refusal::new("job-not-found", format!("job \"{job}\" of the run does not exist in the new code"))
         })?;
@@ -677,7 +735,7 @@ impl Owner {
 
     fn find(&self, run: RunId, job: &JobName) -> Result<TaskIx, Refusal> {
         let found = self.runs.get(&run).and_then(|held| held.run.find(job.as_str()));
-        found.ok_or_else(|| Refusal::new("job-not-found", format!("job \"{job}\" not found in run {run}")))
+        found.ok_or_else(|| Refusal::new("job-not-found", format!("job \"{job}\" not found in run \"{run}\"")))
     }
 
     /// Has a run in memory, also one that is over. One that an embedded server had left alone is resumed.
@@ -688,21 +746,24 @@ impl Owner {
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else {
-            return Err(Refusal::new("run-not-found", format!("no run {id}")));
+            return Err(Refusal::new("run-not-found", format!("no run \"{id}\"")));
         };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         self.resume(id, held, batch);
         Ok(())
     }
 
-    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, StoreError> {
+    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, Refusal> {
         let now = self.parts.clock.now().wall;
         if let Some(held) = self.runs.get(&id) {
-            return Ok(explanations(&held.run, &self.shard, job, now));
+            return Ok(explanations(&held.run, Some(&self.shard), job, now));
         }
-        let Some(stored) = self.parts.store.load(Load::One(id)).await?.pop() else { return Ok(None) };
-        let held = rebuild(stored).map_err(StoreError::Failed)?;
-        Ok(explanations(&held.run, &self.shard, job, now))
+        let stored = self.parts.store.load(Load::One(id)).await;
+        let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
+        let Some(stored) = stored.pop() else { return Ok(None) };
+        let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
+        // One that is unfinished here was left alone: an embedded server resumes what it is asked for.
+        Ok(explanations(&held.run, None, job, now))
     }
 
     // Recovery: the normal path, from whatever was durable.
@@ -765,14 +826,14 @@ fn has_cleanup(stored: &StoredRun) -> bool {
 }
 
 fn wants_retry(run: &Run, ix: TaskIx) -> bool {
-    let task = &run.tasks[ix];
+    let Some(task) = run.tasks.get(ix) else { return false };
     let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
     task.position == Position::Held || (task.position == Position::Done && ending)
 }
 
 fn explanations(
     run: &Run,
-    shard: &Shard,
+    shard: Option<&Shard>,
     job: Option<&JobName>,
     now: pinrail_model::time::Micros,
 ) -> Option<Vec<Explanation>> {
@@ -789,17 +850,25 @@ fn explanations(
 
 fn rebuild(stored: StoredRun) -> Result<Held, String> {
     let StoredRun { mut run, tasks, documents, last_event, unique_key, .. } = stored;
-    let json = documents.get(&run.version).ok_or_else(|| format!("version {} is not known", run.version))?;
-    let document = Document::read(json).map_err(|errors| errors[0].message.clone())?;
-    let graph = Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
-        .map_err(|job| format!("job \"{job}\" is not in version {}", run.version))?;
+    let graph_of = |version: &Sha| {
+        let json = documents.get(version).ok_or_else(|| format!("version \"{version}\" is not known"))?;
+        let document = Document::read(json).map_err(|errors| first_message(&errors))?;
+        Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
+            .map_err(|job| format!("job \"{job}\" is not in version \"{version}\""))
+    };
+    let mut graph = graph_of(&run.version)?;
+    // A retry with new code leaves what has begun with the old as it was.
+    for version in documents.keys().filter(|version| **version != run.version) {
+        let places = tasks.iter().enumerate().filter(|(_, task)| task.version == *version).map(|(ix, _)| ix);
+        graph = graph.with_jobs_of(&graph_of(version)?, places);
+    }
     run.graph = Arc::new(graph);
     run.tasks = tasks.into_iter().map(Arc::new).collect();
     Ok(Held { run, unique_key, last_event })
 }
 
 fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
-    let task = &run.tasks[ix];
+    let Some(task) = run.tasks.get(ix) else { return Vec::new() };
     let mut rows = vec![Write::Task(Box::new(TaskRow {
         run: run.id,
         ix: ix as u32,
@@ -858,9 +927,29 @@ struct Refusal {
     run: Option<RunId>,
 }
 
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let hint = refusal.hint().map(str::to_owned);
+        Self { hint, ..Self::new(refusal.code, refusal.message) }
+    }
+}
+
 impl Refusal {
     fn reply(&self) -> Value {
-        json!({"error": {"code": self.code, "message": self.message, "run": self.run}})
+        json!({"error": {"code": self.code, "message": self.message, "hint": self.hint(), "run": self.run}})
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self.code {
+            "job-not-found" => "`pinrail show RUN` lists the jobs of a run.",
+            "version-not-found" => "Send the code again: run the command once more from the project's folder.",
+            "bad-document" => {
+                "Make a new run; this one was stored by another version of pinrail, or its workflow is lost."
+            }
+            "state-failed" => "Try again; if it persists, look at the disk and the server's log.",
+            "run-not-found" => "List runs with `pinrail runs`.",
+            _ => return None,
+        })
     }
 
     fn new(code: &'static str, message: String) -> Self {

@@ -87,11 +87,7 @@ impl Project {
     /// What is wrong with it, with line and remedy.
     pub fn read(folder: &Path) -> Result<Self, ProjectError> {
         let file = folder.join(FILE);
-        let bytes = std::fs::read(&file).map_err(|e| {
-            let hint = format!("Check the permissions of \"{}\".", file.display());
-            error("", 0, format!("{FILE} cannot be read: {e}"), Some(hint))
-        })?;
-        let text = text(bytes)?;
+        let text = text(std::fs::read(&file).map_err(|e| unreadable(&file, &e))?)?;
         let own = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Self::parse(folder, &own, &text)
     }
@@ -102,8 +98,13 @@ impl Project {
     /// # Errors
     /// What is wrong with it, with line and remedy.
     pub fn read_bundle(root: &Path, name: &ProjectName) -> Result<Self, ProjectError> {
-        let text = text(std::fs::read(root.join(FILE)).unwrap_or_default())?;
-        Self::parse(root, name.as_str(), &text)
+        let file = root.join(FILE);
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(unreadable(&file, &error)),
+        };
+        Self::parse(root, name.as_str(), &text(bytes)?)
     }
 
     fn parse(folder: &Path, own: &str, text: &str) -> Result<Self, ProjectError> {
@@ -140,6 +141,11 @@ impl Project {
             defaults: defaults.and_then(|value| value.as_object().cloned()).unwrap_or_default(),
         })
     }
+}
+
+fn unreadable(file: &Path, reason: &std::io::Error) -> ProjectError {
+    let hint = format!("Check the permissions of \"{}\".", file.display());
+    error("", 0, format!("{FILE} cannot be read: {reason}"), Some(hint))
 }
 
 /// The file as text, or where it stops being one.
@@ -234,6 +240,16 @@ mod tests {
             parse("[project]\nname = \"x\"\n[files]\nraw = \"data/*.csv\"").unwrap().files.unwrap()["raw"],
             "data/*.csv"
         );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_empty_one_but_one_that_cannot_be_read_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "flights".parse().unwrap();
+        assert!(Project::read_bundle(folder.path(), &name).unwrap().files.is_none());
+        std::fs::create_dir(folder.path().join(FILE)).unwrap();
+        let error = Project::read_bundle(folder.path(), &name).unwrap_err();
+        assert!(error.message.starts_with("pinrail.toml cannot be read: "), "{error}");
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl App {
             None => self.deployed_bundle(principal, project).await?,
         };
         let (root, settings) = self.bundle(project, bundle).await?;
-        let files = self.files_of(project, root, settings).await;
+        let files = self.files_of(project, root, settings).await?;
         let query = AdHoc {
             id: fresh(self.ids.as_ref()),
             project: project.clone(),
@@ -220,13 +220,13 @@ impl App {
     }
 
     async fn keep_query(&self, query: &AdHoc) -> Result<(), Problem> {
-        let state = serde_json::to_value(query.state).unwrap_or_default();
+        let data = serde_json::to_value(query).map_err(|e| Problem::new("internal", e.to_string()))?;
         self.commit(vec![Write::Query(Box::new(QueryRow {
             id: query.id,
             project: query.project.clone(),
-            state: state.as_str().unwrap_or_default().to_owned(),
+            state: data["state"].as_str().unwrap_or_default().to_owned(),
             created_at: query.created_at,
-            data: serde_json::to_value(query).unwrap_or_default(),
+            data,
         }))])
         .await
     }
@@ -312,7 +312,7 @@ impl App {
             QueryState::Failed => return Err(told_again(query.error)),
             QueryState::Running => {
                 let problem = Problem::new("wrong-state", format!("query {id} is still running"));
-                return Err(problem.hint("Wait for it with GET /api/v1/queries/{id}?wait=60."));
+                return Err(problem.hint(format!("Wait for it with GET /api/v1/queries/{id}?wait=60.")));
             }
             QueryState::Cancelled | QueryState::Lost => {
                 return Err(Problem::new("wrong-state", format!("query {id} has no result: it did not end by itself")));

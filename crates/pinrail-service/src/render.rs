@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pinrail_model::document::{Document, Job, Sha, SqlSource};
+use pinrail_model::document::{Document, Job, Sha, SqlSource, first_message};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::schedule::{self, Schedule, interval_at};
@@ -89,7 +89,7 @@ impl App {
         let scope = Scope { ds: &ds, interval, params: &params, param_types: &types };
         let left = upstream.iter().flat_map(|(job, outputs)| outputs.iter().map(|(n, v)| (job.as_str(), n, v)));
         let values = scope.values(&BTreeMap::new(), left);
-        let files = self.files_of(project, root, settings).await;
+        let files = self.files_of(project, root, settings).await?;
         let writes = found.job.map(|job| declared(job, &ds)).filter(|declared| !declared.is_empty());
         let file = found.file;
         let query = SqlQuery { text: found.text, file: file.clone(), values, files, writes };
@@ -124,7 +124,7 @@ fn documents(compiled: &Compiled, request: &RenderRequest) -> Result<Vec<Documen
     if let Some(workflow) = &request.workflow {
         return Ok(vec![find_workflow(compiled, workflow, request.bundle)?.0]);
     }
-    let read = |json| Document::read(json).map_err(|e| Problem::new("internal", e[0].message.clone()));
+    let read = |json| Document::read(json).map_err(|errors| Problem::new("internal", first_message(&errors)));
     compiled.documents.values().map(read).collect()
 }
 
@@ -137,8 +137,10 @@ fn of_job<'a>(
     let having: Vec<_> = documents.iter().filter_map(|d| Some((d, d.job(name.as_str())?))).collect();
     let (document, job) = match having.as_slice() {
         [one] => *one,
-        [] if documents.len() == 1 => (&documents[0], find_job(&documents[0], name)?),
-        [] => return Err(nowhere(documents, name, compiled)),
+        [] => match documents {
+            [only] => (only, find_job(only, name)?),
+            _ => return Err(nowhere(documents, name, compiled)),
+        },
         several => {
             let names: Vec<_> = several.iter().map(|(document, _)| document.workflow.to_string()).collect();
             let detail = format!("job \"{name}\" could be one of the workflows {}", names.join(", "));

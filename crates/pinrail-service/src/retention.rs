@@ -44,6 +44,8 @@ const REPLIES: Duration = DAY;
 const RESULTS: Duration = DAY;
 /// Who asked what, for a month.
 const QUERIES: Duration = DAY.saturating_mul(30);
+/// What tables were before, for whoever looks into a mistake within a month.
+const TABLE_HISTORY: Duration = DAY.saturating_mul(30);
 /// A list of tokens tells for a month who could do what until lately.
 const TOKENS: Duration = DAY.saturating_mul(30);
 /// A bundle that was sent or checked but never run, or whose runs are forgotten.
@@ -87,6 +89,7 @@ pub struct Keep {
     pub tokens: Duration,
     pub results: Duration,
     pub queries: Duration,
+    pub table_history: Duration,
     pub bundles: Duration,
     pub unpacked: Duration,
     pub compiled: Duration,
@@ -107,6 +110,7 @@ impl Default for Keep {
             tokens: TOKENS,
             results: RESULTS,
             queries: QUERIES,
+            table_history: TABLE_HISTORY,
             bundles: BUNDLES,
             unpacked: UNPACKED,
             compiled: COMPILED,
@@ -202,7 +206,11 @@ impl Retention {
             Forget::Commands | Forget::Transitions => (what, keep.replies),
             Forget::Tokens => (what, keep.tokens),
             Forget::AdHocs => (what, keep.queries),
+            Forget::TableHistory => (what, keep.table_history),
         });
+        // What is true of the tables now will be history of this age.
+        let mark = Transition::new(fresh(self.ids.as_ref()), vec![Write::MarkCatalogs { at: self.clock.now().wall }]);
+        self.store.commit(vec![mark], Durability::Waited).await?;
         let mut all = 0;
         for (what, age) in ages {
             loop {

@@ -1,14 +1,18 @@
 //! What an executor reports into, and what a job may ask for while it runs: logs, counters, SQL, files.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
-use pinrail_model::document::SqlSource;
-use pinrail_model::fault::{Evidence, Fault};
-use pinrail_model::run::{Phase, Report};
+use nix::fcntl::OFlag;
+use pinrail_model::document::{JobKind, SqlSource};
+use pinrail_model::fault::{ERROR, Evidence, Fault};
+use pinrail_model::run::{Phase, Report, Verdict};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
 use pinrail_model::seam::lake::{
     AttemptView, FileScope, LakeError, PointerSwap, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat,
@@ -16,6 +20,7 @@ use pinrail_model::seam::lake::{
 };
 use pinrail_model::seam::store::{CounterRow, FileRow, Write};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::attempt::{OneWork, head};
 use crate::mask::StreamMask;
@@ -26,15 +31,26 @@ use crate::values::{self, Scope};
 /// Rows that a job gets from one `ctx.sql`. More belongs into a table.
 const MOST_ROWS: u64 = 1_000_000;
 
+/// Names of counters and metrics of one attempt: each is a row for as long as the run is kept.
+const MOST_COUNTERS: usize = 1000;
+
 /// The largest file for people: it is held in memory on its way, and larger ones belong into a table.
 const LARGEST_FILE: u64 = 256 << 20;
+
+/// What is kept of the end of stderr, in bytes and lines: enough for the sentence that says what was wrong.
+const LAST_WORDS: usize = 2 << 10;
+const LAST_LINES: usize = 5;
 
 /// The sink of one piece of work.
 pub(crate) struct Sink {
     work: Arc<OneWork>,
     view: OnceLock<u64>,
+    /// Whether the attempt is being stopped; none: it is, and this is its cleanup.
+    stop: Option<watch::Receiver<bool>>,
     /// What masks streams that arrive in pieces, by stream.
     streams: Mutex<BTreeMap<u8, StreamMask>>,
+    /// The end of what went to stderr, masked.
+    last_words: Mutex<Vec<u8>>,
 }
 
 /// What a job that only reads is told: most likely its header is missing.
@@ -45,12 +61,12 @@ const NOTHING_DONE: &[u8] = b"warning: the statements write no table and leave n
 pub(crate) type Failure = (Fault, Evidence);
 
 impl Sink {
-    pub fn new(work: Arc<OneWork>) -> Self {
+    pub fn new(work: Arc<OneWork>, stop: Option<watch::Receiver<bool>>) -> Self {
         let view = OnceLock::new();
         if let Some(seq) = work.ticket.attempt.view {
             let _ = view.set(seq);
         }
-        Self { work, view, streams: Mutex::default() }
+        Self { work, view, stop, streams: Mutex::default(), last_words: Mutex::default() }
     }
 
     fn view(&self) -> View {
@@ -99,12 +115,7 @@ impl Sink {
         let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
         let project = crate::project::Project::read_bundle(&code.root, &self.work.ticket.project).ok();
         let patterns = project.and_then(|project| project.files).map(|files| files.into_values().collect());
-        let files = FileScope {
-            root: Some(code.root),
-            forbidden: vec![self.work.attempts.parts.state.clone()],
-            project: code.project,
-            patterns,
-        };
+        let files = FileScope::of_project(code.root, code.project, patterns, &self.work.attempts.parts.state);
         Ok(SqlQuery { text, file, values: self.values(params), files, writes })
     }
 
@@ -158,7 +169,8 @@ impl Sink {
         let (text, file) = self.text(source).await?;
         let writes = writes.map(|writes| self.filled(writes)).or_else(|| self.declared_for_select());
         let query = self.query(text, file.clone(), params, writes).await?;
-        let (done, _) = self.execute(&query, ResultFormat::Json).await.map_err(|e| failure(e, file.as_deref()))?;
+        let done = self.execute(&query, QueryLimits::default(), &mut Counted).await;
+        let done = done.map_err(|e| failure(e, file.as_deref()))?;
         if done.written.is_empty() && done.outputs.is_empty() {
             self.log(Some(Phase::Execute), Stream::System, NOTHING_DONE);
         }
@@ -172,20 +184,51 @@ impl Sink {
         Ok((result, done.outputs))
     }
 
-    async fn execute(&self, query: &SqlQuery, format: ResultFormat) -> Result<(QueryDone, Vec<u8>), LakeError> {
+    async fn execute(
+        &self,
+        query: &SqlQuery,
+        limits: QueryLimits,
+        result: &mut dyn ResultSink,
+    ) -> Result<QueryDone, LakeError> {
         let Some(engine) = &self.work.attempts.parts.engine else {
             let (fault, evidence) = no_engine();
             return Err(LakeError::new("engine-missing", fault, evidence.message));
         };
         // Said before the first file is staged: a crash in between must not publish without looking.
         self.work.live.wrote.store(true, Ordering::SeqCst);
-        let mut collected = Collected(Vec::new());
-        let limits = QueryLimits { rows: Some(MOST_ROWS), ..QueryLimits::default() };
-        let done = engine.run(query, &self.view(), &limits, format, &mut collected).await?;
+        let done = engine.run(query, &self.view(), &limits, ResultFormat::Json, result).await?;
         for (name, value) in &done.counters {
             self.counter("sql", name, *value, None);
         }
-        Ok((done, collected.0))
+        Ok(done)
+    }
+
+    /// The rows of a statement of the job's own code. They come back, whatever the job declares that it writes.
+    async fn rows(&self, text: String) -> Result<Value, RequestError> {
+        let bad = |(_, evidence): Failure| RequestError {
+            code: "sql".to_owned(),
+            message: evidence.message,
+            hint: evidence.remedy,
+        };
+        let query = self.query(text, None, &BTreeMap::new(), None).await.map_err(bad)?;
+        let mut collected = Collected(Vec::new());
+        let limits = QueryLimits { rows: Some(MOST_ROWS), ..QueryLimits::default() };
+        let done = self.execute(&query, limits, &mut collected).await.map_err(|error| bad(failure(error, None)))?;
+        if done.truncated {
+            return Err(RequestError {
+                code: "too-many-rows".to_owned(),
+                message: format!("the statement gives more than {MOST_ROWS} rows, which is the most that a job gets"),
+                hint: Some("Aggregate or filter in SQL, or write the rows to a table.".to_owned()),
+            });
+        }
+        if collected.0.is_empty() {
+            return Ok(json!({"columns": [], "rows": []}));
+        }
+        serde_json::from_slice(&collected.0).map_err(|e| RequestError {
+            code: "sql".to_owned(),
+            message: e.to_string(),
+            hint: None,
+        })
     }
 
     /// Says in the log what a statement failed of: there is no process that would.
@@ -194,12 +237,33 @@ impl Sink {
         self.log(Some(phase), Stream::System, format!("error: {}{remedy}", evidence.message).as_bytes());
     }
 
-    /// An attempt may have many processes and run many statements; what they count is summed, but for peaks.
-    fn count(&self, group: &str, name: &str, value: f64) -> f64 {
+    /// Adds the last lines of stderr to a failure of a command, which says nothing but its exit code otherwise.
+    pub fn with_last_words(&self, mut verdict: Verdict) -> Verdict {
+        let words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&words);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+        if !last.is_empty() {
+            verdict.evidence = verdict.evidence.fact("stderr", last);
+        }
+        verdict
+    }
+
+    /// What an attempt has counted under a name so far: amounts of its processes and statements are summed, of peaks the
+    /// highest counts, and a metric is what was measured last. None for one name more than an attempt may have.
+    fn count(&self, group: &str, name: &str, value: f64) -> Option<f64> {
         let mut counted = self.work.live.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let so_far = counted.entry((group.to_owned(), name.to_owned())).or_default();
-        *so_far = if name.starts_with("peak_") { so_far.max(value) } else { *so_far + value };
-        *so_far
+        let key = (group.to_owned(), name.to_owned());
+        if counted.len() >= MOST_COUNTERS && !counted.contains_key(&key) {
+            return None;
+        }
+        let so_far = counted.entry(key).or_default();
+        *so_far = match group {
+            "metric" => value,
+            "process" if name.starts_with("peak_") => so_far.max(value),
+            _ => *so_far + value,
+        };
+        Some(*so_far)
     }
 
     /// The pointers that make the attempt's tables true.
@@ -234,12 +298,7 @@ impl Sink {
 
     async fn save(&self, name: &str, path: &Path) -> Result<Value, RequestError> {
         let refused = |message: String| RequestError { code: "save-refused".to_owned(), message, hint: None };
-        let scratch = self.work.attempts.parts.state.join("scratch").join(self.work.ticket.attempt.id.to_string());
-        let real = path.canonicalize().map_err(|e| refused(format!("\"{}\" cannot be read: {e}", path.display())))?;
-        let inside = scratch.canonicalize().is_ok_and(|scratch| real.starts_with(scratch));
-        if !inside {
-            return Err(refused(format!("\"{}\" is not in the attempt's scratch folder", path.display())));
-        }
+        let scratch = self.work.scratch();
         if !crate::project::is_inside(name) || name.contains('/') {
             return Err(refused(format!("\"{name}\" is not a file name")));
         }
@@ -249,12 +308,9 @@ impl Sink {
         let bundles = self.work.attempts.parts.bundles.clone();
         // Until the row that names it is on its way.
         let _held = bundles.hold().await;
+        let path = path.to_owned();
         let kept = tokio::task::spawn_blocking(move || {
-            let size = std::fs::metadata(&real).map_err(|e| e.to_string())?.len();
-            if size > LARGEST_FILE {
-                return Err(format!("the file has {} MiB; at most {} MiB are kept", size >> 20, LARGEST_FILE >> 20));
-            }
-            let bytes = std::fs::read(&real).map_err(|e| e.to_string())?;
+            let bytes = read_below(&scratch, &path)?;
             Ok((bundles.put(&bytes).map_err(|e| e.to_string())?, bytes.len() as u64))
         });
         let (sha, size) = kept.await.map_err(|e| refused(e.to_string()))?.map_err(refused)?;
@@ -271,6 +327,16 @@ impl Sink {
     }
 }
 
+/// The rows of a job that is SQL go nowhere but into tables and outputs.
+struct Counted;
+
+#[async_trait]
+impl ResultSink for Counted {
+    async fn chunk(&mut self, _: Vec<u8>) -> Result<(), LakeError> {
+        Ok(())
+    }
+}
+
 struct Collected(Vec<u8>);
 
 #[async_trait]
@@ -281,6 +347,32 @@ impl ResultSink for Collected {
     }
 }
 
+/// Reads a file of the attempt's own folder. The job may change names while this looks, so what counts is what was opened.
+fn read_below(folder: &Path, path: &Path) -> Result<Vec<u8>, String> {
+    let unreadable = |e: std::io::Error| format!("\"{}\" cannot be read: {e}", path.display());
+    let real = path.canonicalize().map_err(unreadable)?;
+    // Opening a pipe that nobody writes to must not wait.
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(&real).map_err(unreadable)?;
+    let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or(real);
+    if !folder.canonicalize().is_ok_and(|folder| opened.starts_with(folder)) {
+        return Err(format!("\"{}\" is not in the attempt's scratch folder", path.display()));
+    }
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(format!("\"{}\" is not a file", path.display()));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(format!(
+            "\"{}\" has more than {} MiB, which is the most that is kept",
+            path.display(),
+            LARGEST_FILE >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
 fn no_engine() -> Failure {
     (Fault::User, Evidence::new("this build of pinrail has no SQL engine"))
 }
@@ -288,7 +380,7 @@ fn no_engine() -> Failure {
 /// Says in which file it was, when it was in one.
 fn failure(error: LakeError, file: Option<&str>) -> Failure {
     let LakeError { code, fault, mut evidence, place } = error;
-    evidence.facts.push(("code".to_owned(), code.to_owned()));
+    evidence.facts.push((ERROR.to_owned(), code.to_owned()));
     if let Some((line, column)) = place {
         let file = file.unwrap_or("the statement");
         evidence.message = format!("{file}:{line}:{column}: {}", evidence.message);
@@ -301,6 +393,9 @@ fn failure(error: LakeError, file: Option<&str>) -> Failure {
 #[async_trait]
 impl AttemptSink for Sink {
     fn report(&self, report: Report) {
+        if matches!(report, Report::PhaseStarted(Phase::Setup)) && self.work.ticket.job.kind == JobKind::Class {
+            self.work.live.cleans_up.store(true, Ordering::SeqCst);
+        }
         self.work.report(report);
     }
 
@@ -318,12 +413,25 @@ impl AttemptSink for Sink {
         if !seen.is_empty() || (last && stream == Stream::Log) {
             self.append(None, stream, &seen);
         }
+        if stream == Stream::Stderr {
+            let mut words = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+            words.extend_from_slice(&seen);
+            let over = words.len().saturating_sub(LAST_WORDS);
+            words.drain(..over);
+        }
     }
 
     fn counter(&self, group: &str, name: &str, value: f64, unit: Option<&str>) {
         let ticket = &self.work.ticket;
-        // The user's own are what the user says last.
-        let value = if group == "process" || group == "sql" { self.count(group, name, value) } else { value };
+        let Some(value) = self.count(group, name, value) else {
+            if !self.work.live.counters_refused.swap(true, Ordering::SeqCst) {
+                let text = format!(
+                    "an attempt has at most {MOST_COUNTERS} counters and metrics; \"{name}\" and later ones are not kept"
+                );
+                self.log(None, Stream::System, text.as_bytes());
+            }
+            return;
+        };
         let masks = &self.work.live.revealed().masks;
         self.work.owner.tell(Input::Behind(vec![Write::Counters(vec![CounterRow {
             attempt: ticket.attempt.id,
@@ -344,6 +452,10 @@ impl AttemptSink for Sink {
         self.work.live.cleans_up.store(phases.contains(&Phase::Cleanup), Ordering::SeqCst);
     }
 
+    async fn settled(&self) {
+        self.work.owner.ask(Input::Settle).await;
+    }
+
     async fn fix_view(&self) -> Result<(), String> {
         let parts = &self.work.attempts.parts;
         if parts.catalog.is_none() {
@@ -355,27 +467,31 @@ impl AttemptSink for Sink {
         Ok(())
     }
 
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| *stop.borrow())
+    }
+
+    async fn stopped(&self) {
+        match self.stop.clone() {
+            Some(mut stop) => {
+                // It cannot end otherwise: the sender lives as long as this.
+                let _ = stop.wait_for(|stop| *stop).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
     async fn request(&self, request: Request) -> Result<Value, RequestError> {
         match request {
-            Request::Sql { text } => {
-                let bad = |(_, evidence): Failure| RequestError {
-                    code: "sql".to_owned(),
-                    message: evidence.message,
-                    hint: evidence.remedy,
-                };
-                // Its rows come back, whatever the job declares that it writes.
-                let query = self.query(text, None, &BTreeMap::new(), None).await.map_err(bad)?;
-                let (_, bytes) =
-                    self.execute(&query, ResultFormat::Json).await.map_err(|error| bad(failure(error, None)))?;
-                if bytes.is_empty() {
-                    return Ok(json!({"columns": [], "rows": []}));
-                }
-                serde_json::from_slice(&bytes).map_err(|e| RequestError {
-                    code: "sql".to_owned(),
-                    message: e.to_string(),
+            Request::Sql { text } => tokio::select! {
+                biased;
+                () = self.stopped() => Err(RequestError {
+                    code: "stopped".to_owned(),
+                    message: "the attempt is being stopped".to_owned(),
                     hint: None,
-                })
-            }
+                }),
+                rows = self.rows(text) => rows,
+            },
             Request::Save { name, path } => self.save(&name, &path).await,
             Request::Secret { name } => self.secret(&name),
             Request::Output { .. } => Ok(Value::Null),

@@ -213,19 +213,18 @@ impl ToSchema for AttemptState {}
 /// A run as the API gives it.
 #[must_use]
 pub fn run(stored: &StoredRun) -> Run {
-    Run { line: run_line(stored), tasks: stored.tasks.iter().map(task).collect() }
+    Run { line: run_line(&stored.run, &stored.state), tasks: stored.tasks.iter().map(task).collect() }
 }
 
 /// A run without its tasks, for lists.
 #[must_use]
-pub fn run_line(stored: &StoredRun) -> RunLine {
-    let run = &stored.run;
+pub fn run_line(run: &pinrail_model::run::Run, state: &str) -> RunLine {
     let tz = pinrail_model::schedule::zone(&run.tz);
     RunLine {
         id: run.id,
         project: run.project.clone(),
         workflow: run.workflow.clone(),
-        state: stored.state.clone(),
+        state: state.to_owned(),
         class: run.class,
         cause: run.cause.clone(),
         ds: tz.ok().map(|tz| pinrail_model::schedule::ds(run.interval, tz)),

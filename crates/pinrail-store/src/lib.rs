@@ -7,6 +7,9 @@
 //! Invariants:
 //! - only this crate names a database driver;
 //! - no file or network access other than the database happens inside a transaction;
+//! - who may see one project sees nothing of another, whatever is asked for;
+//! - no statement that anybody waits for scans a table that grows with use: a test looks at the plan of each;
+//! - an order is carried out wholly or not at all, whatever becomes of those that share its transaction;
 //! - migrations go forward only; the schema they give is committed in `schema.sql` and compared by a test.
 
 mod sqlite;

@@ -5,6 +5,8 @@
 
 mod forget;
 mod migrate;
+#[cfg(test)]
+mod plans;
 mod pointers;
 mod read;
 mod rows;
@@ -21,8 +23,8 @@ use pinrail_model::seam::store::{
     Answer, Command, Durability, Forget, Load, Query, Reply, Store, StoreError, StoredRun, Topic, Transition, Who,
 };
 use pinrail_model::time::Micros;
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use tokio::sync::{broadcast, oneshot};
+use rusqlite::{CachedStatement, Connection, OpenFlags};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 
 use writer::{Order, Writer};
 
@@ -33,12 +35,19 @@ const DATABASE: &str = "state.db";
 /// News that a slow follower has not fetched; then it looks for itself, as it does at its start.
 const NEWS_KEPT: usize = 1024;
 
+/// Connections that read: no more than there are permits, opened when they are first needed.
+#[derive(Debug)]
+struct Readers {
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
 /// State in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
-    readers: Mutex<Vec<Connection>>,
+    readers: Arc<Readers>,
     news: broadcast::Sender<Arc<HashSet<Topic>>>,
 }
 
@@ -55,7 +64,8 @@ impl SqliteStore {
         settle(&connection)?;
         let (news, _) = broadcast::channel(NEWS_KEPT);
         let writer = Writer::start(connection, news.clone())?;
-        Ok(Self { path, writer, readers: Mutex::new(Vec::new()), news })
+        let readers = Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
+        Ok(Self { path, writer, readers: Arc::new(readers), news })
     }
 
     /// The schema of the database in a folder, if there is one, and the one that this version writes; reads only.
@@ -63,24 +73,11 @@ impl SqliteStore {
     /// # Errors
     /// When the file is no database.
     pub fn schema(folder: &Path) -> Result<(Option<i64>, i64), StoreError> {
-        let path = folder.join("state.db");
+        let path = folder.join(DATABASE);
         if !path.exists() {
             return Ok((None, migrate::KNOWN));
         }
         Ok((Some(migrate::found(&reader(&path)?)?), migrate::KNOWN))
-    }
-
-    /// Writes a consistent copy of the database to a new file.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub async fn backup(&self, to: PathBuf) -> Result<(), StoreError> {
-        self.reading(move |connection| {
-            let mut copy = Connection::open(&to).map_err(failed)?;
-            let backup = rusqlite::backup::Backup::new(connection, &mut copy).map_err(failed)?;
-            backup.run_to_completion(1024, std::time::Duration::ZERO, None).map_err(failed)
-        })
-        .await
     }
 
     /// Runs a read on a connection of its own, off the async threads.
@@ -88,27 +85,19 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let pooled = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let path = self.path.clone();
-        let (result, connection) = tokio::task::spawn_blocking(move || {
-            let connection = match pooled {
-                Some(connection) => connection,
-                None => match reader(&path) {
-                    Ok(connection) => connection,
-                    Err(error) => return (Err(error), None),
-                },
-            };
-            (read(&connection), Some(connection))
-        })
-        .await
-        .map_err(|e| StoreError::Failed(e.to_string()))?;
-        if let Some(connection) = connection {
-            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if readers.len() < READERS {
-                readers.push(connection);
-            }
-        }
-        result
+        let permit = Arc::clone(&self.readers.permits).acquire_owned().await;
+        let permit = permit.map_err(|e| StoreError::Failed(e.to_string()))?;
+        let (readers, path) = (Arc::clone(&self.readers), self.path.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            // Kept until the read is over, also when nobody waits for it any more.
+            let _permit = permit;
+            let pooled = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = pooled.map_or_else(|| reader(&path), Ok)?;
+            let result = read(&connection);
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            result
+        });
+        read.await.map_err(|e| StoreError::Failed(e.to_string()))?
     }
 
     /// Runs a read whose parts are all of one moment.
@@ -180,6 +169,13 @@ fn settle(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Every statement of a serving store is prepared here, so that a test sees them all.
+fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<'c>, StoreError> {
+    #[cfg(test)]
+    plans::seen(sql);
+    connection.prepare_cached(sql).map_err(failed)
+}
+
 fn failed(error: rusqlite::Error) -> StoreError {
     StoreError::Failed(error.to_string())
 }
@@ -214,14 +210,7 @@ impl Store for SqliteStore {
     }
 
     async fn resolve(&self, id: TransitionId) -> Result<Option<Reply>, StoreError> {
-        self.reading(move |connection| {
-            let text: Option<String> = connection
-                .prepare_cached("select reply from transitions where id = ?1")
-                .and_then(|mut s| s.query_row([id.to_string()], |row| row.get(0)).optional())
-                .map_err(failed)?;
-            text.map(|text| serde_json::from_str(&text).map_err(|e| broken("a reply", e))).transpose()
-        })
-        .await
+        self.reading(move |connection| read::reply(connection, id)).await
     }
 
     async fn read(&self, who: &Who, query: Query) -> Result<Answer, StoreError> {
@@ -276,4 +265,36 @@ impl Store for SqliteStore {
 
 fn sha(text: &str) -> Result<Sha, StoreError> {
     text.parse().map_err(|e: String| broken("a digest", e))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_so_many_read_at_the_same_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path()).unwrap();
+        let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let read = || {
+            let (inside, most) = (Arc::clone(&inside), Arc::clone(&most));
+            store.reading(move |connection| {
+                most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                for _ in 0..50 {
+                    connection.query_row("select count(*) from sqlite_schema", [], |_| Ok(())).map_err(failed)?;
+                }
+                inside.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        for done in futures::future::join_all((0..100).map(|_| read())).await {
+            done.unwrap();
+        }
+        let most = most.load(Ordering::SeqCst);
+        assert!((1..=READERS).contains(&most), "{most} at the same time");
+        assert!(store.readers.idle.lock().unwrap().len() <= READERS);
+    }
 }

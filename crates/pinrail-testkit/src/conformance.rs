@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pinrail_model::document::{Document, ExecutorKind, Sha};
+use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId};
-use pinrail_model::names::{ProjectName, TableRef};
+use pinrail_model::names::{ProjectName, TableRef, WorkflowName};
 use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Position, Run, apply};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow,
-    FileRow, Forget, IdempotencyRow, Load, Publication, Query, QueryRow, Reply, RunRow, Store, StoredReply, TaskRow,
-    TokenRow, Transition, VersionRow, Who, Write,
+    FileRow, Forget, IdempotencyRow, InputRow, Load, LogRow, ProjectRow, Publication, Query, QueryRow, Reply, RunRow,
+    SecretRow, Store, StoredReply, SystemTable, TaskRow, TokenRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::json;
@@ -30,8 +31,12 @@ where
     a_view_stays_as_it_was(fresh().await.as_ref()).await;
     a_publication_happens_once(fresh().await.as_ref()).await;
     a_former_attempt_may_not_stage(fresh().await.as_ref()).await;
+    inputs_are_compared_with_the_last_success(fresh().await.as_ref()).await;
     what_is_behind_becomes_durable_in_order(fresh().await.as_ref()).await;
     a_reader_of_one_project_sees_no_other(fresh().await.as_ref()).await;
+    runs_are_listed_by_all_that_they_are_asked_for(fresh().await.as_ref()).await;
+    what_is_not_there_cannot_be_ended(fresh().await.as_ref()).await;
+    an_old_view_is_forgotten_when_nobody_looks_at_it(fresh().await.as_ref()).await;
     what_belongs_to_old_runs_is_forgotten_in_slices(fresh().await.as_ref()).await;
     what_belongs_to_no_run_is_forgotten_by_age(fresh().await.as_ref()).await;
     a_workflow_stays_active_while_it_is_kept(fresh().await.as_ref()).await;
@@ -42,7 +47,7 @@ where
 }
 
 fn asked(second: i64) -> QueryRow {
-    let id = QueryId::from_parts(u64::try_from(second).unwrap_or(0), 1);
+    let id = QueryId::from_parts(u64::try_from(second * 1000).unwrap_or(0), 1);
     QueryRow {
         id,
         project: project(),
@@ -271,9 +276,63 @@ async fn a_former_attempt_may_not_stage(store: &dyn Store) {
     store.stage(1, overlay("2")).await.expect("replaced");
     assert_eq!(store.stage(0, overlay("3")).await, Err(PointerError::Fenced));
     assert_eq!(store.overlays(attempt).await.expect("overlays"), [overlay("2")]);
+    store.swap(&project(), vec![swap("a.y", None, Some("1"))]).await.expect("made");
+    store.stage(1, Overlay { table: table("a.y"), ..overlay("1") }).await.expect("staged");
+    let written = [unpublished("a.x", false, None), unpublished("a.y", true, None)];
+    assert_eq!(unpublished_by(store, attempt).await, written);
     let discard = Transition::new(id(2), vec![Write::DiscardOverlays(attempt)]);
     assert_eq!(commit(store, discard).await, Reply::Committed);
     assert!(store.overlays(attempt).await.expect("overlays").is_empty());
+    assert_eq!(unpublished_by(store, attempt).await, written, "their names are remembered");
+    let published = Publication {
+        project: project(),
+        attempt: AttemptId::from_parts(1, 2),
+        run: RunId::from_parts(2, 2),
+        job: run.tasks[0].job.clone(),
+        instance: String::new(),
+        generation: 1,
+        at: Micros(7),
+        swaps: vec![swap("a.x", None, Some("1"))],
+    };
+    let transition = Transition { publications: vec![published], ..Transition::new(id(3), vec![]) };
+    assert_eq!(commit(store, transition).await, Reply::Committed);
+    assert_eq!(unpublished_by(store, attempt).await[0], unpublished("a.x", true, Some(Micros(7))));
+}
+
+fn unpublished(name: &str, exists: bool, snapshot_at: Option<Micros>) -> Unpublished {
+    Unpublished { table: table(name), exists, snapshot_at }
+}
+
+async fn unpublished_by(store: &dyn Store, attempt: AttemptId) -> Vec<Unpublished> {
+    match store.read(&Who::default(), Query::Unpublished { project: project(), attempt }).await {
+        Ok(Answer::Unpublished(tables)) => tables,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn inputs_are_compared_with_the_last_success(store: &dyn Store) {
+    let file = |size| InputRow { path: "data/x.csv".to_owned(), size, modified_at: Micros(3) };
+    let inputs = async |query| match store.read(&Who::default(), query).await.expect("an answer") {
+        Answer::Inputs(rows) => Some(rows.into_iter().map(|row| row.size).collect::<Vec<_>>()),
+        _ => None,
+    };
+    let last = |before| Query::InputsOfLastSuccess {
+        project: project(),
+        workflow: "w".parse().expect("a name"),
+        before: RunId::from_parts(before, u128::from(before)),
+    };
+    for (n, state) in [(1, "succeeded"), (2, "succeeded"), (3, "failed")] {
+        let run = new_run(n, &project());
+        let row = Write::Run(Box::new(RunRow { run: run.clone(), state, unique_key: None }));
+        let found = |size| Write::Inputs { run: run.id, rows: vec![file(size)] };
+        // Found again by a retry.
+        let writes = vec![row, found(0), found(n as u64 * 10)];
+        assert_eq!(commit(store, Transition::new(id(n), writes)).await, Reply::Committed);
+    }
+    assert_eq!(inputs(Query::Inputs(RunId::from_parts(3, 3))).await, Some(vec![30]));
+    assert_eq!(inputs(last(4)).await, Some(vec![20]));
+    assert_eq!(inputs(last(2)).await, Some(vec![10]));
+    assert_eq!(inputs(last(1)).await, None);
 }
 
 async fn what_is_behind_becomes_durable_in_order(store: &dyn Store) {
@@ -287,25 +346,330 @@ async fn what_is_behind_becomes_durable_in_order(store: &dyn Store) {
     assert_eq!(found[0].run.started_at, Some(Micros(9)), "the later change won");
 }
 
+/// Each kind of thing that can be read, as rows of a project.
+fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transition) {
+    let (mut run, attempt) = claimed(n, project);
+    run.bundle = Sha::of(project.as_str().as_bytes());
+    Arc::make_mut(&mut run.tasks[1]).ending = Some(Ending::Succeeded);
+    let (token, created_at) = (TokenId::from_parts(1, n), Micros(1));
+    let digest = Sha::of(project.as_str().as_bytes());
+    let file = BundleFile { sha: digest, size: 1, executable: false };
+    let version = VersionRow {
+        project: project.clone(),
+        workflow: run.workflow.clone(),
+        version: sha(),
+        bundle: digest,
+        document: document(),
+        created_at,
+    };
+    // One bundle that a run and an active version name, and one that nothing names.
+    let bundle = |sha| BundleRow {
+        project: project.clone(),
+        sha,
+        manifest: BTreeMap::from([("a".to_owned(), file.clone())]),
+        created_at,
+    };
+    let command = Command {
+        id: CommandId::from_parts(1, n),
+        by: "anna".to_owned(),
+        at: created_at,
+        kind: CommandKind::Stop { run: run.id, job: None, reason: None },
+    };
+    let mut writes = rows(&run, None);
+    writes.extend([
+        Write::Run(Box::new(RunRow { run: run.clone(), state: "succeeded", unique_key: None })),
+        Write::Inputs {
+            run: run.id,
+            rows: vec![InputRow { path: project.to_string(), size: 1, modified_at: created_at }],
+        },
+        Write::Project(ProjectRow { name: project.clone(), folder: None, created_at }),
+        Write::Bundle(bundle(digest)),
+        Write::Bundle(bundle(Sha::of(&n.to_le_bytes()))),
+        Write::Version(version),
+        Write::Activate {
+            project: project.clone(),
+            bundle: digest,
+            versions: BTreeMap::from([(run.workflow.clone(), sha())]),
+            keep: BTreeSet::new(),
+            at: created_at,
+        },
+        Write::Secret(SecretRow {
+            project: project.clone(),
+            name: "key".parse().expect("a name"),
+            sealed: vec![1],
+            set_at: created_at,
+            set_by: "anna".to_owned(),
+        }),
+        Write::Token(TokenRow {
+            id: token,
+            name: "t".to_owned(),
+            hash: digest,
+            project: Some(project.clone()),
+            role: "viewer".to_owned(),
+            created_at,
+            expires_at: None,
+            revoked_at: None,
+        }),
+        Write::Idempotency(IdempotencyRow {
+            principal: token.to_string(),
+            key: "k".to_owned(),
+            request: sha(),
+            reply: None,
+            at: created_at,
+        }),
+        Write::CommandReply { command: command.id, reply: json!({"ok": 1}) },
+        Write::Query(Box::new(QueryRow {
+            id: QueryId::from_parts(1, n),
+            project: project.clone(),
+            state: "succeeded".to_owned(),
+            created_at,
+            data: json!({}),
+        })),
+        Write::Log(LogRow { attempt, first: 0, last: 1, bytes: 2 }),
+        Write::File(FileRow {
+            run: run.id,
+            attempt,
+            job: run.tasks[0].job.clone(),
+            name: "f".to_owned(),
+            sha: digest,
+            size: 1,
+        }),
+        Write::Counters(vec![CounterRow {
+            attempt,
+            run: run.id,
+            group: "user".to_owned(),
+            name: "rows".to_owned(),
+            value: 1.0,
+            unit: None,
+        }]),
+    ]);
+    let event = EventRow { run: run.id, seq: 1, at: Micros(0), kind: "k".to_owned(), job: None, data: json!({}) };
+    let transition = Transition { events: vec![event], ..Transition::new(id(n), writes) };
+    (run, vec![command], transition)
+}
+
+/// Every query that there is, asking for what [`everything_of`] made.
+fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
+    let (digest, attempt) = (run.bundle, AttemptId::from_parts(1, n));
+    let (project, workflow) = (project.clone(), run.workflow.clone());
+    let mut all = vec![
+        Query::Run(run.id),
+        Query::RunState(run.id),
+        runs_of(Some(project.clone())),
+        Query::Attempt(attempt),
+        Query::Events { run: run.id, after: 0, limit: 9 },
+        Query::Counters { run: run.id },
+        Query::Projects,
+        Query::Bundle { project: project.clone(), sha: digest },
+        Query::IdleBundles { before: Micros(9) },
+        Query::Blobs,
+        Query::Version { project: project.clone(), version: sha() },
+        Query::ActiveVersions { project: project.clone() },
+        Query::Succeeded { project: project.clone(), workflow, interval: run.interval },
+        Query::Secrets { project: project.clone() },
+        Query::Secret { project: project.clone(), name: "key".parse().expect("a name") },
+        Query::Tokens,
+        Query::TokenByHash(digest),
+        Query::Idempotency { principal: TokenId::from_parts(1, n).to_string(), key: "k".to_owned() },
+        Query::CommandReply(CommandId::from_parts(1, n)),
+        Query::AdHoc { id: QueryId::from_parts(1, n) },
+        Query::AdHocs { project: project.clone(), before: None, limit: 9 },
+        Query::AdHocs { project: project.clone(), before: Some(QueryId::from_parts(9, n)), limit: 9 },
+        Query::Logs(attempt),
+        Query::Files(run.id),
+        Query::Inputs(run.id),
+        Query::InputsOfLastSuccess {
+            project: project.clone(),
+            workflow: run.workflow.clone(),
+            before: RunId::from_parts(99, 0),
+        },
+        Query::Unpublished { project, attempt },
+    ];
+    all.extend(SystemTable::ALL.map(Query::System));
+    // A new kind of query does not compile here until it stands above as well.
+    for query in &all {
+        match query {
+            Query::Run(_)
+            | Query::RunState(_)
+            | Query::Runs { .. }
+            | Query::Attempt(_)
+            | Query::Events { .. }
+            | Query::Counters { .. }
+            | Query::Projects
+            | Query::Bundle { .. }
+            | Query::IdleBundles { .. }
+            | Query::Blobs
+            | Query::Version { .. }
+            | Query::ActiveVersions { .. }
+            | Query::Succeeded { .. }
+            | Query::Secrets { .. }
+            | Query::Secret { .. }
+            | Query::Tokens
+            | Query::TokenByHash(_)
+            | Query::Idempotency { .. }
+            | Query::CommandReply(_)
+            | Query::AdHoc { .. }
+            | Query::AdHocs { .. }
+            | Query::Logs(_)
+            | Query::Files(_)
+            | Query::Inputs(_)
+            | Query::InputsOfLastSuccess { .. }
+            | Query::Unpublished { .. }
+            | Query::System(_) => {}
+            Query::Installation => panic!("it belongs to no project"),
+        }
+    }
+    all
+}
+
+fn runs_of(project: Option<ProjectName>) -> Query {
+    Query::Runs { project, workflow: None, state: None, ends_with: None, before: None, limit: 10 }
+}
+
 async fn a_reader_of_one_project_sees_no_other(store: &dyn Store) {
     let other: ProjectName = "q".parse().expect("a name");
-    let (mine, theirs) = (new_run(1, &project()), new_run(2, &other));
-    for (n, run) in [(1, &mine), (2, &theirs)] {
-        assert_eq!(commit(store, Transition::new(id(n), rows(run, None))).await, Reply::Committed);
+    let mut runs = Vec::new();
+    for (n, project) in [(1, project()), (2, other.clone())] {
+        let (run, commands, transition) = everything_of(&project, n);
+        store.send(commands).await.expect("sent");
+        assert_eq!(commit(store, transition).await, Reply::Committed);
+        let overlay = Overlay {
+            attempt: AttemptId::from_parts(1, n),
+            id: TableId::from_parts(1, n),
+            table: table(&format!("a.{project}")),
+            base: None,
+            staged: Some("1".to_owned()),
+            intent: Intent::Changes,
+        };
+        store.stage(run.tasks[0].epoch, overlay).await.expect("staged");
+        runs.push(run);
     }
-    let who = Who { project: Some(project()) };
-    let list = Query::Runs {
-        project: Some(other),
-        workflow: None,
-        state: None,
-        logical: None,
-        ends_with: None,
-        before: None,
-        limit: 10,
+    let read = async |who: Option<&ProjectName>, query: &Query| {
+        let answer = store.read(&Who { project: who.cloned() }, query.clone()).await;
+        format!("{:?}", answer.expect("an answer"))
     };
-    let Answer::Runs(found) = store.read(&who, list).await.expect("an answer") else { panic!("not runs") };
-    assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), [mine.id]);
-    assert!(matches!(store.read(&who, Query::Run(theirs.id)).await, Ok(Answer::Nothing)));
+    let (mine, theirs) = (queries_for(&project(), &runs[0], 1), queries_for(&other, &runs[1], 2));
+    for (mine, theirs) in mine.iter().zip(&theirs) {
+        let empty = |answer: &str| answer == "Nothing" || answer.ends_with("([])") || answer.ends_with("({})");
+        let (own, everything) = (read(Some(&other), theirs).await, read(None, theirs).await);
+        assert!(!empty(&own) && !empty(&everything), "{theirs:?}: {own} {everything}");
+        let (seen, own) = (read(Some(&project()), theirs).await, read(Some(&project()), mine).await);
+        // Asked for something that has an owner, nothing; asked for all, one's own.
+        assert!(empty(&seen) || seen == own, "{theirs:?} shows {seen}");
+        assert!(seen != everything, "{theirs:?} shows {seen}");
+    }
+    let Ok(Answer::Runs(found)) = store.read(&Who { project: Some(project()) }, runs_of(None)).await else {
+        panic!("not runs")
+    };
+    assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), [runs[0].id]);
+}
+
+async fn runs_are_listed_by_all_that_they_are_asked_for(store: &dyn Store) {
+    let other: ProjectName = "q".parse().expect("a name");
+    let workflow: WorkflowName = "v".parse().expect("a name");
+    let mut runs: Vec<(Run, &'static str)> = Vec::new();
+    for n in 1..=16_u128 {
+        let mut run = new_run(n, &if n % 2 == 0 { other.clone() } else { project() });
+        if n % 4 < 2 {
+            run.workflow = workflow.clone();
+        }
+        runs.push((run, if n % 8 < 4 { "failed" } else { "running" }));
+    }
+    let row =
+        |(run, state): &(Run, &'static str)| Write::Run(Box::new(RunRow { run: run.clone(), state, unique_key: None }));
+    assert_eq!(commit(store, Transition::new(id(1), runs.iter().map(row).collect())).await, Reply::Committed);
+    let ending = runs[4].0.id.to_string();
+    let ending = &ending[ending.len() - 3..];
+    // Each combination of what can be asked for, by the bits of a number.
+    for asked in 0..32_u32 {
+        let wanted = |bit: u32| asked & (1 << bit) != 0;
+        let (project, state) = (wanted(0).then(|| other.clone()), wanted(1).then(|| "failed".to_owned()));
+        let (workflow, before) = (wanted(2).then(|| workflow.clone()), wanted(3).then(|| runs[12].0.id));
+        let ends_with = wanted(4).then(|| ending.to_owned());
+        let expected: Vec<RunId> = runs
+            .iter()
+            .rev()
+            .filter(|(run, is)| {
+                project.as_ref().is_none_or(|project| run.project == *project)
+                    && state.as_ref().is_none_or(|state| is == state)
+                    && workflow.as_ref().is_none_or(|workflow| run.workflow == *workflow)
+                    && before.is_none_or(|before| run.id < before)
+                    && ends_with.as_ref().is_none_or(|end| run.id.to_string().ends_with(end.as_str()))
+            })
+            .map(|(run, _)| run.id)
+            .take(3)
+            .collect();
+        let query = Query::Runs { project, workflow, state, ends_with, before, limit: 3 };
+        let Ok(Answer::Runs(found)) = store.read(&Who::default(), query.clone()).await else { panic!("not runs") };
+        assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), expected, "{query:?}");
+    }
+}
+
+async fn what_is_not_there_cannot_be_ended(store: &dyn Store) {
+    let (_, _, transition) = everything_of(&project(), 1);
+    assert_eq!(commit(store, transition).await, Reply::Committed);
+    let end = |project: &str, token| {
+        let project: ProjectName = project.parse().expect("a name");
+        let drop = Write::DropSecret { project: project.clone(), name: "key".parse().expect("a name") };
+        let who = Who { project: Some(project) };
+        (drop, Write::RevokeToken { who, id: TokenId::from_parts(1, token), at: Micros(5) })
+    };
+    for (n, project, token) in [(2, "q", 1), (3, "q", 9)] {
+        let (drop, revoke) = end(project, token);
+        assert_eq!(commit(store, Transition::new(id(n), vec![drop])).await, Reply::Missing);
+        assert_eq!(commit(store, Transition::new(id(n + 10), vec![revoke])).await, Reply::Missing);
+    }
+    let (drop, revoke) = end("p", 1);
+    assert_eq!(commit(store, Transition::new(id(4), vec![drop.clone(), revoke])).await, Reply::Committed);
+    assert_eq!(commit(store, Transition::new(id(5), vec![drop])).await, Reply::Missing, "it is gone");
+    let again = Write::RevokeToken { who: Who::default(), id: TokenId::from_parts(1, 1), at: Micros(9) };
+    assert_eq!(commit(store, Transition::new(id(6), vec![again])).await, Reply::Committed);
+    let Ok(Answer::Tokens(tokens)) = store.read(&Who::default(), Query::Tokens).await else { panic!("not tokens") };
+    assert_eq!(tokens[0].revoked_at, Some(Micros(5)), "the first time counts");
+}
+
+async fn an_old_view_is_forgotten_when_nobody_looks_at_it(store: &dyn Store) {
+    let project = &project();
+    let mark = async |n, at| {
+        let marked = Transition::new(id(n), vec![Write::MarkCatalogs { at: Micros(at) }]);
+        assert_eq!(commit(store, marked).await, Reply::Committed);
+    };
+    let forget =
+        async |before, most| store.forget(Forget::TableHistory, Micros(before), most).await.expect("forgotten");
+    let at = async |name: &str, seq| {
+        let found = store.find(project, &table(name), Some(seq)).await.expect("a pointer");
+        found.map(|pointer| pointer.location)
+    };
+    for (expect, new) in [(None, Some("1")), (Some("1"), Some("2")), (Some("2"), Some("3"))] {
+        store.swap(project, vec![swap("a.x", expect, new)]).await.expect("changed");
+    }
+    store.swap(project, vec![swap("a.y", None, Some("1"))]).await.expect("made");
+    store.swap(project, vec![swap("a.y", Some("1"), None)]).await.expect("dropped");
+    assert_eq!(forget(100, 9).await, 0, "nobody knows how old it is");
+    mark(1, 10).await;
+    // An attempt looks at the second version.
+    let (mut run, _) = claimed(1, project);
+    let task = Arc::make_mut(&mut run.tasks[0]);
+    Arc::make_mut(&mut task.attempts[0]).view = Some(2);
+    assert_eq!(commit(store, Transition::new(id(2), rows(&run, None))).await, Reply::Committed);
+    store.swap(project, vec![swap("a.x", Some("3"), Some("4"))]).await.expect("changed");
+    mark(3, 20).await;
+    assert_eq!(forget(10, 9).await, 0, "the mark is not older");
+    assert_eq!((forget(15, 9).await, forget(15, 9).await), (1, 0));
+    assert_eq!((at("a.x", 1).await, at("a.x", 2).await), (None, Some("2".to_owned())));
+    assert_eq!(at("a.y", 4).await, Some("1".to_owned()));
+    for task in &mut run.tasks {
+        Arc::make_mut(task).position = Position::Done;
+        Arc::make_mut(task).ending = Some(Ending::Succeeded);
+    }
+    assert_eq!(commit(store, Transition::new(id(4), rows(&run, None))).await, Reply::Committed);
+    // By the first mark: the second version of one table, and all of the dropped one; a slice at a time.
+    assert_eq!((forget(15, 1).await, forget(15, 9).await, forget(15, 9).await), (1, 2, 0));
+    assert_eq!((at("a.x", 2).await, at("a.x", 5).await), (None, Some("3".to_owned())));
+    assert_eq!((at("a.x", 6).await, at("a.y", 6).await), (Some("4".to_owned()), None));
+    assert_eq!((forget(25, 9).await, at("a.x", 5).await), (1, None), "by the second mark");
+    assert_eq!(store.list(project, Some(6)).await.expect("a list").len(), 1);
+    assert_eq!(store.list(project, None).await.expect("a list").len(), 1);
 }
 
 /// A run made and ended at second `n`, with two lines of history, a counter and a file.
@@ -635,9 +999,13 @@ async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
     let read = async {
         let mut seen = 0;
         while seen < CHANGES {
-            let Ok(Answer::Runs(found)) = store.read(&Who::default(), Query::Run(id)).await else { continue };
-            seen = found[0].last_event;
-            assert_eq!(found[0].run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
+            let found = match store.read(&Who::default(), Query::Run(id)).await.expect("an answer") {
+                Answer::Run(found) => found,
+                // It is not there yet.
+                _ => continue,
+            };
+            seen = found.last_event;
+            assert_eq!(found.run.started_at, Some(Micros(seen.cast_signed())), "the row and the history disagree");
         }
     };
     futures::future::join(written, read).await;

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use pinrail_model::near::nearest;
 
 use crate::client::Place;
 use crate::commands;
 use crate::failure::{Failure, USAGE};
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// A self-service data platform in one binary.
 #[derive(Debug, Parser)]
@@ -302,9 +303,12 @@ pub struct SubmitArgs {
     /// The executor
     #[arg(long)]
     pub executor: Option<String>,
-    /// A date or time of the interval [default: yesterday]
+    /// A date [default: yesterday]
     #[arg(long)]
     pub at: Option<String>,
+    /// A parameter: a number, true, false, or else a text
+    #[arg(long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<String>,
     /// Print the id and return
     #[arg(long, conflicts_with = "wait")]
     pub detach: bool,
@@ -438,16 +442,29 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
 pub fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PINRAIL_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
-    let cli = match Cli::try_parse() {
+    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
     let Global { json, state, project, url, token } = cli.global;
+    // What the environment names, it names for the next command as well.
+    let lasting = std::env::var_os("PINRAIL_STATE").map(PathBuf::from);
+    if let Some(folder) = state.as_ref().filter(|folder| lasting.as_ref() != Some(folder)) {
+        output::remember_state(folder);
+    }
     let place = Place { url, token, state, project };
     match obey(cli.command, &place, Output::new(json)) {
         Ok(code) => code,
         Err(failure) => failure.tell(json),
     }
+}
+
+/// The command line as it is understood here: a variable that is set but empty counts as not set.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|arg| {
+        let empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        if empty { arg.env(Resettable::Reset) } else { arg }
+    })
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
@@ -518,7 +535,8 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         }
         Command::Sdk(SdkCommand::Path) => commands::sdk::path(place, output),
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
-            commands::server::token_create(place, output, &name, &role, only.as_deref(), expires_in)
+            let token = commands::server::NewToken { name, role, project: only, expires_in_seconds: expires_in };
+            commands::server::token_create(place, output, &token)
         }
         Command::Token(TokenCommand::List) => commands::server::token_list(place, output),
         Command::Token(TokenCommand::Revoke { id }) => commands::server::token_revoke(place, output, &id),

@@ -14,7 +14,7 @@ use ureq::{Agent, Body};
 use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
 use crate::logins::{Logins, server};
 use crate::server::{Server, Wanted};
-use crate::state::{Locked, Using, in_use, join};
+use crate::state::{Locked, Using, in_use, join, served};
 
 /// Where a command finds what it works on.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +56,16 @@ impl Place {
     /// The server that a command uses: the one that is named, else the live one of the state folder, else one in this
     /// process for the time of the call.
     pub fn connect(&self) -> Result<Client, Failure> {
+        self.reach(false)
+    }
+
+    /// The server for a command that makes a run. One that does not wait for its end needs a server that stays, and is
+    /// refused without one before anything is made.
+    pub fn connect_for_run(&self, detach: bool) -> Result<Client, Failure> {
+        self.reach(detach)
+    }
+
+    fn reach(&self, stays: bool) -> Result<Client, Failure> {
         if let Some(url) = &self.url {
             let server = server(url)?;
             let token = match &self.token {
@@ -73,7 +83,12 @@ impl Place {
             if let Some((live, using)) = join(&folder).filter(|(live, _)| live.answers()) {
                 return Ok(Client::new(live.url, self.token_of(&folder)?, Serving::Elsewhere(using)));
             }
-            if let Some(locked) = Locked::take(&folder)? {
+            if stays {
+                if !served(&folder) {
+                    let failure = Failure::new(USAGE, "--detach needs a server that stays");
+                    return Err(failure.hint("Start one with `pinrail up --detach`."));
+                }
+            } else if let Some(locked) = Locked::take(&folder)? {
                 let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None })?;
                 return Ok(Client::new(server.url.clone(), server.token.clone(), Serving::Here(Box::new(server))));
@@ -205,7 +220,10 @@ impl Client {
         let reader = BufReader::new(response.into_body().into_reader());
         let (mut id, mut kind) = (0, String::new());
         for line in reader.lines() {
-            let line = line?;
+            let line = line.map_err(|error| {
+                Failure::new(UNREACHABLE, format!("the connection to the server at {} was lost: {error}", self.url))
+                    .hint("Follow again when it is up; what is logged meanwhile is kept.")
+            })?;
             if let Some(text) = line.strip_prefix("id: ") {
                 id = text.parse().unwrap_or(id);
             } else if let Some(text) = line.strip_prefix("event: ") {
@@ -295,6 +313,9 @@ fn problem(response: &mut Response<Body>) -> Failure {
         _ => FAILED,
     };
     let message = document["detail"].as_str().map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    // Where in a body it was that nobody typed.
+    let pointer = format!(" (at {})", document["pointer"].as_str().unwrap_or_default());
+    let message = message.strip_suffix(&pointer).map_or(message.clone(), str::to_owned);
     Failure {
         code,
         message,

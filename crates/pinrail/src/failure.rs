@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+use crate::output::{hint, visible};
+
 /// The exit codes of every command.
 pub const FAILED: u8 = 1;
 pub const USAGE: u8 = 2;
@@ -42,10 +44,10 @@ impl Failure {
             println!("{document}");
         }
         if !self.message.is_empty() {
-            eprintln!("error: {}", self.message);
+            eprintln!("error: {}", visible(&self.message));
         }
-        if let Some(hint) = &self.hint {
-            eprintln!("  hint: {hint}");
+        if let Some(text) = &self.hint {
+            eprintln!("  hint: {}", hint(&visible(text)));
         }
         ExitCode::from(self.code)
     }

@@ -94,11 +94,11 @@ impl SystemTables for StateTables {
     async fn rows(&self, project: &ProjectName, table: &str) -> Result<Vec<Vec<Value>>, LakeError> {
         let failed = |message: String| LakeError::new("state-failed", Fault::Platform, message);
         let found = SystemTable::ALL.into_iter().find(|known| known.name() == table);
-        let table = found.ok_or_else(|| failed(format!("there is no table system.{table}")))?;
+        let table = found.ok_or_else(|| failed(format!("there is no table \"system.{table}\"")))?;
         let who = Who { project: Some(project.clone()) };
         match self.0.read(&who, store::Query::System(table)).await.map_err(|e| failed(e.to_string()))? {
             Answer::Rows(rows) => Ok(rows),
-            other => Err(failed(format!("the state answered {other:?}"))),
+            _ => Err(failed(format!("the state gave no rows for \"system.{}\"", table.name()))),
         }
     }
 }

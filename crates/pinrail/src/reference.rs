@@ -126,6 +126,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/retention.rs", "EVENTS"),
             ("crates/pinrail-service/src/retention.rs", "COUNTERS"),
             ("crates/pinrail-service/src/retention.rs", "RUNS"),
+            ("crates/pinrail-service/src/retention.rs", "TABLE_HISTORY"),
             ("crates/pinrail-service/src/retention.rs", "TOKENS"),
             ("crates/pinrail-service/src/retention.rs", "QUERIES"),
             ("crates/pinrail-service/src/retention.rs", "RESULTS"),

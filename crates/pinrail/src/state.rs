@@ -3,7 +3,7 @@
 //! The lock is an OS file lock, which dies with its holder; `server.json` tells where the holder listens.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,17 +25,24 @@ pub struct Live {
 }
 
 impl Live {
-    /// Whether anybody listens there: the announcement of a server that was killed stays until the next one's.
+    /// Whether anybody answers there: the announcement of a server that was killed stays until the next one's, and for a
+    /// moment the kernel still accepts connections for it.
     pub fn answers(&self) -> bool {
         let address = self.url.strip_prefix("http://").and_then(|address| address.parse::<SocketAddr>().ok());
-        address.is_some_and(|address| TcpStream::connect_timeout(&address, ANSWER).is_ok())
+        let ask = |address| {
+            let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            stream.write_all(b"HEAD / HTTP/1.0\r\n\r\n")?;
+            stream.read_exact(&mut [0])
+        };
+        address.is_some_and(|address| ask(address).is_ok())
     }
 }
 
 /// How long a process that is being ended may keep its lock, and how often it is looked for that.
 const LOOKS: u32 = 100;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// How long a server of this machine may take to accept a connection.
+/// How long a server of this machine may take to accept a connection, and to answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// A state folder that this process alone may write to.
@@ -149,11 +156,15 @@ pub fn make(folder: &Path) -> Result<PathBuf, Failure> {
     private().map_err(|error| unusable(folder, &error))
 }
 
+/// Whether somebody serves a state folder, or is just beginning to.
+pub fn served(folder: &Path) -> bool {
+    // Whoever can lock it shared proves that nobody has it.
+    File::open(lock_file(folder)).is_ok_and(|file| Flock::lock(file, FlockArg::LockSharedNonblock).is_err())
+}
+
 /// Who serves a state folder now.
 pub fn live(folder: &Path) -> Option<Live> {
-    let file = File::open(lock_file(folder)).ok()?;
-    // Whoever can lock it shared proves that nobody has it.
-    if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
+    if !served(folder) {
         return None;
     }
     let text = std::fs::read_to_string(server_file(folder)).ok()?;

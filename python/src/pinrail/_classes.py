@@ -61,7 +61,11 @@ class Finder:
         # A near name is only worth saying when it leads somewhere.
         if answer.meant is not None and isinstance(self._resolve(answer.meant.split('.'), set()), Found):
             return answer
-        return Absent(answer.message, near(name, self.known()))
+        meant = near(name, self.known())
+        # Long modules make names alike of which the last parts have nothing in common.
+        last = name.rpartition('.')[2]
+        alike = meant is not None and near(last, [meant.rpartition('.')[2]]) is not None
+        return Absent(answer.message, meant if alike else None)
 
     def problem(self, found: Found) -> Optional[tuple[str, Optional[str]]]:
         """Why a class or function cannot be a job, and a hint."""

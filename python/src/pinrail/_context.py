@@ -14,7 +14,7 @@ import os
 
 from ._errors import MissingName, RequestError, SqlError, UserError, did_you_mean
 from ._frames import caller_frame
-from ._values import encode, make_rows, parameter, parse_date, parse_datetime
+from ._values import encode, is_finite, make_rows, parameter, parse_date, parse_datetime
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,13 +241,21 @@ class Context:
         self._port.event({'type': 'progress', 'done': share, 'text': text})
 
     def output(self, name: str, value: object) -> None:
-        """Leaves a JSON value of at most 64 KiB for the jobs that wait for this one; the last of a name counts."""
+        """Leaves a JSON value of at most 64 KiB for the jobs that wait for this one; the last of a name counts.
+
+        JSON has no NaN and no infinities: a value that holds one is refused.
+        """
         from ._names import name_problem
 
         problem = name_problem(name)
         if problem is not None:
             raise UserError(f'output name {problem}')
         _encoded(f'output "{name}"', value)
+        if not is_finite(value):
+            raise UserError(
+                f'output "{name}" holds NaN or an infinity, for which JSON has no number',
+                'leave None, or a text that says what is meant',
+            )
         self._port.event({'type': 'output', 'name': name, 'value': value})
 
     def check(

@@ -126,15 +126,17 @@ def moment(value: object, *, only_date: bool = False) -> Optional[str]:
 def bounds(
     func: str, start: object, end: object
 ) -> tuple[Optional[str], Optional[str], list[tuple[str, str, Optional[str]]]]:
-    """``start`` and ``end`` of a schedule as ISO texts, and what is wrong with them."""
+    """``start`` and ``end`` of a schedule, which are local dates, as ISO texts, and what is wrong with them."""
     wrong: list[tuple[str, str, Optional[str]]] = []
     texts: list[Optional[str]] = []
     for name, value in (('start', start), ('end', end)):
-        text = None if value is None else moment(value)
+        text = None if value is None else moment(value, only_date=True)
         if value is not None and text is None:
-            wrong.append((name, f'"{name}" of {func} must be a date or datetime, not {describe(value)}', None))
+            full = moment(value)
+            hint = f'write {name}={full[:10]!r}: it includes all fire times of that day' if full else None
+            wrong.append((name, f'"{name}" of {func} must be a date like 2013-01-02, not {describe(value)}', hint))
         texts.append(text)
     first, last = texts
-    if first is not None and last is not None and first[:10] > last[:10]:
+    if first is not None and last is not None and first > last:
         wrong.append(('end', f'"end" of {func} is before its start: {last} is before {first}', None))
     return first, last, wrong

@@ -153,7 +153,10 @@ def environment(value: object) -> dict[str, str]:
 
 def secret_environment(value: object) -> dict[str, str]:
     values = environment(value)
-    secrets(list(values.values()))
+    for name in values.values():
+        problem = name_problem(name)
+        if problem is not None:
+            raise WrongValue(f"a dict of variables to names of secrets, and a secret's name {problem}")
     return values
 
 

@@ -298,6 +298,15 @@ def encode(value: object) -> str:
         return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(',', ':'))
 
 
+def is_finite(value: object) -> bool:
+    """Whether a value that has a JSON form has it without giving NaN or an infinity as text."""
+    try:
+        json.dumps(value, allow_nan=False, default=_plain_one)
+    except ValueError:
+        return False
+    return True
+
+
 def plain(value: Any, _inside: tuple[int, ...] = ()) -> Any:
     """A copy made of JSON types alone: decimals, times, NaN and infinities as text, bytes as base64."""
     if value is None or isinstance(value, (str, bool, int)):

@@ -207,8 +207,11 @@ def _class_name(value: object) -> str:
         if len(parts) > 1 and all(part.isidentifier() for part in parts):
             return value
         hint = None
-        if value.endswith('.py') or '/' in value:
-            hint = f'write "{value.removesuffix(".py").replace("/", ".").strip(".")}.Class"'
+        if '.py' in value or '/' in value:
+            # Other tools write a path with the name behind it: jobs/load.py:LoadFlights.
+            path, _, name = value.partition(':')
+            module = path.strip().removesuffix('.py').replace('/', '.').strip('.')
+            hint = f'write "{module}.{name.strip() or "LoadFlights"}"'
         raise WrongValue(f'the dotted name of a class, such as "jobs.load.LoadFlights", not {describe(value)}', hint)
     module = getattr(value, '__module__', None)
     name = getattr(value, '__qualname__', None)
@@ -494,7 +497,7 @@ def cron(
     """Fires at the times of a five-field cron expression in the IANA zone ``tz``.
 
     ``covers`` is the interval of a run: the last complete local day, hour, week or month before it fires, or the time
-    since the fire before. ``start`` and ``end`` (a date or datetime) bound the fire times.
+    since the fire before. ``start`` and ``end`` are the first and the last local date with a fire time.
     """
     from . import _schedule
 

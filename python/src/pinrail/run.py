@@ -83,7 +83,7 @@ def _serve(channel: Channel) -> int:
             if not channel.owned:
                 _report(error, root)
             _stop_fork(channel, 1)
-            return _failed(channel, phase, error, root)
+            return _failed(channel, phase, error, root, _state_of(ctx))
         if not ended['ok']:
             return 1
         if 'spec' in ended:
@@ -214,10 +214,10 @@ def _checks_failed(phase: str, ctx: Context) -> dict[str, Any]:
         others = ', '.join(f'"{other[0]}"' for other in failed[1:6]) + (', ...' if len(failed) > 6 else '')
         message += f' (and {len(failed) - 1} more: {others})'
     error = _error('check', 'CheckFailed', message, None, [] if frame is None else [frame], None)
-    return {'type': 'phase-ended', 'phase': phase, 'ok': False, 'error': error}
+    return {'type': 'phase-ended', 'phase': phase, 'ok': False, 'state': _state_of(ctx), 'error': error}
 
 
-def _failed(channel: Channel, phase: str, error: BaseException, root: str) -> int:
+def _failed(channel: Channel, phase: str, error: BaseException, root: str, state: Any) -> int:
     """Reports a phase that raised, and returns the exit code of the process."""
     code = 1
     hint: str | None = None
@@ -246,8 +246,16 @@ def _failed(channel: Channel, phase: str, error: BaseException, root: str) -> in
         _print_error(message, hint)
     flush()
     report = _error(kind, type(error).__name__, message, hint, frames, exit_code)
-    channel.event({'type': 'phase-ended', 'phase': phase, 'ok': False, 'error': report})
+    channel.event({'type': 'phase-ended', 'phase': phase, 'ok': False, 'state': state, 'error': report})
     return code
+
+
+def _state_of(ctx: Context) -> Any:
+    """What the phase left in ``ctx.state`` when it failed, for cleanup; ``None`` when it cannot be kept."""
+    try:
+        return json.loads(encoded_state(ctx))
+    except UserError:
+        return None
 
 
 def _meaning(code: int) -> str:

@@ -215,10 +215,12 @@ def binary() -> str:
 
 
 class Result:
-    """What became of a job: its ``state``, its ``fault`` when it failed, its ``outputs`` and its ``logs``."""
+    """What became of a job: its ``state``, its ``outputs`` and ``logs``; ``fault`` and ``message`` when it failed."""
 
     def __init__(self, project: Project, run: dict[str, Any], job: str) -> None:
         self._project = project
+        self._job = job
+        self._message: Optional[str] = None
         self.run = run
         task: dict[str, Any] = {}
         for one in run.get('tasks') or ():
@@ -230,6 +232,16 @@ class Result:
         self.outputs: dict[str, Any] = task.get('outputs') or (attempts[-1].get('outputs') if attempts else None) or {}
 
     @property
+    def message(self) -> Optional[str]:
+        """What the job failed of, as ``pinrail explain`` says it; None if it did not fail."""
+        if self.fault is not None and self._message is None:
+            answer = self._project.command('explain', str(self.run['id']), '--job', self._job)
+            items = as_list((as_dict(json.loads(answer)) or {}).get('items')) or []
+            failure = as_dict((as_dict(items[0]) or {}).get('failure')) if items else None
+            self._message = str((failure or {}).get('message') or '')
+        return self._message
+
+    @property
     def logs(self) -> str:
         return self._project.command('logs', str(self.run['id']), json_output=False)
 
@@ -238,7 +250,8 @@ class Result:
         return self._project.sql(f'select * from {table}')
 
     def __repr__(self) -> str:
-        return f'Result(state={self.state!r}, fault={self.fault!r}, outputs={self.outputs!r})'
+        failed = '' if self.fault is None else f', fault={self.fault!r}, message={self.message!r}'
+        return f'Result(state={self.state!r}{failed}, outputs={self.outputs!r})'
 
 
 class Project:
@@ -291,8 +304,10 @@ class Project:
             names.append(f'{namespace}.{name}' if namespace and '.' not in name else name)
         return sorted(names)
 
-    def command(self, *words: str, accept: tuple[int, ...] = (0,), json_output: bool = True) -> str:
-        """Runs a ``pinrail`` command over the copy and returns what it prints on standard output."""
+    def command(
+        self, *words: str, accept: tuple[int, ...] = (0,), json_output: bool = True, text: str = ''
+    ) -> str:
+        """Runs a ``pinrail`` command over the copy and returns what it prints; ``text`` is its standard input."""
         options = ['--state', self.state, *(['--json'] if json_output else [])]
         # A named server or state folder is not for tests; the interpreter is the one that the project's jobs have.
         environment = {
@@ -302,7 +317,7 @@ class Project:
             [binary(), *words, *options],
             cwd=self.folder,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -335,13 +350,14 @@ def project(
     files: Optional[Mapping[str, str]] = None,
     tables: Optional[Mapping[str, Sequence[Mapping[str, Any]]]] = None,
     *,
+    secrets: Optional[Mapping[str, str]] = None,
     root: Union[str, os.PathLike[str], None] = None,
 ) -> Project:
     """A throw-away copy of the project, with a state folder of its own.
 
     ``files`` puts files of the project, named by the values, in the place of others, named by the keys. ``tables``
-    makes tables from lists of dicts; the types of the columns follow from the values. ``root`` is the project's
-    folder, at first the nearest one with a pinrail.toml.
+    makes tables from lists of dicts; the types of the columns follow from the values. ``secrets`` sets secrets by
+    name. ``root`` is the project's folder, at first the nearest one with a pinrail.toml.
     """
     binary()
     found = os.fspath(root) if root is not None else _find_root()
@@ -365,6 +381,9 @@ def project(
         if namespace:
             made.command('sql', f'create schema if not exists {namespace}')
         made.command('sql', create_table(name, rows))
+    for name, value in (secrets or {}).items():
+        # The command takes one line end away, as `echo` adds one.
+        made.command('secret', 'set', name, text=value + '\n')
     return made
 
 

@@ -192,6 +192,7 @@ impl Machine<'_> {
             started_at: now,
             ended_at: None,
             phases: Vec::new(),
+            state_left: Value::Null,
             executed: None,
             handle: None,
             view: None,
@@ -248,6 +249,12 @@ impl Machine<'_> {
             Report::PhaseStarted(phase) => self.phase_started(ix, *phase),
             Report::PhaseEnded { phase, ok } => {
                 self.phase_ended(ix, *phase, if *ok { PhaseState::Succeeded } else { PhaseState::Failed });
+                Ok(())
+            }
+            Report::Left { state } => {
+                // What follows `setup` acts on the world; later it is stored with how the attempt goes on.
+                self.fx.durable |= self.position(ix) == Position::Setup;
+                self.with_attempt(ix, |attempt| attempt.state_left = state.clone());
                 Ok(())
             }
             Report::Viewed { catalog_seq } => {
@@ -633,7 +640,7 @@ impl Machine<'_> {
                 vec![ix]
             }
             None if self.run.state().is_final() => {
-                return Err(Refused::WrongState(format!("the run has already {}", self.run.state().name())));
+                return Err(Refused::WrongState(format!("the run is over already: {}", self.run.state().name())));
             }
             None => {
                 self.run.stop.get_or_insert(stop.clone());
@@ -654,6 +661,7 @@ impl Machine<'_> {
             Position::Waiting | Position::Ready | Position::Backoff | Position::Held => {
                 self.shift(ix, Position::Done)?;
                 self.task(ix).epoch += 1;
+                self.task(ix).stopped = Some(stop.clone());
                 self.end_task(ix, Ending::Cancelled);
                 self.settle_children(ix);
                 Ok(())
@@ -698,6 +706,7 @@ impl Machine<'_> {
         self.fx.run_touched = true;
         self.run.stop = None;
         self.run.ended_at = None;
+        let before = Arc::clone(&self.run.graph);
         if let Some(code) = code {
             self.run.graph = Arc::clone(&code.graph);
             self.run.bundle = code.bundle;
@@ -712,15 +721,23 @@ impl Machine<'_> {
             task.epoch += 1;
             task.ending = None;
             task.held = None;
+            task.stopped = None;
             task.backoff_until = None;
             task.owner_deaths = 0;
             task.sessions_lost = 0;
-            if let Some(code) = code {
+        }
+        self.reopen_below(tasks)?;
+        if let Some(code) = code {
+            // Whatever has an attempt still to begin takes the new job with its files; the rest stays what it was.
+            let (new, old): (Vec<TaskIx>, Vec<TaskIx>) =
+                (0..self.run.tasks.len()).partition(|ix| self.run.tasks[*ix].position.is_before_an_attempt());
+            for ix in new {
+                let task = self.task(ix);
                 task.bundle = code.bundle;
                 task.version = code.version;
             }
+            self.run.graph = Arc::new(code.graph.with_jobs_of(&before, old.into_iter()));
         }
-        self.reopen_below(tasks)?;
         for ix in 0..self.run.tasks.len() {
             self.settle_from(ix);
         }

@@ -33,6 +33,16 @@ impl Graph {
         Ok(Self::build(found.collect::<Result<_, _>>()?))
     }
 
+    /// The same edges, with the jobs of another graph at some places: what has begun there began as those say.
+    #[must_use]
+    pub fn with_jobs_of(&self, other: &Self, places: impl Iterator<Item = usize>) -> Self {
+        let mut jobs = self.jobs.clone();
+        for ix in places {
+            jobs[ix] = Arc::clone(&other.jobs[ix]);
+        }
+        Self { jobs, parents: self.parents.clone(), children: self.children.clone(), weight: self.weight.clone() }
+    }
+
     /// Parents that are left out do not count as edges.
     fn build(jobs: Vec<Job>) -> Self {
         let index: BTreeMap<&str, usize> = jobs.iter().enumerate().map(|(ix, job)| (job.name.as_str(), ix)).collect();

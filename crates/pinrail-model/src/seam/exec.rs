@@ -60,6 +60,8 @@ pub struct Assignment {
     pub code: CodePlaceOnDisk,
     /// The attempt's own folder, removed after its cleanup.
     pub scratch: PathBuf,
+    /// Where a command works.
+    pub folder: PathBuf,
     /// What the job is told: the fields of the runner protocol's `start` message beyond those above.
     pub context: serde_json::Map<String, Value>,
     /// Environment of shell jobs: `PINRAIL_DS` and its siblings, and the job's own.
@@ -104,8 +106,19 @@ pub trait AttemptSink: Send + Sync {
     fn progress(&self, done: Option<f64>, text: Option<&str>);
     /// The job's class is loaded and defines these phases.
     fn defines(&self, phases: &[Phase]);
+    /// Returns when what was reported before is durable.
+    async fn settled(&self) {}
     /// `setup` has ended: fixes what the attempt will see of the tables.
     async fn fix_view(&self) -> Result<(), String>;
+    /// The attempt is being stopped: nothing more may be started for it. Asked right before a process is started and again
+    /// right after, when whoever stops the attempt may have looked for it too early.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+    /// Ends when the attempt is being stopped.
+    async fn stopped(&self) {
+        std::future::pending().await
+    }
     /// Answers a request of the job: SQL, a secret, a file for people.
     async fn request(&self, request: Request) -> Result<Value, RequestError>;
 }

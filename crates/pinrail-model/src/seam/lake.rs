@@ -4,7 +4,7 @@
 //! tables and its outcome can become true in one transaction that the lake knows nothing of.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -241,6 +241,15 @@ pub struct FileScope {
     pub patterns: Option<Vec<String>>,
     /// Never opened, whatever the patterns say: state folder, `.git`.
     pub forbidden: Vec<PathBuf>,
+}
+
+impl FileScope {
+    /// What a project's SQL may open: its unpacked bundle, and of its own folder what the patterns of `[files]` match; not
+    /// the state folder, nor what git keeps, which may hold credentials.
+    #[must_use]
+    pub fn of_project(root: PathBuf, project: Option<PathBuf>, patterns: Option<Vec<String>>, state: &Path) -> Self {
+        Self { root: Some(root), project, patterns, forbidden: vec![state.to_owned(), PathBuf::from(".git")] }
+    }
 }
 
 /// What a text would do, found without running it.

@@ -2,6 +2,7 @@
 //! the same id after an unknown outcome gives the first answer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::document::{ExecutorKind, Sha};
+use crate::explain::Unpublished;
 use crate::fault::Fault;
 use crate::ids::{AttemptId, CommandId, RunId, TokenId, TransitionId};
 use crate::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
@@ -51,8 +53,6 @@ pub enum StoreError {
         "the state folder \"{folder}\" was written by a newer version of pinrail (schema {found}, this one knows {known})"
     )]
     Newer { folder: String, found: i64, known: i64 },
-    #[error("the state folder \"{folder}\" is in use by {holder}")]
-    InUse { folder: String, holder: String },
     #[error("the state database failed: {0}")]
     Failed(String),
     /// The change may or may not have happened; ask again with the same id.
@@ -81,10 +81,13 @@ pub enum Forget {
     Tokens,
     /// Ad hoc queries that were asked before.
     AdHocs,
+    /// What table pointers were before the latest [`Write::MarkCatalogs`] that is older, as far as no attempt of an
+    /// unfinished run looks at it.
+    TableHistory,
 }
 
 impl Forget {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Runs,
         Self::Events,
         Self::Counters,
@@ -94,6 +97,7 @@ impl Forget {
         Self::Transitions,
         Self::Tokens,
         Self::AdHocs,
+        Self::TableHistory,
     ];
 }
 
@@ -158,6 +162,21 @@ pub enum Reply {
     Conflict(TableRef),
     /// Something unique exists already; who has it.
     Exists(String),
+    /// What was to be changed is not there.
+    Missing,
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Committed => f.write_str("it was committed"),
+            Self::Stale => f.write_str("another owner has taken over"),
+            Self::Fenced => f.write_str("the attempt is over, or its task was published already"),
+            Self::Conflict(table) => write!(f, "table \"{table}\" has changed"),
+            Self::Exists(other) => write!(f, "\"{other}\" is there already"),
+            Self::Missing => f.write_str("what it changes is not there"),
+        }
+    }
 }
 
 /// One row to insert or replace.
@@ -167,7 +186,7 @@ pub enum Write {
     Task(Box<TaskRow>),
     Attempt(Box<AttemptRow>),
     Counters(Vec<CounterRow>),
-    /// Forgets what the attempt staged.
+    /// Forgets what the attempt staged, but for the names of the tables.
     DiscardOverlays(AttemptId),
     /// The answer to a command.
     CommandReply {
@@ -194,12 +213,15 @@ pub enum Write {
         at: Micros,
     },
     Secret(SecretRow),
+    /// [`Reply::Missing`] when it is not set.
     DropSecret {
         project: ProjectName,
         name: SecretName,
     },
     Token(TokenRow),
+    /// [`Reply::Missing`] when there is none that `who` may see. The first time counts.
     RevokeToken {
+        who: Who,
         id: TokenId,
         at: Micros,
     },
@@ -213,8 +235,17 @@ pub enum Write {
     Query(Box<QueryRow>),
     Log(LogRow),
     File(FileRow),
+    /// The files under `[files]` as the run found them, in place of what it found before.
+    Inputs {
+        run: RunId,
+        rows: Vec<InputRow>,
+    },
     /// What this installation is called from now on.
     Installation(String),
+    /// Notes how far the catalogs of all projects are at a time, for [`Forget::TableHistory`].
+    MarkCatalogs {
+        at: Micros,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -377,6 +408,15 @@ pub struct FileRow {
     pub size: u64,
 }
 
+/// A file under `[files]` as a run found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRow {
+    /// Relative to the project's folder.
+    pub path: String,
+    pub size: u64,
+    pub modified_at: Micros,
+}
+
 /// A request to the owner of the shard.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Command {
@@ -444,21 +484,32 @@ pub struct StoredRun {
     pub unique_key: Option<String>,
 }
 
+/// A run as lists show it, without its tasks.
+#[derive(Debug, Clone)]
+pub struct ListedRun {
+    pub run: Run,
+    /// Its state when it was last stored.
+    pub state: String,
+}
+
 /// Whose projects a read may see; none: all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Who {
     pub project: Option<ProjectName>,
 }
 
-/// What people and programs read.
+/// What people and programs read. What is not in the reach of who reads it is not there.
 #[derive(Debug, Clone)]
 pub enum Query {
     Run(RunId),
+    /// No more of a run than whether it goes on.
+    RunState(RunId),
+    /// Newest first, without tasks.
     Runs {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
         state: Option<String>,
-        logical: Option<Micros>,
+        /// The last characters of the id, two at least.
         ends_with: Option<String>,
         before: Option<RunId>,
         limit: u32,
@@ -521,6 +572,19 @@ pub enum Query {
     },
     Logs(AttemptId),
     Files(RunId),
+    /// The files under `[files]` as a run found them.
+    Inputs(RunId),
+    /// The same of the last run of a workflow that succeeded before another run was made; nothing when none did.
+    InputsOfLastSuccess {
+        project: ProjectName,
+        workflow: WorkflowName,
+        before: RunId,
+    },
+    /// The tables that an attempt wrote and did not publish.
+    Unpublished {
+        project: ProjectName,
+        attempt: AttemptId,
+    },
     /// What this installation is called; nothing before it was given a name.
     Installation,
     /// Everything of a table of `system.*`, as rows of JSON values.
@@ -572,7 +636,9 @@ pub struct SucceededTask {
 #[derive(Debug, Clone)]
 pub enum Answer {
     Nothing,
-    Runs(Vec<StoredRun>),
+    Run(Box<StoredRun>),
+    Runs(Vec<ListedRun>),
+    RunState { state: String, last_event: u64 },
     Attempt(Box<StoredAttempt>),
     Events(Vec<EventRow>),
     Counters(Vec<CounterRow>),
@@ -591,6 +657,8 @@ pub enum Answer {
     AdHocs(Vec<QueryRow>),
     Logs(Vec<LogRow>),
     Files(Vec<FileRow>),
+    Inputs(Vec<InputRow>),
+    Unpublished(Vec<Unpublished>),
     Installation(String),
     Rows(Vec<Vec<Value>>),
 }
@@ -609,8 +677,6 @@ pub struct StoredAttempt {
 pub enum Topic {
     /// Its history; `after` is a sequence number.
     Run(RunId),
-    /// The inbox; `after` is a sequence number.
-    Commands,
     /// The reply to one command.
     Reply(CommandId),
 }

@@ -1,9 +1,12 @@
 //! Single stories, told step by step.
 
+use std::sync::Arc;
+
+use pinrail_model::document::Sha;
 use pinrail_model::fault::Fault;
 use pinrail_model::run::*;
 
-use crate::world::{JobPlan, World};
+use crate::world::{JobPlan, World, jobs};
 
 fn plan(after: &[usize]) -> JobPlan {
     JobPlan { after: after.to_vec(), ..JobPlan::default() }
@@ -89,7 +92,7 @@ fn a_stop_cancels_what_has_not_published_and_a_retry_goes_on() {
     assert_eq!(endings(&world), ["cancelled", "cancelled"]);
     assert_eq!(world.run.state(), RunState::Cancelled);
     let again = world.apply(&Event::Stop { task: None, by: "anna".to_owned(), reason: None });
-    assert_eq!(again.unwrap_err().to_string(), "the run has already cancelled");
+    assert_eq!(again.unwrap_err().to_string(), "the run is over already: cancelled");
     world.apply(&Event::Retry { tasks: vec![0, 1], by: "anna".to_owned(), code: None }).unwrap();
     world.finish();
     assert_eq!(world.run.state(), RunState::Succeeded);
@@ -147,4 +150,25 @@ fn a_retry_names_the_parent_that_is_missing() {
     world.apply(&Event::Retry { tasks: vec![0], by: "anna".to_owned(), code: None }).unwrap();
     world.finish();
     assert_eq!(endings(&world), ["succeeded", "succeeded"], "what is below goes on by itself");
+}
+
+#[test]
+fn a_retry_with_new_code_gives_each_task_the_files_that_belong_to_its_job() {
+    let failing = JobPlan { faults: vec![Fault::Data], ..JobPlan::default() };
+    let mut world = World::new(vec![plan(&[]), failing, plan(&[1])], 3);
+    world.finish();
+    let (old, new) = (world.run.version, Sha::of(b"new"));
+    let mut changed = jobs(&[plan(&[]), plan(&[]), plan(&[1])]);
+    for job in &mut changed {
+        job.class = Some("jobs.new.y".to_owned());
+    }
+    let graph = Arc::new(Graph::new(&changed, None));
+    let code = Some(NewCode { graph, bundle: new, version: new });
+    world.apply(&Event::Retry { tasks: vec![1], by: "anna".to_owned(), code }).unwrap();
+    let seen: Vec<_> = world.run.tasks.iter().map(|task| (task.version, task.bundle)).collect();
+    assert_eq!(seen, [(old, old), (new, new), (new, new)], "what is below the retried job takes the new code as well");
+    let classes: Vec<_> = world.run.graph.jobs.iter().map(|job| job.class.as_deref().unwrap()).collect();
+    assert_eq!(classes, ["jobs.x.y", "jobs.new.y", "jobs.new.y"]);
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded", "succeeded", "succeeded"]);
 }

@@ -11,7 +11,7 @@ use pinrail_model::ids::{AttemptId, RunId, SessionId};
 use pinrail_model::run::*;
 use pinrail_model::seam::exec::Spec;
 use pinrail_model::time::{Interval, Micros, Now};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// What a job of the simulation is like.
 #[derive(Debug, Clone, Default)]
@@ -242,7 +242,7 @@ impl World {
     fn begin(&self, task: TaskIx, epoch: u64, stage: usize) -> (Event, bool) {
         let number = self.run.tasks[task].attempts.len();
         let fault = self.plans[task].faults.get(number.wrapping_sub(1)).copied();
-        let executed = Executed { result: json!(1), spec: None, state: Value::Null, outputs: BTreeMap::new() };
+        let executed = Executed { result: json!(1), spec: None, outputs: BTreeMap::new() };
         let (report, goes_on) = match stage {
             0 => (Report::PhaseStarted(Phase::Setup), true),
             1 => (Report::PhaseEnded { phase: Phase::Setup, ok: true }, true),

@@ -21,6 +21,8 @@ use crate::problem::{CODES, Problem};
 const TOKEN: &str = "token";
 /// Where a handler lists the codes of its own problems; the finished document has them as responses.
 const OWN_CODES: &str = "x-codes";
+/// Where a handler says that it compiles workflow files, which has codes of its own.
+const COMPILES: &str = "x-compiles";
 
 const DESCRIPTION: &str = "\
 Every operation below /api/v1 needs a bearer token; the role that it needs is named beside it (viewer, operator, \
@@ -171,9 +173,13 @@ fn role(operation: &Operation) -> Option<String> {
 
 /// The codes of all problems that an operation may answer with.
 fn codes(path: &str, operation: &mut Operation, role: Option<&str>) -> BTreeSet<String> {
-    let own = operation.extensions.as_mut().and_then(|extensions| extensions.remove(OWN_CODES)).unwrap_or(json!([]));
+    let mut said = |name| operation.extensions.as_mut().and_then(|extensions| extensions.remove(name));
+    let (own, compiles) = (said(OWN_CODES).unwrap_or(json!([])), said(COMPILES).is_some());
     let mut codes: BTreeSet<String> = serde_json::from_value(own).unwrap_or_default();
     let mut add = |more: &[&str]| codes.extend(more.iter().map(|code| (*code).to_owned()));
+    if compiles {
+        add(crate::compile::CODES);
+    }
     let Some(role) = role else { return codes };
     add(&["token-missing", "token-invalid", "unknown-parameter", "state-failed", "internal"]);
     if role != "viewer" {
@@ -216,4 +222,25 @@ fn by_status(codes: &BTreeSet<String>) -> BTreeMap<u16, Vec<&'static str>> {
         statuses.entry(*status).or_default().push(*code);
     }
     statuses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_that_a_handler_lists_is_known() {
+        let mut open = super::super::operations().into_openapi();
+        let mut listed = 0;
+        for (path, item) in &mut open.paths.paths {
+            let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+            for operation in all.into_iter().flatten() {
+                for code in codes(path, operation, Some("operator")) {
+                    assert!(CODES.iter().any(|(known, ..)| *known == code), "{path} lists \"{code}\"");
+                    listed += 1;
+                }
+            }
+        }
+        assert!(listed > 100, "{listed} codes");
+    }
 }

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 use super::document;
+use super::once::Once;
 use crate::app::{App, attempt_not_found, run_not_found, token_not_found};
 use crate::problem::Problem;
 use crate::queries::query_not_found;
@@ -145,8 +146,11 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
         let bytes = read_body(request.into_body(), LARGEST_BODY).await?;
         let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         // First whether it is JSON at all, with the place where it ceases to be; then whether it is the right JSON.
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| {
-            Problem::new("bad-json", format!("the body is not JSON: {error}"))
+        let Once(value) = serde_json::from_slice(bytes).map_err(|error| {
+            let text = error.to_string();
+            let is_json = text.starts_with("number out of range") || error.is_data();
+            let what = if is_json { "cannot be read" } else { "is not JSON" };
+            Problem::new("bad-json", format!("the body {what}: {text}"))
                 .with("line", error.line())
                 .with("column", error.column())
         })?;
@@ -196,7 +200,7 @@ fn misfit(text: &str, path: &Path) -> Problem {
         Some(Unknown { what, name, known }) => {
             ("bad-request", format!("unknown {what} \"{name}\""), suggestion(&name, &known))
         }
-        None => ("bad-request", text.to_owned(), None),
+        None => ("bad-request", wrong_kind(text).unwrap_or_else(|| text.to_owned()), None),
     };
     let pointer = pointer(path);
     let at = if pointer.is_empty() { String::new() } else { format!(" (at {pointer})") };
@@ -249,6 +253,28 @@ fn unknown(text: &str) -> Option<Unknown<'static>> {
     Some(Unknown { what, name: shown(&quoted.next()?), known: quoted.collect() })
 }
 
+/// serde's message "invalid type: string "x", expected a sequence" in the words of JSON.
+fn wrong_kind(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "))?;
+    let (found, expected) = rest.split_once(", expected ")?;
+    let found = match found {
+        "map" => "an object".to_owned(),
+        "sequence" => "a list".to_owned(),
+        "null" | "unit value" => "null".to_owned(),
+        other => other.replacen("string", "the text", 1).replacen("boolean", "the value", 1),
+    };
+    let expected = match expected {
+        "a sequence" => "a list",
+        "a map" => "an object",
+        "a string" | "string" => "a text",
+        "a boolean" => "true or false",
+        "map with a single key" => "an object with exactly one field",
+        number if number.starts_with(['u', 'i']) && number[1..].parse::<u8>().is_ok() => "a whole number",
+        other => other,
+    };
+    Some(format!("{expected} is wanted, not {found}"))
+}
+
 /// "Did you mean", or all that there is.
 fn suggestion(name: &str, known: &[impl AsRef<str>]) -> Option<String> {
     let known: Vec<&str> = known.iter().map(AsRef::as_ref).collect();
@@ -272,6 +298,9 @@ pub(super) async fn known_parameters(request: Request, next: Next) -> Result<Res
     Ok(next.run(request).await)
 }
 
+/// How the standard library's integers say that they could not be read.
+const NO_NUMBER: [&str; 3] = ["invalid digit found", "cannot parse integer", "number too"];
+
 /// Query parameters of a known shape.
 pub(super) struct Parameters<T>(pub T);
 
@@ -286,12 +315,22 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Parameters<T> {
         let source = std::error::Error::source(&rejection).map_or_else(|| rejection.body_text(), ToString::to_string);
         // The parameter's name, where there is one, stands before the reason.
         let (name, reason) = source.split_once(": ").unwrap_or(("", &source));
+        if let Some(twice) = reason.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`')) {
+            return Err(Problem::new("bad-parameter", format!("parameter \"{twice}\" is given twice")));
+        }
+        let given = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let given = given.filter(|(known, _)| known == name).map(|(_, value)| shown(&value)).next().unwrap_or_default();
         Err(match unknown(reason) {
             Some(Unknown { name: value, known, .. }) => {
                 let problem = Problem::new("bad-parameter", format!("parameter \"{name}\": unknown value \"{value}\""));
                 Problem { hint: suggestion(&value, &known), ..problem }
             }
             None if name.is_empty() => Problem::new("bad-parameter", reason),
+            None if NO_NUMBER.iter().any(|said| reason.starts_with(said)) => Problem::new(
+                "bad-parameter",
+                format!("parameter \"{name}\": \"{given}\" is not a number that it can be"),
+            )
+            .hint("Write a whole number."),
             None => Problem::new("bad-parameter", format!("parameter \"{name}\": {reason}")),
         })
     }

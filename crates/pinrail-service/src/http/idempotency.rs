@@ -119,19 +119,20 @@ pub(super) async fn replay(State(keyed): State<Keyed>, request: Request, next: N
     // Carried out to its end even if the client goes away meanwhile.
     let carried = tokio::spawn(async move {
         let _turn = keyed.turns.take(format!("{}/{key}", caller.id)).await;
-        carry_out(&keyed.app, &caller, &key, digest, request, next).await
+        carry_out(&keyed.app, Asked { caller: &caller, key: &key, digest }, request, next).await
     });
     carried.await.map_err(|e| Problem::new("internal", e.to_string()))?
 }
 
-async fn carry_out(
-    app: &App,
-    caller: &Principal,
-    key: &str,
+/// Who asks with which key, and the digest of the request.
+struct Asked<'a> {
+    caller: &'a Principal,
+    key: &'a str,
     digest: Sha,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
+}
+
+async fn carry_out(app: &App, asked: Asked<'_>, request: Request, next: Next) -> Result<Response, Problem> {
+    let Asked { caller, key, digest } = asked;
     let earlier = app.earlier(caller, key).await?;
     let first = earlier.is_none();
     if let Some(earlier) = earlier {

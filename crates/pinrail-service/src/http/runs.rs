@@ -23,7 +23,7 @@ use super::extract::{At, Body, Caller, Parameters, short_text};
 use super::idempotency::OwnKey;
 use super::page::PageQuery;
 use super::stream::{last_event_id, run_events};
-use crate::app::{App, RunRequest};
+use crate::app::{App, RunRequest, RunsPage};
 use crate::problem::Problem;
 use crate::views::{self, Page, Run, RunLine};
 
@@ -50,10 +50,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     params(("project" = ProjectName, Path)),
     request_body(content = RunRequest, example = json!({"job": {"shell": ["echo", "hello"]}})),
     responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
-    extensions(("x-codes" = json!([
-        "bad-bundle", "bad-parameter", "bad-document", "definition-errors", "executor-impossible",
-        "interpreter-failed", "isolation-missing", "job-not-found", "owner-gone", "parents-missing", "run-exists",
-        "version-not-found", "workflow-not-found", "wrong-state",
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
+        "bad-parameter", "bad-document", "executor-impossible", "job-not-found", "owner-gone", "parents-missing",
+        "run-exists", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn create_run(
@@ -106,8 +105,9 @@ async fn runs(
     let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("runs")?;
     let state = query.state.map(|state| state.name().to_owned());
     let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
-    let found = app.runs(&caller, query.project, query.workflow, state, wanted.after()?, one_more).await?;
-    let lines = found.iter().map(views::run_line).collect();
+    let (project, workflow, before) = (query.project, query.workflow, wanted.after()?);
+    let found = app.runs(&caller, RunsPage { project, workflow, state, before, limit: one_more }).await?;
+    let lines = found.iter().map(|listed| views::run_line(&listed.run, &listed.state)).collect();
     Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }
 
@@ -192,9 +192,8 @@ struct RetryBody {
     post, path = "/runs/{id}/retry", tag = "runs", security(("token" = ["operator"])),
     params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
     responses((status = 200, description = "The run, which goes on", body = Run)),
-    extensions(("x-codes" = json!([
-        "bad-bundle", "bad-document", "definition-errors", "interpreter-failed", "isolation-missing", "job-not-found",
-        "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
+        "bad-document", "job-not-found", "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn retry_run(
@@ -247,7 +246,7 @@ struct ExplainQuery {
     get, path = "/runs/{id}/explain", tag = "runs", security(("token" = ["viewer"])),
     params(("id" = RunId, Path), ExplainQuery),
     responses((status = 200, description = "A page of explanations", body = Page<Explanation>)),
-    extensions(("x-codes" = json!(["job-not-found", "owner-gone"]))),
+    extensions(("x-codes" = json!(["bad-document", "job-not-found", "owner-gone"]))),
 )]
 async fn explain_run(
     State(app): Shared,

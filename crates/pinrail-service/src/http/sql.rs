@@ -234,9 +234,8 @@ async fn query_result(
         "job": "daily_delays", "at": "2013-01-01",
     })),
     responses((status = 200, description = "The text as it would run, and what it would do", body = Checked)),
-    extensions(("x-codes" = json!([
-        "bad-bundle", "bad-parameter", "bad-sql", "compile-failed", "definition-errors", "engine-missing",
-        "file-not-found", "interpreter-failed", "job-not-found", "workflow-not-found",
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
+        "bad-parameter", "bad-sql", "engine-missing", "file-not-found", "job-not-found", "workflow-not-found",
     ]))),
 )]
 async fn render(

@@ -280,6 +280,7 @@ async fn what_is_not_ones_own_looks_like_what_is_not_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_makes_a_token_with_more_rights_than_their_own() {
     let world = World::new().await;
+    world.post(&format!("/api/v1/projects/{MINE}/bundles"), &json!({"files": {}})).await;
     let admin = world.token(Some(MINE), Role::Admin, None).await;
     for (project, status) in [(Some(MINE), 201), (Some(OTHER), 404), (None, 403)] {
         let body = json!({"name": "ci", "role": "viewer", "project": project});
@@ -311,6 +312,11 @@ async fn filters_do_not_reach_beyond_ones_own() {
         let absent = empty.send(request(Method::GET, &path, Some(&there), Body::empty())).await;
         assert_eq!((answer.status, answer.text()), (absent.status, absent.text()), "{query}");
     }
+    // A filter that leads beyond is no filter less.
+    let own = world.ended_run(OTHER).await;
+    let path = format!("/api/v1/runs?project={MINE}");
+    let mine = world.send(request(Method::GET, &path, Some(&here), Body::empty())).await.json();
+    assert_eq!(mine["items"], json!([]), "{}", own["id"]);
     // Of what is in reach, only what is one's own.
     let tokens = world.send(request(Method::GET, "/api/v1/tokens", Some(&here), Body::empty())).await.json();
     assert!(tokens["items"].as_array().unwrap().iter().all(|token| token["project"] == OTHER), "{tokens}");

@@ -2,9 +2,12 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request};
+use pinrail_model::document::Sha;
+use pinrail_model::ids::{RunId, TransitionId};
+use pinrail_model::seam::store::{Durability, Load, Reply, RunRow, Transition, Write};
 use serde_json::{Value, json};
 
-use crate::world::{Answer, World, request};
+use crate::world::{Answer, World, request, text};
 
 const RUNS: &str = "/api/v1/projects/demo/runs";
 
@@ -104,6 +107,24 @@ async fn unknown_fields_are_told_the_nearest_and_where_they_are() {
     }
     let list = problem(&world.post(RUNS, &json!([1])).await, 400, "bad-request");
     assert!(list["detail"].is_string());
+    for (body, said) in [
+        (json!({"job": {"shell": "echo"}}), "a list is wanted, not the text \"echo\" (at /job/shell)"),
+        (json!({"job": {}}), "an object with exactly one field is wanted, not an object (at /job)"),
+        (json!({"workflow": 3}), "a text is wanted, not integer `3` (at /workflow)"),
+    ] {
+        assert_eq!(problem(&world.post(RUNS, &body).await, 400, "bad-request")["detail"], said);
+    }
+    let twice = world.ask(Method::POST, RUNS, "{\"job\": {\"shell\": [\"a\"], \"shell\": [\"b\"]}}").await;
+    let detail = problem(&twice, 400, "bad-json")["detail"].clone();
+    assert!(
+        detail.as_str().unwrap().starts_with("the body cannot be read: field \"shell\" is given twice"),
+        "{detail}"
+    );
+    let large = world.ask(Method::POST, RUNS, "{\"params\": {\"x\": 1e400}}").await;
+    assert_eq!(
+        problem(&large, 400, "bad-json")["detail"],
+        "the body cannot be read: number out of range at line 1 column 22"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,13 +146,17 @@ async fn unknown_parameters_are_told_the_nearest_at_every_operation() {
 async fn bad_values_of_parameters_are_named() {
     let world = World::new().await;
     for (path, detail, hint) in [
-        ("/api/v1/runs?limit=x", "parameter \"limit\": invalid digit found in string", None),
+        (
+            "/api/v1/runs?limit=x",
+            "parameter \"limit\": \"x\" is not a number that it can be",
+            Some("Write a whole number."),
+        ),
         (
             "/api/v1/runs?state=runing",
             "parameter \"state\": unknown value \"runing\"",
             Some("Did you mean \"running\"?"),
         ),
-        ("/api/v1/runs?limit=1&limit=2", "duplicate field `limit`", None),
+        ("/api/v1/runs?limit=1&limit=2", "parameter \"limit\" is given twice", None),
         ("/api/v1/runs?find=..%2F..", "", None),
     ] {
         let answer = world.get(path).await;
@@ -161,6 +186,15 @@ async fn things_that_are_not_there_are_named() {
     problem(&world.get(&file).await, 404, "file-not-found");
     let workflow = world.post(RUNS, &json!({"workflow": "w"})).await;
     problem(&workflow, 404, "workflow-not-found");
+    let ghost = world.post("/api/v1/projects/ghost/runs", &json!({"job": {"shell": ["true"]}})).await;
+    problem(&ghost, 404, "project-not-found");
+    let misspelt = world.post("/api/v1/projects/demp/runs", &json!({"job": {"shell": ["true"]}})).await;
+    assert_eq!(problem(&misspelt, 404, "project-not-found")["hint"], "Did you mean \"demo\"?");
+    let token = json!({"name": "ci", "role": "viewer", "project": "demp"});
+    problem(&world.post("/api/v1/tokens", &token).await, 404, "project-not-found");
+    let projects = world.get("/api/v1/projects").await.json();
+    let projects: Vec<&Value> = projects["items"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(projects, ["demo", "flights"], "none was made");
     let token = world.post("/api/v1/tokens/tok_01ARZ3NDEKTSV4RRFFQ69G5FAV/revoke", &json!({})).await;
     problem(&token, 404, "token-not-found");
 }
@@ -193,4 +227,33 @@ async fn what_cannot_be_done_now_says_why() {
     problem(&world.post(&cancel, &json!({})).await, 409, "wrong-state");
     let query = world.post("/api/v1/projects/demo/queries", &json!({"sql": "select 1"})).await;
     problem(&query, 501, "engine-missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_from_a_bundle_that_is_not_known_is_refused_before_a_run_is_made() {
+    let world = World::new().await;
+    let bundle = Sha::of(b"nowhere");
+    let asked = world.post(RUNS, &json!({"job": {"shell": ["true"]}, "bundle": bundle})).await;
+    let problem = problem(&asked, 400, "bad-bundle");
+    assert_eq!(problem["detail"], format!("bundle {bundle} is not known"));
+    assert_eq!(problem["hint"], "Send it first.");
+    assert_eq!(world.get("/api/v1/runs").await.json()["items"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_workflow_cannot_be_read_is_told_and_the_server_goes_on() {
+    let world = World::new().await;
+    let run = world.ended_run("demo").await;
+    let id: RunId = text(&run["id"]).parse().unwrap();
+    let refused = world.post(&format!("/api/v1/runs/{id}/retry"), &json!({"jobs": "nope"})).await;
+    problem(&refused, 400, "job-not-found");
+    // As if the version that the run names had never been stored; what a refused command had loaded is not looked at.
+    let mut stored = world.app.store.load(Load::One(id)).await.unwrap().remove(0);
+    stored.run.version = Sha::of(b"gone");
+    let row = RunRow { run: stored.run, state: "succeeded", unique_key: None };
+    let changed = Transition::new(TransitionId::from_parts(1, 1), vec![Write::Run(Box::new(row))]);
+    assert_eq!(world.app.store.commit(vec![changed], Durability::Waited).await.unwrap(), [Reply::Committed]);
+    let problem = problem(&world.get(&format!("/api/v1/runs/{id}/explain")).await, 500, "bad-document");
+    assert_eq!(problem["detail"], format!("version \"{}\" is not known", Sha::of(b"gone")));
+    assert_eq!(world.ended_run("demo").await["state"], "succeeded");
 }

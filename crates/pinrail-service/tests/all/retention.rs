@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use pinrail_model::document::{Document, ExecutorKind, Sha};
-use pinrail_model::ids::{AttemptId, Ids, RunId, SessionId, TransitionId};
+use pinrail_model::ids::{AttemptId, Ids, RunId, SessionId, TableId, TransitionId};
 use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Cause, Class, CleanupEnd, Effects, Ending, Event, Graph, Outcome, Position, Run, apply};
 use pinrail_model::seam::exec::Stream;
@@ -204,7 +204,7 @@ impl State {
             Write::File(file),
         ];
         self.commit(writes, vec![event(1), event(2)]).await;
-        LogWriter::new(&self.path("logs"), id).append(at, None, Stream::Stdout, b"said");
+        LogWriter::new(&self.path("logs"), id, true).append(at, None, Stream::Stdout, b"said");
         write(&self.path(&format!("scratch/{id}/left")), "x");
         write(&self.path(&format!("scratch/{id}.socket")), "");
         (run.id, id)
@@ -321,6 +321,27 @@ async fn story(state: &State) -> Vec<RunId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_tables_were_is_forgotten_a_month_after_it_was_true() {
+    let state = State::new();
+    let swap = |expect: Option<&str>, new: &str| PointerSwap {
+        id: TableId::from_parts(1, 1),
+        table: "a.x".parse().unwrap(),
+        expect: expect.map(str::to_owned),
+        new: Some(new.to_owned()),
+    };
+    let old = async || state.store.find(&project(), &"a.x".parse().unwrap(), Some(1)).await.unwrap().is_some();
+    state.store.swap(&project(), vec![swap(None, "1")]).await.unwrap();
+    state.store.swap(&project(), vec![swap(Some("1"), "2")]).await.unwrap();
+    for (day, there) in [(0, true), (29, true), (31, false)] {
+        state.on_day(TODAY + day);
+        state.retention(Arc::clone(&state.store)).pass().await.unwrap();
+        assert_eq!(old().await, there, "after {day} days");
+    }
+    let now = state.store.find(&project(), &"a.x".parse().unwrap(), Some(2)).await.unwrap();
+    assert_eq!(now.unwrap().location, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_goes_and_what_is_named_or_used_stays() {
     let state = State::new();
     let runs = story(&state).await;
@@ -331,7 +352,7 @@ async fn what_is_old_goes_and_what_is_named_or_used_stays() {
     let mut kept = Vec::new();
     for run in &runs {
         let read = async |query| state.store.read(&who, query).await.unwrap();
-        let there = matches!(read(Query::Run(*run)).await, Answer::Runs(_));
+        let there = matches!(read(Query::Run(*run)).await, Answer::Run(_));
         let Answer::Events(events) = read(Query::Events { run: *run, after: 0, limit: 9 }).await else { panic!() };
         let Answer::Counters(counters) = read(Query::Counters { run: *run }).await else { panic!() };
         let Answer::Files(files) = read(Query::Files(*run)).await else { panic!() };

@@ -19,7 +19,7 @@ use pinrail_model::seam::exec::{
 use pinrail_model::seam::store::Store;
 use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
-use pinrail_service::bundles::Bundles;
+use pinrail_service::bundles::{Bundles, Manifest};
 use pinrail_service::compile::Compiler;
 use pinrail_service::http::router;
 use pinrail_service::owner::{self, OwnerParts};
@@ -40,6 +40,9 @@ pub struct World {
     job: mpsc::UnboundedSender<Tell>,
     folder: tempfile::TempDir,
 }
+
+/// Known from the beginning: that of most tests, and that of the document's examples.
+const PROJECTS: [&str; 2] = ["demo", "flights"];
 
 /// What a job that listens does next.
 enum Tell {
@@ -113,6 +116,10 @@ impl World {
         });
         let admin = app.ensure_admin().await.unwrap();
         owner::start(owner_parts, attempts, handle, inputs).await.unwrap();
+        let everywhere = app.authenticate(&admin).await.unwrap();
+        for project in PROJECTS {
+            app.announce_bundle(&everywhere, &project.parse().unwrap(), Manifest::new(), None).await.unwrap();
+        }
         Self { router: router(Arc::clone(&app)), app, admin, job, folder }
     }
 
@@ -174,6 +181,7 @@ impl World {
 
     /// A run of a one-off command in a project, made by the admin.
     pub async fn run(&self, project: &str, command: &str) -> Value {
+        self.post(&format!("/api/v1/projects/{project}/bundles"), &json!({"files": {}})).await;
         let made = self.post(&format!("/api/v1/projects/{project}/runs"), &json!({"job": {"shell": [command]}})).await;
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()

@@ -9,8 +9,12 @@ use rusqlite::Connection;
 use super::failed;
 
 /// In order; what has been released is never edited.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_start.sql"), include_str!("../../migrations/0002_retention.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_start.sql"),
+    include_str!("../../migrations/0002_retention.sql"),
+    include_str!("../../migrations/0003_explain.sql"),
+    include_str!("../../migrations/0004_indexes.sql"),
+];
 
 /// The schema that this version writes.
 pub(super) const KNOWN: i64 = MIGRATIONS.len() as i64;

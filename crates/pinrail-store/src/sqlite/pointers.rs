@@ -5,10 +5,13 @@ use pinrail_model::ids::{AttemptId, TableId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
 use pinrail_model::seam::store::{Publication, Reply, StoreError};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use pinrail_model::time::Micros;
+use rusqlite::{Connection, Row, params};
 
+use super::read::{all, one};
+use super::rows::execute;
 use super::writer::{Order, holds};
-use super::{SqliteStore, broken, failed};
+use super::{SqliteStore, broken, failed, prepare};
 
 #[async_trait]
 impl Pointers for SqliteStore {
@@ -34,13 +37,8 @@ impl Pointers for SqliteStore {
 
     async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError> {
         self.reading(move |connection| {
-            let mut statement = connection
-                .prepare_cached("select body from overlays where attempt = ?1 order by namespace, name")
-                .map_err(failed)?;
-            let bodies: Vec<String> = statement
-                .query_map([attempt.to_string()], |row| row.get(0))
-                .and_then(Iterator::collect)
-                .map_err(failed)?;
+            let sql = "select body from overlays where attempt = ?1 order by namespace, name";
+            let bodies: Vec<String> = all(connection, sql, [attempt.to_string()], |row| row.get(0))?;
             bodies.iter().map(|body| serde_json::from_str(body).map_err(|e| broken("an overlay", e))).collect()
         })
         .await
@@ -67,10 +65,8 @@ fn unreadable(error: StoreError) -> PointerError {
 }
 
 fn head(connection: &Connection, project: &ProjectName) -> Result<u64, StoreError> {
-    let seq: Option<i64> = connection
-        .prepare_cached("select seq from catalogs where project = ?1")
-        .and_then(|mut s| s.query_row([project.as_str()], |row| row.get(0)).optional())
-        .map_err(failed)?;
+    let sql = "select seq from catalogs where project = ?1";
+    let seq: Option<i64> = one(connection, sql, [project.as_str()], |row| row.get(0))?;
     Ok(seq.unwrap_or(0).cast_unsigned())
 }
 
@@ -82,37 +78,39 @@ fn find(
 ) -> Result<Option<Pointer>, StoreError> {
     let key = (project.as_str(), table.namespace.as_str(), table.name.as_str());
     let found = match at {
-        None => connection
-            .prepare_cached(
-                "select namespace, name, id, location from tables where project = ?1 and namespace = ?2 and name = ?3",
-            )
-            .and_then(|mut s| s.query_row(params![key.0, key.1, key.2], pointer_row).optional()),
-        Some(at) => connection
-            .prepare_cached(
-                "select namespace, name, id, location from table_history
-                  where project = ?1 and namespace = ?2 and name = ?3 and from_seq <= ?4
-                  order by from_seq desc limit 1",
-            )
-            .and_then(|mut s| s.query_row(params![key.0, key.1, key.2, at.cast_signed()], pointer_row).optional()),
+        None => one(
+            connection,
+            "select namespace, name, id, location from tables where project = ?1 and namespace = ?2 and name = ?3",
+            params![key.0, key.1, key.2],
+            pointer_row,
+        )?,
+        Some(at) => one(
+            connection,
+            "select namespace, name, id, location from table_history
+              where project = ?1 and namespace = ?2 and name = ?3 and from_seq <= ?4
+              order by from_seq desc limit 1",
+            params![key.0, key.1, key.2, at.cast_signed()],
+            pointer_row,
+        )?,
     };
-    found.map_err(failed)?.flatten().map(pointer).transpose()
+    found.flatten().map(pointer).transpose()
 }
 
 fn list(connection: &Connection, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, StoreError> {
-    let sql = match at {
-        None => "select namespace, name, id, location from tables where project = ?1 and ?2 >= 0 order by 1, 2",
-        Some(_) => {
-            "select namespace, name, id, location from table_history h
-              where project = ?1 and from_seq = (select max(from_seq) from table_history
-                where project = h.project and namespace = h.namespace and name = h.name and from_seq <= ?2)
-              order by 1, 2"
+    let rows = match at {
+        None => {
+            let sql = "select namespace, name, id, location from tables where project = ?1 order by 1, 2";
+            all(connection, sql, [project.as_str()], pointer_row)?
         }
+        // With `max`, SQLite gives the other columns from the row that has it.
+        Some(at) => all(
+            connection,
+            "select namespace, name, id, location, max(from_seq) from table_history
+              where project = ?1 and from_seq <= ?2 group by namespace, name order by 1, 2",
+            params![project.as_str(), at.cast_signed()],
+            pointer_row,
+        )?,
     };
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-    let rows: Vec<_> = statement
-        .query_map(params![project.as_str(), at.unwrap_or(0).cast_signed()], pointer_row)
-        .and_then(Iterator::collect)
-        .map_err(failed)?;
     rows.into_iter().flatten().map(pointer).collect()
 }
 
@@ -159,17 +157,14 @@ pub(super) fn stage(connection: &Connection, epoch: u64, overlay: &Overlay) -> R
         return Err(PointerError::Fenced);
     }
     let body = serde_json::to_string(overlay).map_err(|e| PointerError::Failed(e.to_string()))?;
-    connection
-        .prepare_cached(
-            "insert into overlays (attempt, namespace, name, body) values (?1, ?2, ?3, ?4)
-             on conflict (attempt, namespace, name) do update set body = excluded.body",
-        )
-        .and_then(|mut s| {
-            let table = &overlay.table;
-            s.execute(params![overlay.attempt.to_string(), table.namespace.as_str(), table.name.as_str(), body])
-        })
-        .map_err(|e| PointerError::Failed(e.to_string()))?;
-    Ok(())
+    let table = &overlay.table;
+    execute(
+        connection,
+        "insert into overlays (attempt, namespace, name, body) values (?1, ?2, ?3, ?4)
+         on conflict (attempt, namespace, name) do update set body = excluded.body",
+        params![overlay.attempt.to_string(), table.namespace.as_str(), table.name.as_str(), body],
+    )
+    .map_err(unreadable)
 }
 
 /// Swaps all pointers under one new catalog sequence, or names the table whose pointer has moved.
@@ -177,47 +172,51 @@ pub(super) fn swap_all(
     connection: &Connection,
     project: &ProjectName,
     swaps: &[PointerSwap],
+    at: Option<Micros>,
 ) -> Result<Result<u64, TableRef>, StoreError> {
-    let seq: i64 = connection
-        .prepare_cached(
-            "insert into catalogs (project, seq) values (?1, 1)
-             on conflict (project) do update set seq = seq + 1 returning seq",
-        )
-        .and_then(|mut s| s.query_row([project.as_str()], |row| row.get(0)))
-        .map_err(failed)?;
+    let sql = "insert into catalogs (project, seq) values (?1, 1)
+               on conflict (project) do update set seq = seq + 1 returning seq";
+    let seq: i64 = prepare(connection, sql)?.query_row([project.as_str()], |row| row.get(0)).map_err(failed)?;
     for swap in swaps {
         let found = find(connection, project, &swap.table, None)?;
         let moved = found.as_ref().map(|pointer| &pointer.location) != swap.expect.as_ref();
         if moved {
             return Ok(Err(swap.table.clone()));
         }
-        put(connection, project, swap, seq)?;
+        put(connection, project, swap, seq, at)?;
     }
     Ok(Ok(seq.cast_unsigned()))
 }
 
-fn put(connection: &Connection, project: &ProjectName, swap: &PointerSwap, seq: i64) -> Result<(), StoreError> {
+fn put(
+    connection: &Connection,
+    project: &ProjectName,
+    swap: &PointerSwap,
+    seq: i64,
+    at: Option<Micros>,
+) -> Result<(), StoreError> {
     let (namespace, name, id) = (swap.table.namespace.as_str(), swap.table.name.as_str(), swap.id.to_string());
-    let changed = match &swap.new {
-        Some(location) => connection
-            .prepare_cached(
-                "insert into tables (project, namespace, name, id, location) values (?1, ?2, ?3, ?4, ?5)
-                 on conflict (project, namespace, name) do update set id = excluded.id, location = excluded.location",
-            )
-            .and_then(|mut s| s.execute(params![project.as_str(), namespace, name, id, location])),
-        None => connection
-            .prepare_cached("delete from tables where project = ?1 and namespace = ?2 and name = ?3")
-            .and_then(|mut s| s.execute(params![project.as_str(), namespace, name])),
-    };
-    changed.map_err(failed)?;
-    connection
-        .prepare_cached(
-            "insert into table_history (project, namespace, name, from_seq, id, location) values (?1, ?2, ?3, ?4, ?5, ?6)
-             on conflict (project, namespace, name, from_seq) do update set id = excluded.id, location = excluded.location",
-        )
-        .and_then(|mut s| s.execute(params![project.as_str(), namespace, name, seq, id, swap.new]))
-        .map_err(failed)?;
-    Ok(())
+    match &swap.new {
+        Some(location) => execute(
+            connection,
+            "insert into tables (project, namespace, name, id, location) values (?1, ?2, ?3, ?4, ?5)
+             on conflict (project, namespace, name) do update set id = excluded.id, location = excluded.location",
+            params![project.as_str(), namespace, name, id, location],
+        )?,
+        None => execute(
+            connection,
+            "delete from tables where project = ?1 and namespace = ?2 and name = ?3",
+            params![project.as_str(), namespace, name],
+        )?,
+    }
+    execute(
+        connection,
+        "insert into table_history (project, namespace, name, from_seq, id, location, at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         on conflict (project, namespace, name, from_seq) do update
+         set id = excluded.id, location = excluded.location, at = excluded.at",
+        params![project.as_str(), namespace, name, seq, id, swap.new, at.map(|at| at.0)],
+    )
 }
 
 /// Makes an attempt's tables true, once per task and generation.
@@ -225,35 +224,28 @@ pub(super) fn publish(connection: &Connection, publication: &Publication) -> Res
     let seq = if publication.swaps.is_empty() {
         head(connection, &publication.project)?
     } else {
-        match swap_all(connection, &publication.project, &publication.swaps)? {
+        match swap_all(connection, &publication.project, &publication.swaps, Some(publication.at))? {
             Ok(seq) => seq,
             Err(table) => return Ok(Err(Reply::Conflict(table))),
         }
     };
-    let inserted = connection
-        .prepare_cached(
-            "insert into publications (run, job, instance, generation, attempt, project, catalog_seq, at)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) on conflict do nothing",
-        )
-        .and_then(|mut s| {
-            s.execute(params![
-                publication.run.to_string(),
-                publication.job.as_str(),
-                publication.instance,
-                publication.generation,
-                publication.attempt.to_string(),
-                publication.project.as_str(),
-                seq.cast_signed(),
-                publication.at.0,
-            ])
-        })
+    let sql = "insert into publications (run, job, instance, generation, attempt, project, catalog_seq, at)
+               values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) on conflict do nothing";
+    let inserted = prepare(connection, sql)?
+        .execute(params![
+            publication.run.to_string(),
+            publication.job.as_str(),
+            publication.instance,
+            publication.generation,
+            publication.attempt.to_string(),
+            publication.project.as_str(),
+            seq.cast_signed(),
+            publication.at.0,
+        ])
         .map_err(failed)?;
     if inserted == 0 {
         return Ok(Err(Reply::Fenced));
     }
-    connection
-        .prepare_cached("delete from overlays where attempt = ?1")
-        .and_then(|mut s| s.execute([publication.attempt.to_string()]))
-        .map_err(failed)?;
+    execute(connection, "delete from overlays where attempt = ?1", [publication.attempt.to_string()])?;
     Ok(Ok(()))
 }

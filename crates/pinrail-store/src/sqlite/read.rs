@@ -1,40 +1,41 @@
-//! Reads. Every statement that people's queries reach filters by project where the caller may see only one.
+//! Reads. A caller who may see one project sees nothing of another, whatever it asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pinrail_model::document::Sha;
-use pinrail_model::ids::RunId;
-use pinrail_model::names::{JobName, ProjectName};
+use pinrail_model::explain::Unpublished;
+use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, TransitionId};
+use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Command, CounterRow, EventRow, FileRow, IdempotencyRow, Load, LogRow, ProjectRow,
-    Query, QueryRow, SecretRow, StoreError, StoredAttempt, StoredReply, StoredRun, SucceededTask, SystemTable,
-    TokenRow, Topic, VersionRow, Who,
+    ActiveVersion, Answer, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow,
+    ListedRun, Load, LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt, StoredReply,
+    StoredRun, SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
 };
-use pinrail_model::time::Micros;
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use pinrail_model::time::{Interval, Micros};
+use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params_from_iter};
 use serde_json::Value;
 
 use super::rows::{IDLE_BEFORE, decode};
-use super::{broken, failed, sha};
+use super::{broken, failed, prepare, sha};
 
-fn all<T>(
+pub(super) fn all<T>(
     connection: &Connection,
     sql: &str,
     params: impl Params,
     row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Vec<T>, StoreError> {
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut statement = prepare(connection, sql)?;
     statement.query_map(params, row).and_then(Iterator::collect).map_err(failed)
 }
 
-fn one<T>(
+pub(super) fn one<T>(
     connection: &Connection,
     sql: &str,
     params: impl Params,
     row: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Option<T>, StoreError> {
-    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut statement = prepare(connection, sql)?;
     statement.query_row(params, row).optional().map_err(failed)
 }
 
@@ -62,6 +63,13 @@ pub(super) fn take(connection: &Connection, after: u64) -> Result<Vec<(u64, Comm
         .collect()
 }
 
+/// The answer to a transition that was committed, if it was.
+pub(super) fn reply(connection: &Connection, id: TransitionId) -> Result<Option<Reply>, StoreError> {
+    let sql = "select reply from transitions where id = ?1";
+    let text: Option<String> = one(connection, sql, [id.to_string()], |row| row.get(0))?;
+    text.map(|text| serde_json::from_str(&text).map_err(|e| broken("a reply", e))).transpose()
+}
+
 /// Whether something about a topic is newer than what the caller knows.
 pub(super) fn is_newer(connection: &Connection, topic: Topic, after: u64) -> Result<bool, StoreError> {
     let found: Option<i64> = match topic {
@@ -69,12 +77,6 @@ pub(super) fn is_newer(connection: &Connection, topic: Topic, after: u64) -> Res
             connection,
             "select 1 from events where run = ?1 and seq > ?2 limit 1",
             params![run.to_string(), after.cast_signed()],
-            |row| row.get(0),
-        )?,
-        Topic::Commands => one(
-            connection,
-            "select 1 from commands where reply is null and seq > ?1 limit 1",
-            [after.cast_signed()],
             |row| row.get(0),
         )?,
         Topic::Reply(command) => one(
@@ -126,7 +128,7 @@ fn stored_run(connection: &Connection, (id, data, unique_key, state): RawRun) ->
     }
     let mut documents = BTreeMap::new();
     let named = tasks.iter().map(|task| (task.version, task.bundle)).chain([(run.version, run.bundle)]);
-    for (version, _) in named.collect::<std::collections::BTreeSet<_>>() {
+    for (version, _) in named.collect::<BTreeSet<_>>() {
         let text: Option<String> = one(
             connection,
             "select document from versions where project = ?1 and version = ?2 limit 1",
@@ -142,180 +144,337 @@ fn stored_run(connection: &Connection, (id, data, unique_key, state): RawRun) ->
     Ok(StoredRun { run, state, tasks, documents, last_event: last_event.unwrap_or(0).cast_unsigned(), unique_key })
 }
 
-/// What a caller may see; the caller's project, if it is bound to one, wins over what it asks for.
+/// Whether a caller may see what belongs to a project.
 fn visible(who: &Who, project: &ProjectName) -> bool {
     who.project.as_ref().is_none_or(|only| only == project)
+}
+
+/// Whether a caller may see what belongs to a run.
+fn sees_run(connection: &Connection, who: &Who, run: RunId) -> Result<bool, StoreError> {
+    let Some(project) = &who.project else { return Ok(true) };
+    let sql = "select 1 from runs where id = ?1 and project = ?2";
+    let found: Option<i64> = one(connection, sql, params![run.to_string(), project.as_str()], |row| row.get(0))?;
+    Ok(found.is_some())
+}
+
+/// Whether a caller may see what belongs to an attempt.
+fn sees_attempt(connection: &Connection, who: &Who, attempt: AttemptId) -> Result<bool, StoreError> {
+    let Some(project) = &who.project else { return Ok(true) };
+    let sql = "select 1 from attempts where id = ?1 and project = ?2";
+    let found: Option<i64> = one(connection, sql, params![attempt.to_string(), project.as_str()], |row| row.get(0))?;
+    Ok(found.is_some())
+}
+
+/// Whether a caller may see what became of a command.
+fn sees_command(connection: &Connection, who: &Who, body: &str) -> Result<bool, StoreError> {
+    let command: Command = serde_json::from_str(body).map_err(|e| broken("a command", e))?;
+    match command.kind {
+        CommandKind::CreateRun(new) => Ok(visible(who, &new.project)),
+        CommandKind::Stop { run, .. } | CommandKind::Retry { run, .. } => sees_run(connection, who, run),
+    }
 }
 
 /// Answers a query.
 pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<Answer, StoreError> {
     Ok(match query {
         Query::Run(id) => {
-            let mut runs = load(connection, Load::One(id))?;
-            runs.retain(|stored| visible(who, &stored.run.project));
-            if runs.is_empty() { Answer::Nothing } else { Answer::Runs(runs) }
+            let found = load(connection, Load::One(id))?.pop();
+            let found = found.filter(|stored| visible(who, &stored.run.project));
+            found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
-        Query::Runs { project, workflow, state, logical, ends_with, before, limit } => {
-            let project = who.project.clone().or(project);
-            let rows = all(
-                connection,
-                "select id, data, unique_key, state from runs
-                  where (?1 is null or project = ?1) and (?2 is null or workflow = ?2) and (?3 is null or state = ?3)
-                    and (?4 is null or interval_start = ?4) and (?5 is null or id like '%' || ?5)
-                    and (?6 is null or id < ?6)
-                  order by id desc limit ?7",
-                params![
-                    project.as_ref().map(|p| p.as_str()),
-                    workflow.as_ref().map(|w| w.as_str()),
-                    state,
-                    logical.map(|at| at.0),
-                    ends_with,
-                    before.map(|id: RunId| id.to_string()),
-                    limit
-                ],
-                run_row,
-            )?;
-            Answer::Runs(rows.into_iter().map(|row| stored_run(connection, row)).collect::<Result<_, _>>()?)
-        }
-        Query::Attempt(id) => {
-            let found: Option<(String, String, String, String)> = one(
-                connection,
-                "select project, run, job, data from attempts where id = ?1",
-                [id.to_string()],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-            )?;
-            let Some((project, run, job, data)) = found else { return Ok(Answer::Nothing) };
-            let project: ProjectName = parsed("a project name", &project)?;
-            if !visible(who, &project) {
-                return Ok(Answer::Nothing);
+        Query::RunState(id) => run_state(connection, who, id)?,
+        Query::Runs { project, workflow, state, ends_with, before, limit } => {
+            if project.as_ref().is_some_and(|project| !visible(who, project)) {
+                return Ok(Answer::Runs(Vec::new()));
             }
-            let (run, job) = (parsed("a run id", &run)?, parsed("a job name", &job)?);
-            Answer::Attempt(Box::new(StoredAttempt { project, run, job, attempt: decode("an attempt", &data)? }))
+            let project = project.or_else(|| who.project.clone());
+            Answer::Runs(runs(connection, &RunsWanted { project, workflow, state, ends_with, before, limit })?)
         }
-        Query::Events { run, after, limit } => Answer::Events(events(connection, run, after, limit)?),
-        Query::Counters { run } => Answer::Counters(counters(connection, run)?),
+        Query::Attempt(id) => attempt(connection, who, id)?,
+        Query::Events { run, after, limit } if sees_run(connection, who, run)? => {
+            Answer::Events(events(connection, run, after, limit)?)
+        }
+        Query::Events { .. } => Answer::Events(Vec::new()),
+        Query::Counters { run } if sees_run(connection, who, run)? => Answer::Counters(counters(connection, run)?),
+        Query::Counters { .. } => Answer::Counters(Vec::new()),
         Query::Projects => Answer::Projects(projects(connection, who)?),
-        Query::Bundle { project, sha } => bundle(connection, &project, sha)?,
-        Query::IdleBundles { before } => {
-            let sql = format!("select b.project, b.sha from bundles b where {IDLE_BEFORE} order by 1, 2");
-            let rows: Vec<(String, String)> = all(connection, &sql, [before.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let named = |(project, digest): (String, String)| Ok((parsed("a project name", &project)?, sha(&digest)?));
-            Answer::Bundles(rows.into_iter().map(named).collect::<Result<_, StoreError>>()?)
+        Query::Bundle { project, sha } if visible(who, &project) => bundle(connection, &project, sha)?,
+        Query::Bundle { .. } => Answer::Nothing,
+        Query::IdleBundles { before } => Answer::Bundles(idle_bundles(connection, who, before)?),
+        Query::Blobs => Answer::Blobs(blobs(connection, who)?),
+        Query::Version { project, version } if visible(who, &project) => version_row(connection, &project, version)?,
+        Query::Version { .. } => Answer::Nothing,
+        Query::ActiveVersions { project } if visible(who, &project) => {
+            Answer::ActiveVersions(active_versions(connection, &project)?)
         }
-        Query::Blobs => {
-            let digests: Vec<String> = all(
-                connection,
-                "select f.value ->> 'sha' from bundles b, json_each(b.manifest) f union select sha from files",
-                [],
-                |row| row.get(0),
-            )?;
-            Answer::Blobs(digests.iter().map(|digest| sha(digest)).collect::<Result<_, _>>()?)
+        Query::ActiveVersions { .. } => Answer::ActiveVersions(Vec::new()),
+        Query::Succeeded { project, workflow, interval } if visible(who, &project) => {
+            Answer::Succeeded(succeeded(connection, &project, &workflow, interval)?)
         }
-        Query::Version { project, version } => version_row(connection, &project, version)?,
-        Query::ActiveVersions { project } => Answer::ActiveVersions(active_versions(connection, &project)?),
-        Query::Succeeded { project, workflow, interval } => {
-            let rows: Vec<(String, String, String)> = all(
-                connection,
-                "select r.id, t.job, t.data from tasks t join runs r on r.id = t.run
-                  where r.project = ?1 and r.workflow = ?2 and r.interval_start = ?3 and r.interval_end = ?4
-                    and t.ending = 'succeeded' order by r.id",
-                params![project.as_str(), workflow.as_str(), interval.start.0, interval.end.0],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-            )?;
-            Answer::Succeeded(
-                rows.into_iter()
-                    .map(|(run, job, data)| {
-                        let task: Task = decode("a task", &data)?;
-                        Ok(SucceededTask {
-                            run: parsed("a run id", &run)?,
-                            job: parsed("a job name", &job)?,
-                            outputs: task.outputs,
-                        })
-                    })
-                    .collect::<Result<_, StoreError>>()?,
-            )
+        Query::Succeeded { .. } => Answer::Succeeded(Vec::new()),
+        Query::Secrets { project } if visible(who, &project) => Answer::Secrets(secrets(connection, &project)?),
+        Query::Secret { project, name } if visible(who, &project) => {
+            Answer::Secrets(secret(connection, &project, &name)?.into_iter().collect())
         }
-        Query::Secrets { project } => Answer::Secrets(secrets(connection, &project, None)?),
-        Query::Secret { project, name } => Answer::Secrets(secrets(connection, &project, Some(name.as_str()))?),
-        Query::Tokens => Answer::Tokens(tokens(connection, who, None)?),
-        Query::TokenByHash(hash) => Answer::Tokens(tokens(connection, &Who::default(), Some(hash))?),
-        Query::Idempotency { principal, key } => {
-            let found = one(
-                connection,
-                "select request, status, body, at from idempotency where principal = ?1 and key = ?2",
-                params![principal, key],
-                |row| {
-                    Ok((
-                        row.get::<_, String>(0)?,
-                        row.get::<_, u16>(1)?,
-                        row.get::<_, String>(2)?,
-                        row.get::<_, i64>(3)?,
-                    ))
-                },
-            )?;
-            let Some((request, status, body, at)) = found else { return Ok(Answer::Nothing) };
-            let request = sha(&request)?;
-            let reply = (status != 0).then_some(StoredReply { status, body });
-            Answer::Idempotency(Box::new(IdempotencyRow { principal, key, request, reply, at: Micros(at) }))
+        Query::Secrets { .. } | Query::Secret { .. } => Answer::Secrets(Vec::new()),
+        Query::Tokens => Answer::Tokens(tokens(connection, who)?),
+        Query::TokenByHash(hash) => Answer::Tokens(token_by_hash(connection, who, hash)?.into_iter().collect()),
+        Query::Idempotency { principal, key } => idempotency(connection, who, principal, key)?,
+        Query::CommandReply(id) => command_reply(connection, who, id)?,
+        Query::AdHoc { id } => ad_hoc(connection, who, id)?,
+        Query::AdHocs { project, before, limit } if visible(who, &project) => {
+            Answer::AdHocs(ad_hocs(connection, &project, before, limit)?)
         }
-        Query::CommandReply(id) => {
-            let found: Option<String> = one(
-                connection,
-                "select reply from commands where id = ?1 and reply is not null",
-                [id.to_string()],
-                |row| row.get(0),
-            )?;
-            found.map_or(Ok(Answer::Nothing), |text| json("a reply", &text).map(Answer::Reply))?
+        Query::AdHocs { .. } => Answer::AdHocs(Vec::new()),
+        Query::Logs(id) if sees_attempt(connection, who, id)? => Answer::Logs(logs(connection, id)?),
+        Query::Logs(_) => Answer::Logs(Vec::new()),
+        Query::Files(run) if sees_run(connection, who, run)? => Answer::Files(files(connection, run)?),
+        Query::Files(_) => Answer::Files(Vec::new()),
+        Query::Inputs(run) if sees_run(connection, who, run)? => Answer::Inputs(inputs(connection, run)?),
+        Query::Inputs(_) => Answer::Inputs(Vec::new()),
+        Query::InputsOfLastSuccess { project, workflow, before } if visible(who, &project) => {
+            inputs_of_last_success(connection, &project, &workflow, before)?
         }
-        Query::AdHoc { id } => {
-            let found: Option<(String, String, i64, String)> = one(
-                connection,
-                "select project, state, created_at, data from queries where id = ?1",
-                [id.to_string()],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-            )?;
-            let Some((project, state, created_at, data)) = found else { return Ok(Answer::Nothing) };
-            let project: ProjectName = parsed("a project name", &project)?;
-            if !visible(who, &project) {
-                return Ok(Answer::Nothing);
-            }
-            let data = decode("a query", &data)?;
-            Answer::AdHoc(Box::new(QueryRow { id, project, state, created_at: Micros(created_at), data }))
+        Query::InputsOfLastSuccess { .. } => Answer::Nothing,
+        Query::Unpublished { project, attempt }
+            if sees_attempt(connection, who, attempt)? && visible(who, &project) =>
+        {
+            Answer::Unpublished(unpublished(connection, &project, attempt)?)
         }
-        Query::AdHocs { project, before, limit } => {
-            if !visible(who, &project) {
-                return Ok(Answer::AdHocs(Vec::new()));
-            }
-            let rows: Vec<(String, String, i64, String)> = all(
-                connection,
-                "select id, state, created_at, data from queries
-                  where project = ?1 and (?2 is null or id < ?2) order by id desc limit ?3",
-                params![project.as_str(), before.map(|id| id.to_string()), limit],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-            )?;
-            let row = |(id, state, created_at, data): (String, String, i64, String)| {
-                let (id, data) = (parsed("a query's id", &id)?, decode("a query", &data)?);
-                Ok(QueryRow { id, project: project.clone(), state, created_at: Micros(created_at), data })
-            };
-            Answer::AdHocs(rows.into_iter().map(row).collect::<Result<_, StoreError>>()?)
-        }
-        Query::Logs(attempt) => Answer::Logs(all(
-            connection,
-            "select first, last, bytes from logs where attempt = ?1 order by first",
-            [attempt.to_string()],
-            |row| {
-                let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-                Ok(LogRow { attempt, first: number(0)?, last: number(1)?, bytes: number(2)? })
-            },
-        )?),
-        Query::Files(run) => Answer::Files(files(connection, run)?),
-        Query::Installation => {
-            let found: Option<String> =
-                one(connection, "select value from meta where key = 'installation'", [], |row| row.get(0))?;
-            found.map_or(Answer::Nothing, Answer::Installation)
-        }
+        Query::Unpublished { .. } => Answer::Unpublished(Vec::new()),
+        Query::Installation => installation(connection)?,
         Query::System(table) => Answer::Rows(system(connection, who, table)?),
     })
+}
+
+/// A page of runs, as [`Query::Runs`] asks for it.
+struct RunsWanted {
+    project: Option<ProjectName>,
+    workflow: Option<WorkflowName>,
+    state: Option<String>,
+    ends_with: Option<String>,
+    before: Option<RunId>,
+    limit: u32,
+}
+
+/// The newest first. A statement for each shape, because a condition that may be absent keeps SQLite from using an index;
+/// each walks the index that leaves the fewest rows over, and looks at no row that the index can already rule out.
+fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
+    let RunsWanted { project, workflow, state, ends_with, before, limit } = wanted;
+    let index = match (ends_with, state, workflow, project) {
+        (Some(_), ..) => "indexed by runs_ending",
+        (None, Some(_), ..) => "indexed by runs_state",
+        (None, None, Some(_), _) => "indexed by runs_workflow",
+        (None, None, None, Some(_)) => "indexed by runs_project",
+        (None, None, None, None) => "",
+    };
+    let mut sql = format!("select data, state from runs {index} where 1");
+    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+    let mut and = |condition: &str, value: Box<dyn ToSql>| {
+        sql.push_str(" and ");
+        sql.push_str(condition);
+        values.push(value);
+    };
+    if let Some(ending) = ends_with {
+        // The index holds the last two characters, which is the least that people may give.
+        let last: String = ending.chars().skip(ending.chars().count().saturating_sub(2)).collect();
+        and("substr(id, -2) = ?", Box::new(last));
+        and("id like '%' || ?", Box::new(ending.clone()));
+    }
+    if let Some(state) = state {
+        and("state = ?", Box::new(state.clone()));
+    }
+    if let Some(workflow) = workflow {
+        and("workflow = ?", Box::new(workflow.as_str().to_owned()));
+    }
+    if let Some(project) = project {
+        and("project = ?", Box::new(project.as_str().to_owned()));
+    }
+    if let Some(before) = before {
+        and("id < ?", Box::new(before.to_string()));
+    }
+    sql.push_str(" order by id desc limit ?");
+    values.push(Box::new(*limit));
+    let rows: Vec<(String, String)> =
+        all(connection, &sql, params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let listed = |(data, state): (String, String)| Ok(ListedRun { run: decode("a run", &data)?, state });
+    rows.into_iter().map(listed).collect()
+}
+
+fn run_state(connection: &Connection, who: &Who, id: RunId) -> Result<Answer, StoreError> {
+    let found: Option<(String, String)> =
+        one(connection, "select project, state from runs where id = ?1", [id.to_string()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let Some((project, state)) = found else { return Ok(Answer::Nothing) };
+    if !visible(who, &parsed("a project name", &project)?) {
+        return Ok(Answer::Nothing);
+    }
+    let last: Option<i64> =
+        one(connection, "select max(seq) from events where run = ?1", [id.to_string()], |row| row.get(0))?.flatten();
+    Ok(Answer::RunState { state, last_event: last.unwrap_or(0).cast_unsigned() })
+}
+
+fn attempt(connection: &Connection, who: &Who, id: AttemptId) -> Result<Answer, StoreError> {
+    let found: Option<(String, String, String, String)> =
+        one(connection, "select project, run, job, data from attempts where id = ?1", [id.to_string()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
+    let Some((project, run, job, data)) = found else { return Ok(Answer::Nothing) };
+    let project: ProjectName = parsed("a project name", &project)?;
+    if !visible(who, &project) {
+        return Ok(Answer::Nothing);
+    }
+    let (run, job) = (parsed("a run id", &run)?, parsed("a job name", &job)?);
+    Ok(Answer::Attempt(Box::new(StoredAttempt { project, run, job, attempt: decode("an attempt", &data)? })))
+}
+
+fn idle_bundles(connection: &Connection, who: &Who, before: Micros) -> Result<Vec<(ProjectName, Sha)>, StoreError> {
+    let sql = format!("select b.project, b.sha from bundles b where {IDLE_BEFORE} order by 1, 2");
+    let rows: Vec<(String, String)> = all(connection, &sql, [before.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let named = |(project, digest): (String, String)| Ok((parsed("a project name", &project)?, sha(&digest)?));
+    let mut found: Vec<_> = rows.into_iter().map(named).collect::<Result<_, StoreError>>()?;
+    found.retain(|(project, _)| visible(who, project));
+    Ok(found)
+}
+
+fn blobs(connection: &Connection, who: &Who) -> Result<BTreeSet<Sha>, StoreError> {
+    let digests: Vec<String> = match &who.project {
+        None => all(
+            connection,
+            "select f.value ->> 'sha' from bundles b, json_each(b.manifest) f union select sha from files",
+            [],
+            |row| row.get(0),
+        )?,
+        Some(project) => all(
+            connection,
+            "select f.value ->> 'sha' from bundles b, json_each(b.manifest) f where b.project = ?1
+              union select f.sha from runs r join files f on f.run = r.id where r.project = ?1",
+            [project.as_str()],
+            |row| row.get(0),
+        )?,
+    };
+    digests.iter().map(|digest| sha(digest)).collect()
+}
+
+fn succeeded(
+    connection: &Connection,
+    project: &ProjectName,
+    workflow: &WorkflowName,
+    interval: Interval,
+) -> Result<Vec<SucceededTask>, StoreError> {
+    let rows: Vec<(String, String, String)> = all(
+        connection,
+        "select r.id, t.job, t.data from runs r indexed by runs_interval cross join tasks t on t.run = r.id
+          where r.project = ?1 and r.workflow = ?2 and r.interval_start = ?3 and r.interval_end = ?4
+            and t.ending = 'succeeded' order by r.id",
+        params![project.as_str(), workflow.as_str(), interval.start.0, interval.end.0],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    rows.into_iter()
+        .map(|(run, job, data)| {
+            let task: Task = decode("a task", &data)?;
+            Ok(SucceededTask {
+                run: parsed("a run id", &run)?,
+                job: parsed("a job name", &job)?,
+                outputs: task.outputs,
+            })
+        })
+        .collect()
+}
+
+/// A request with a key, if the token that it came with is one that the caller may see.
+fn idempotency(connection: &Connection, who: &Who, principal: String, key: String) -> Result<Answer, StoreError> {
+    if let Some(project) = &who.project {
+        let sql = "select 1 from tokens where id = ?1 and project = ?2";
+        let seen: Option<i64> = one(connection, sql, params![principal, project.as_str()], |row| row.get(0))?;
+        if seen.is_none() {
+            return Ok(Answer::Nothing);
+        }
+    }
+    let found: Option<(String, u16, String, i64)> = one(
+        connection,
+        "select request, status, body, at from idempotency where principal = ?1 and key = ?2",
+        params![principal, key],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
+    let Some((request, status, body, at)) = found else { return Ok(Answer::Nothing) };
+    let request = sha(&request)?;
+    let reply = (status != 0).then_some(StoredReply { status, body });
+    Ok(Answer::Idempotency(Box::new(IdempotencyRow { principal, key, request, reply, at: Micros(at) })))
+}
+
+fn command_reply(connection: &Connection, who: &Who, id: CommandId) -> Result<Answer, StoreError> {
+    let found: Option<(String, String)> = one(
+        connection,
+        "select body, reply from commands where id = ?1 and reply is not null",
+        [id.to_string()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let Some((body, reply)) = found else { return Ok(Answer::Nothing) };
+    if who.project.is_some() && !sees_command(connection, who, &body)? {
+        return Ok(Answer::Nothing);
+    }
+    json("a reply", &reply).map(Answer::Reply)
+}
+
+fn ad_hoc(connection: &Connection, who: &Who, id: QueryId) -> Result<Answer, StoreError> {
+    let found: Option<(String, String, i64, String)> = one(
+        connection,
+        "select project, state, created_at, data from queries where id = ?1",
+        [id.to_string()],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
+    let Some((project, state, created_at, data)) = found else { return Ok(Answer::Nothing) };
+    let project: ProjectName = parsed("a project name", &project)?;
+    if !visible(who, &project) {
+        return Ok(Answer::Nothing);
+    }
+    let data = decode("a query", &data)?;
+    Ok(Answer::AdHoc(Box::new(QueryRow { id, project, state, created_at: Micros(created_at), data })))
+}
+
+fn ad_hocs(
+    connection: &Connection,
+    project: &ProjectName,
+    before: Option<QueryId>,
+    limit: u32,
+) -> Result<Vec<QueryRow>, StoreError> {
+    let raw = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let rows: Vec<(String, String, i64, String)> = match before {
+        None => all(
+            connection,
+            "select id, state, created_at, data from queries where project = ?1 order by id desc limit ?2",
+            params![project.as_str(), limit],
+            raw,
+        )?,
+        Some(before) => all(
+            connection,
+            "select id, state, created_at, data from queries where project = ?1 and id < ?2 order by id desc limit ?3",
+            params![project.as_str(), before.to_string(), limit],
+            raw,
+        )?,
+    };
+    rows.into_iter()
+        .map(|(id, state, created_at, data)| {
+            let (id, data) = (parsed("a query's id", &id)?, decode("a query", &data)?);
+            Ok(QueryRow { id, project: project.clone(), state, created_at: Micros(created_at), data })
+        })
+        .collect()
+}
+
+fn logs(connection: &Connection, attempt: AttemptId) -> Result<Vec<LogRow>, StoreError> {
+    let sql = "select first, last, bytes from logs where attempt = ?1 order by first";
+    all(connection, sql, [attempt.to_string()], |row| {
+        let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        Ok(LogRow { attempt, first: number(0)?, last: number(1)?, bytes: number(2)? })
+    })
+}
+
+fn installation(connection: &Connection) -> Result<Answer, StoreError> {
+    let sql = "select value from meta where key = 'installation'";
+    let found: Option<String> = one(connection, sql, [], |row| row.get(0))?;
+    Ok(found.map_or(Answer::Nothing, Answer::Installation))
 }
 
 fn events(connection: &Connection, run: RunId, after: u64, limit: u32) -> Result<Vec<EventRow>, StoreError> {
@@ -348,12 +507,14 @@ fn counters(connection: &Connection, run: RunId) -> Result<Vec<CounterRow>, Stor
 }
 
 fn projects(connection: &Connection, who: &Who) -> Result<Vec<ProjectRow>, StoreError> {
-    let rows: Vec<(String, Option<String>, i64)> = all(
-        connection,
-        "select name, folder, created_at from projects where ?1 is null or name = ?1 order by name",
-        [who.project.as_ref().map(|p| p.as_str())],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )?;
+    let raw = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let rows: Vec<(String, Option<String>, i64)> = match &who.project {
+        None => all(connection, "select name, folder, created_at from projects order by name", [], raw)?,
+        Some(project) => {
+            let sql = "select name, folder, created_at from projects where name = ?1";
+            all(connection, sql, [project.as_str()], raw)?
+        }
+    };
     rows.into_iter()
         .map(|(name, folder, at)| {
             Ok(ProjectRow { name: parsed("a project name", &name)?, folder, created_at: Micros(at) })
@@ -413,46 +574,77 @@ fn active_versions(connection: &Connection, project: &ProjectName) -> Result<Vec
         .collect()
 }
 
-fn secrets(connection: &Connection, project: &ProjectName, name: Option<&str>) -> Result<Vec<SecretRow>, StoreError> {
-    let rows: Vec<(String, Vec<u8>, i64, String)> = all(
-        connection,
-        "select name, sealed, set_at, set_by from secrets where project = ?1 and (?2 is null or name = ?2) order by name",
-        params![project.as_str(), name],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
-    )?;
-    rows.into_iter()
-        .map(|(name, sealed, at, set_by)| {
-            let name = parsed("a secret name", &name)?;
-            Ok(SecretRow { project: project.clone(), name, sealed, set_at: Micros(at), set_by })
-        })
-        .collect()
+fn secrets(connection: &Connection, project: &ProjectName) -> Result<Vec<SecretRow>, StoreError> {
+    let sql = "select name, sealed, set_at, set_by from secrets where project = ?1 order by name";
+    let rows: Vec<RawSecret> = all(connection, sql, [project.as_str()], secret_row)?;
+    rows.into_iter().map(|row| a_secret(project, row)).collect()
 }
 
-fn tokens(connection: &Connection, who: &Who, hash: Option<Sha>) -> Result<Vec<TokenRow>, StoreError> {
-    type Raw = (String, String, String, Option<String>, String, i64, Option<i64>, Option<i64>);
-    let rows: Vec<Raw> = all(
+fn secret(connection: &Connection, project: &ProjectName, name: &SecretName) -> Result<Option<SecretRow>, StoreError> {
+    let sql = "select name, sealed, set_at, set_by from secrets where project = ?1 and name = ?2";
+    let found: Option<RawSecret> = one(connection, sql, params![project.as_str(), name.as_str()], secret_row)?;
+    found.map(|row| a_secret(project, row)).transpose()
+}
+
+type RawSecret = (String, Vec<u8>, i64, String);
+
+fn secret_row(row: &Row<'_>) -> rusqlite::Result<RawSecret> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn a_secret(project: &ProjectName, (name, sealed, at, set_by): RawSecret) -> Result<SecretRow, StoreError> {
+    let name = parsed("a secret name", &name)?;
+    Ok(SecretRow { project: project.clone(), name, sealed, set_at: Micros(at), set_by })
+}
+
+fn tokens(connection: &Connection, who: &Who) -> Result<Vec<TokenRow>, StoreError> {
+    let rows = match &who.project {
+        None => all(
+            connection,
+            "select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens order by id",
+            [],
+            token_row,
+        )?,
+        Some(project) => all(
+            connection,
+            "select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens
+              where project = ?1 order by id",
+            [project.as_str()],
+            token_row,
+        )?,
+    };
+    rows.into_iter().map(a_token).collect()
+}
+
+/// Asked for with every request.
+fn token_by_hash(connection: &Connection, who: &Who, hash: Sha) -> Result<Option<TokenRow>, StoreError> {
+    let found = one(
         connection,
-        "select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens
-          where (?1 is null or project = ?1) and (?2 is null or hash = ?2) order by id",
-        params![who.project.as_ref().map(|p| p.as_str()), hash.map(|hash| hash.to_string())],
-        |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
-        },
+        "select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens where hash = ?1",
+        [hash.to_string()],
+        token_row,
     )?;
-    rows.into_iter()
-        .map(|(id, name, hash, project, role, created, expires, revoked)| {
-            Ok(TokenRow {
-                id: parsed("a token id", &id)?,
-                name,
-                hash: sha(&hash)?,
-                project: project.map(|project| parsed("a project name", &project)).transpose()?,
-                role,
-                created_at: Micros(created),
-                expires_at: expires.map(Micros),
-                revoked_at: revoked.map(Micros),
-            })
-        })
-        .collect()
+    let token = found.map(a_token).transpose()?;
+    Ok(token.filter(|token| who.project.is_none() || token.project == who.project))
+}
+
+type RawToken = (String, String, String, Option<String>, String, i64, Option<i64>, Option<i64>);
+
+fn token_row(row: &Row<'_>) -> rusqlite::Result<RawToken> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
+}
+
+fn a_token((id, name, hash, project, role, created, expires, revoked): RawToken) -> Result<TokenRow, StoreError> {
+    Ok(TokenRow {
+        id: parsed("a token id", &id)?,
+        name,
+        hash: sha(&hash)?,
+        project: project.map(|project| parsed("a project name", &project)).transpose()?,
+        role,
+        created_at: Micros(created),
+        expires_at: expires.map(Micros),
+        revoked_at: revoked.map(Micros),
+    })
 }
 
 fn files(connection: &Connection, run: RunId) -> Result<Vec<FileRow>, StoreError> {
@@ -472,6 +664,63 @@ fn files(connection: &Connection, run: RunId) -> Result<Vec<FileRow>, StoreError
                 sha: sha(&digest)?,
                 size: size.cast_unsigned(),
             })
+        })
+        .collect()
+}
+
+fn inputs_of_last_success(
+    connection: &Connection,
+    project: &ProjectName,
+    workflow: &WorkflowName,
+    before: RunId,
+) -> Result<Answer, StoreError> {
+    let found: Option<String> = one(
+        connection,
+        "select id from runs indexed by runs_state
+          where state = 'succeeded' and id < ?3 and project = ?1 and workflow = ?2 order by id desc limit 1",
+        params![project.as_str(), workflow.as_str(), before.to_string()],
+        |row| row.get(0),
+    )?;
+    let Some(run) = found else { return Ok(Answer::Nothing) };
+    Ok(Answer::Inputs(inputs(connection, parsed("a run id", &run)?)?))
+}
+
+fn inputs(connection: &Connection, run: RunId) -> Result<Vec<InputRow>, StoreError> {
+    all(
+        connection,
+        "select path, size, modified_at from inputs where run = ?1 order by path",
+        [run.to_string()],
+        |row| {
+            let size = row.get::<_, i64>(1)?.cast_unsigned();
+            Ok(InputRow { path: row.get(0)?, size, modified_at: Micros(row.get(2)?) })
+        },
+    )
+}
+
+/// What an attempt wrote that nobody else saw, whether it is discarded already or still to be.
+fn unpublished(
+    connection: &Connection,
+    project: &ProjectName,
+    attempt: AttemptId,
+) -> Result<Vec<Unpublished>, StoreError> {
+    let rows: Vec<(String, String, bool, Option<i64>)> = all(
+        connection,
+        "select u.namespace, u.name, t.id is not null,
+                (select h.at from table_history h
+                  where h.project = ?2 and h.namespace = u.namespace and h.name = u.name
+                  order by h.from_seq desc limit 1)
+           from (select namespace, name from unpublished where attempt = ?1
+                 union select namespace, name from overlays where attempt = ?1) u
+           left join tables t on t.project = ?2 and t.namespace = u.namespace and t.name = u.name
+          order by 1, 2",
+        params![attempt.to_string(), project.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+    )?;
+    rows.into_iter()
+        .map(|(namespace, name, exists, at)| {
+            let table =
+                TableRef { namespace: parsed("a namespace", &namespace)?, name: parsed("a table name", &name)? };
+            Ok(Unpublished { table, exists, snapshot_at: at.filter(|_| exists).map(Micros) })
         })
         .collect()
 }

@@ -1,14 +1,16 @@
 //! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
 
+use pinrail_model::ids::TokenId;
 use pinrail_model::seam::store::{
-    AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Write,
-    attempt_fault, attempt_state,
+    AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Who,
+    Write, attempt_fault, attempt_state,
 };
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::{broken, failed};
+use super::read::one;
+use super::{broken, failed, prepare};
 
 /// The stored form of a document, with its version beside it, so that a later one can read an earlier one.
 #[derive(Serialize, Deserialize)]
@@ -45,6 +47,12 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
         Write::Attempt(row) => attempt(connection, row)?,
         Write::Counters(rows) => counters(connection, rows)?,
         Write::DiscardOverlays(attempt) => {
+            execute(
+                connection,
+                "insert into unpublished (attempt, namespace, name)
+                 select attempt, namespace, name from overlays where attempt = ?1 on conflict do nothing",
+                params![attempt.to_string()],
+            )?;
             execute(connection, "delete from overlays where attempt = ?1", params![attempt.to_string()])?;
         }
         Write::CommandReply { command, reply } => execute(
@@ -68,15 +76,9 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             )?;
         }
         Write::DropBundle { project, sha, before } => {
-            let idle: Option<i64> = connection
-                .prepare_cached(&format!(
-                    "select 1 from bundles b where {IDLE_BEFORE} and b.project = ?2 and b.sha = ?3"
-                ))
-                .and_then(|mut s| {
-                    let row = s.query_row(params![before.0, project.as_str(), sha.to_string()], |row| row.get(0));
-                    rusqlite::OptionalExtension::optional(row)
-                })
-                .map_err(failed)?;
+            let sql = format!("select 1 from bundles b where {IDLE_BEFORE} and b.project = ?2 and b.sha = ?3");
+            let params = params![before.0, project.as_str(), sha.to_string()];
+            let idle: Option<i64> = one(connection, &sql, params, |row| row.get(0))?;
             if idle.is_some() {
                 let params = params![project.as_str(), sha.to_string()];
                 execute(connection, "delete from versions where project = ?1 and bundle = ?2", params)?;
@@ -107,17 +109,12 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
              set sealed = excluded.sealed, set_at = excluded.set_at, set_by = excluded.set_by",
             params![row.project.as_str(), row.name.as_str(), row.sealed, row.set_at.0, row.set_by],
         )?,
-        Write::DropSecret { project, name } => execute(
-            connection,
-            "delete from secrets where project = ?1 and name = ?2",
-            params![project.as_str(), name.as_str()],
-        )?,
+        Write::DropSecret { project, name } => {
+            let sql = "delete from secrets where project = ?1 and name = ?2";
+            return changed(connection, sql, params![project.as_str(), name.as_str()]);
+        }
         Write::Token(row) => token(connection, row)?,
-        Write::RevokeToken { id, at } => execute(
-            connection,
-            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1",
-            params![id.to_string(), at.0],
-        )?,
+        Write::RevokeToken { who, id, at } => return revoke_token(connection, who, *id, *at),
         Write::Idempotency(row) => idempotency(connection, row)?,
         Write::DropIdempotency { principal, key } => {
             execute(connection, "delete from idempotency where principal = ?1 and key = ?2", params![principal, key])?;
@@ -148,7 +145,26 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 row.size.cast_signed()
             ],
         )?,
+        Write::Inputs { run, rows } => {
+            execute(connection, "delete from inputs where run = ?1", params![run.to_string()])?;
+            for row in rows {
+                execute(
+                    connection,
+                    "insert into inputs (run, path, size, modified_at) values (?1, ?2, ?3, ?4)",
+                    params![run.to_string(), row.path, row.size.cast_signed(), row.modified_at.0],
+                )?;
+            }
+        }
         Write::Installation(name) => installation(connection, name)?,
+        Write::MarkCatalogs { at } => execute(
+            connection,
+            "insert into catalog_marks (project, at, seq)
+             select project, ?1, seq from catalogs
+              where not exists (
+                select 1 from catalog_marks m where m.project = catalogs.project and m.seq = catalogs.seq)
+             on conflict (project, at) do nothing",
+            params![at.0],
+        )?,
     }
     Ok(Ok(()))
 }
@@ -161,20 +177,22 @@ pub(super) fn installation(connection: &Connection, name: &str) -> Result<(), St
     )
 }
 
-fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
-    connection.prepare_cached(sql).and_then(|mut s| s.execute(params)).map_err(failed)?;
+pub(super) fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<(), StoreError> {
+    prepare(connection, sql)?.execute(params).map_err(failed)?;
     Ok(())
+}
+
+/// Changes a row that must be there.
+fn changed(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Result<(), Reply>, StoreError> {
+    let rows = prepare(connection, sql)?.execute(params).map_err(failed)?;
+    Ok(if rows == 0 { Err(Reply::Missing) } else { Ok(()) })
 }
 
 fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, StoreError> {
     let run = &row.run;
     if let Some(key) = &row.unique_key {
-        let other: Option<String> = connection
-            .prepare_cached("select id from runs where unique_key = ?1 and id <> ?2")
-            .and_then(|mut s| {
-                rusqlite::OptionalExtension::optional(s.query_row(params![key, run.id.to_string()], |row| row.get(0)))
-            })
-            .map_err(failed)?;
+        let sql = "select id from runs where unique_key = ?1 and id <> ?2";
+        let other: Option<String> = one(connection, sql, params![key, run.id.to_string()], |row| row.get(0))?;
         if let Some(other) = other {
             return Ok(Err(Reply::Exists(other)));
         }
@@ -318,6 +336,21 @@ fn idempotency(connection: &Connection, row: &IdempotencyRow) -> Result<(), Stor
          where status = 0 and request = excluded.request",
         params![row.principal, row.key, row.request.to_string(), status, body, row.at.0],
     )
+}
+
+fn revoke_token(connection: &Connection, who: &Who, id: TokenId, at: Micros) -> Result<Result<(), Reply>, StoreError> {
+    match &who.project {
+        None => changed(
+            connection,
+            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1",
+            params![id.to_string(), at.0],
+        ),
+        Some(project) => changed(
+            connection,
+            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1 and project = ?3",
+            params![id.to_string(), at.0, project.as_str()],
+        ),
+    }
 }
 
 fn token(connection: &Connection, row: &TokenRow) -> Result<(), StoreError> {

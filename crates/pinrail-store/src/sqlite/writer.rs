@@ -12,10 +12,10 @@ use pinrail_model::seam::lake::{Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{Command, Forget, Reply, StoreError, Topic, Transition};
 use pinrail_model::step;
 use pinrail_model::time::Micros;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use tokio::sync::{broadcast, oneshot};
 
-use super::{failed, forget, pointers, rows};
+use super::{broken, failed, forget, pointers, read, rows};
 
 /// One thing to write, with where its answer goes.
 pub(super) enum Order {
@@ -119,10 +119,20 @@ impl Thread {
         topics: &mut HashSet<Topic>,
     ) -> Result<(), StoreError> {
         let mut transaction = self.connection.transaction().map_err(failed)?;
-        for order in batch {
+        let mut batch = batch.into_iter();
+        for order in batch.by_ref() {
             answers.push(apply(&mut transaction, order, topics));
+            // A full disk, say, makes SQLite take everything back. What came now would be a change of its own.
+            if transaction.is_autocommit() {
+                break;
+            }
         }
-        transaction.commit().map_err(failed)
+        if transaction.is_autocommit() {
+            answers.extend(batch.map(refuse));
+            return Err(StoreError::Failed("the transaction was taken back".to_owned()));
+        }
+        // From here on nobody can tell.
+        transaction.commit().map_err(|e| StoreError::Unknown(e.to_string()))
     }
 }
 
@@ -149,44 +159,70 @@ fn is_waited(order: &Order) -> bool {
     !matches!(order, Order::Commit { answer: None, .. })
 }
 
-/// Applies one order inside the transaction; the answer it returns is given after the commit.
+/// Applies one order inside the transaction, wholly or not at all; the answer it returns is given after the commit.
 fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut HashSet<Topic>) -> Answer {
     match order {
         Order::Commit { transitions, answer } => {
-            let result: Result<Vec<Reply>, StoreError> =
-                transitions.iter().map(|transition| commit_one(transaction, transition, topics)).collect();
-            if let (Err(error), None) = (&result, &answer) {
-                tracing::error!(%error, "a change that nobody waits for could not be written");
+            let mut news = HashSet::new();
+            let result = whole(transaction, |order| {
+                transitions.iter().map(|transition| commit_one(order, transition, &mut news)).collect()
+            });
+            match (&result, &answer) {
+                (Ok(_), _) => topics.extend(news),
+                (Err(error), None) => {
+                    tracing::error!(%error, "a change that nobody waits for could not be written");
+                }
+                (Err(_), Some(_)) => {}
             }
             reply(answer, result, std::convert::identity)
         }
         Order::Send { commands, answer } => {
-            topics.insert(Topic::Commands);
-            reply(Some(answer), send(transaction, &commands), std::convert::identity)
+            let sent = whole(transaction, |connection| send(connection, &commands));
+            reply(Some(answer), sent, std::convert::identity)
         }
         Order::Forget { what, before, most, runs, answer } => {
-            let forgotten = savepoint(transaction, |connection| {
-                let forgotten = match &runs {
-                    Some(runs) => forget::of_runs(connection, what, before, runs),
-                    None => forget::rows(connection, what, before, most),
-                };
-                forgotten.map(Ok::<u64, std::convert::Infallible>)
+            let forgotten = whole(transaction, |connection| match &runs {
+                Some(runs) => forget::of_runs(connection, what, before, runs),
+                None => forget::rows(connection, what, before, most),
             });
-            reply(Some(answer), forgotten.map(|Ok(count)| count), std::convert::identity)
+            reply(Some(answer), forgotten, std::convert::identity)
         }
-        Order::Lease { holder, answer } => reply(Some(answer), lease(transaction, &holder), std::convert::identity),
+        Order::Lease { holder, answer } => {
+            let leased = whole(transaction, |connection| lease(connection, &holder));
+            reply(Some(answer), leased, std::convert::identity)
+        }
         Order::Stage { epoch, overlay, answer } => {
-            reply(Some(answer), pointers::stage(transaction, epoch, &overlay), pointer_failed)
+            let staged = whole(transaction, |connection| Ok(pointers::stage(connection, epoch, &overlay)));
+            reply(Some(answer), staged.map_err(pointer_failed).flatten(), pointer_failed)
         }
         Order::Swap { project, swaps, answer } => {
-            let swapped = savepoint(transaction, |t| pointers::swap_all(t, &project, &swaps));
+            let swapped =
+                whole(transaction, |order| savepoint(order, |part| pointers::swap_all(part, &project, &swaps, None)));
             let result = match swapped {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(table)) => Err(PointerError::Conflict(table)),
-                Err(error) => Err(PointerError::Failed(error.to_string())),
+                Err(error) => Err(pointer_failed(error)),
             };
             reply(Some(answer), result, pointer_failed)
         }
+    }
+}
+
+/// The answer to an order that was not begun: why is said when it is given.
+fn refuse(order: Order) -> Answer {
+    fn gone<T: 'static, E: 'static>(
+        to: Option<oneshot::Sender<Result<T, E>>>,
+        convert: impl Fn(StoreError) -> E + 'static,
+    ) -> Answer {
+        let result = Err(convert(StoreError::Failed("the transaction was taken back".to_owned())));
+        reply(to, result, convert)
+    }
+    match order {
+        Order::Commit { answer, .. } => gone(answer, std::convert::identity),
+        Order::Send { answer, .. } => gone(Some(answer), std::convert::identity),
+        Order::Forget { answer, .. } => gone(Some(answer), std::convert::identity),
+        Order::Lease { answer, .. } => gone(Some(answer), std::convert::identity),
+        Order::Stage { answer, .. } | Order::Swap { answer, .. } => gone(Some(answer), pointer_failed),
     }
 }
 
@@ -208,30 +244,41 @@ fn reply<T: 'static, E: 'static>(
     })
 }
 
-/// Runs a part that may turn out to be impossible: then nothing of it remains.
-fn savepoint<T, E>(
+/// Carries out one order: after an error nothing of it remains, and what other orders did does.
+fn whole<T>(
     transaction: &mut rusqlite::Transaction<'_>,
+    order: impl FnOnce(&mut rusqlite::Savepoint<'_>) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut savepoint = transaction.savepoint().map_err(failed)?;
+    // Dropping a savepoint rolls it back.
+    let done = order(&mut savepoint)?;
+    savepoint.commit().map_err(failed)?;
+    Ok(done)
+}
+
+/// Runs a part of an order that may turn out to be impossible: then nothing of the part remains.
+fn savepoint<T, E>(
+    order: &mut rusqlite::Savepoint<'_>,
     part: impl FnOnce(&Connection) -> Result<Result<T, E>, StoreError>,
 ) -> Result<Result<T, E>, StoreError> {
-    let savepoint = transaction.savepoint().map_err(failed)?;
-    let result = part(&savepoint);
+    let savepoint = order.savepoint().map_err(failed)?;
+    let result = part(&savepoint)?;
     match &result {
-        Ok(Ok(_)) => savepoint.commit().map_err(failed)?,
-        // Dropping a savepoint rolls it back.
-        _ => drop(savepoint),
+        Ok(_) => savepoint.commit().map_err(failed)?,
+        Err(_) => drop(savepoint),
     }
-    result
+    Ok(result)
 }
 
 fn commit_one(
-    transaction: &mut rusqlite::Transaction<'_>,
+    order: &mut rusqlite::Savepoint<'_>,
     transition: &Transition,
     topics: &mut HashSet<Topic>,
 ) -> Result<Reply, StoreError> {
-    if let Some(earlier) = earlier_reply(transaction, transition)? {
+    if let Some(earlier) = earlier_reply(order, transition)? {
         return Ok(earlier);
     }
-    let result = savepoint(transaction, |connection| write_all(connection, transition))?;
+    let result = savepoint(order, |connection| write_all(connection, transition))?;
     let reply = match result {
         Ok(()) => {
             for event in &transition.events {
@@ -247,7 +294,7 @@ fn commit_one(
         Err(reply) => reply,
     };
     if !transition.publications.is_empty() && reply == Reply::Committed {
-        remember(transaction, transition, &reply)?;
+        remember(order, transition, &reply)?;
     }
     Ok(reply)
 }
@@ -255,23 +302,16 @@ fn commit_one(
 /// Only publications are remembered: everything else is a replacement of rows by the one owner, and writing it again
 /// gives the same rows.
 fn remember(connection: &Connection, transition: &Transition, reply: &Reply) -> Result<(), StoreError> {
-    let text = serde_json::to_string(reply).unwrap_or_default();
-    connection
-        .prepare_cached("insert into transitions (id, reply) values (?1, ?2) on conflict (id) do nothing")
-        .and_then(|mut s| s.execute(params![transition.id.to_string(), text]))
-        .map_err(failed)?;
-    Ok(())
+    let text = serde_json::to_string(reply).map_err(|e| StoreError::Failed(e.to_string()))?;
+    rows::execute(
+        connection,
+        "insert into transitions (id, reply) values (?1, ?2) on conflict (id) do nothing",
+        params![transition.id.to_string(), text],
+    )
 }
 
 fn earlier_reply(connection: &Connection, transition: &Transition) -> Result<Option<Reply>, StoreError> {
-    if transition.publications.is_empty() {
-        return Ok(None);
-    }
-    let text: Option<String> = connection
-        .prepare_cached("select reply from transitions where id = ?1")
-        .and_then(|mut s| s.query_row([transition.id.to_string()], |row| row.get(0)).optional())
-        .map_err(failed)?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    if transition.publications.is_empty() { Ok(None) } else { read::reply(connection, transition.id) }
 }
 
 fn write_all(connection: &Connection, transition: &Transition) -> Result<Result<(), Reply>, StoreError> {
@@ -302,46 +342,36 @@ fn write_all(connection: &Connection, transition: &Transition) -> Result<Result<
 }
 
 pub(super) fn holds(connection: &Connection, attempt: AttemptId, epoch: u64) -> Result<bool, StoreError> {
-    let found: Option<i64> = connection
-        .prepare_cached(
-            "select t.epoch from attempts a join tasks t on t.run = a.run and t.job = a.job and t.instance = a.instance
-              where a.id = ?1 and a.state = 'running'",
-        )
-        .and_then(|mut s| s.query_row([attempt.to_string()], |row| row.get(0)).optional())
-        .map_err(failed)?;
+    let sql =
+        "select t.epoch from attempts a join tasks t on t.run = a.run and t.job = a.job and t.instance = a.instance
+                where a.id = ?1 and a.state = 'running'";
+    let found: Option<i64> = read::one(connection, sql, [attempt.to_string()], |row| row.get(0))?;
     Ok(found == Some(epoch.cast_signed()))
 }
 
 fn shard_epoch(connection: &Connection) -> Result<u64, StoreError> {
-    let text: Option<String> = connection
-        .prepare_cached("select value from meta where key = 'shard-epoch'")
-        .and_then(|mut s| s.query_row([], |row| row.get(0)).optional())
-        .map_err(failed)?;
-    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+    let sql = "select value from meta where key = 'shard-epoch'";
+    let text: Option<String> = read::one(connection, sql, [], |row| row.get(0))?;
+    // An owner that began again at 0 would be taken for a former one.
+    text.map_or(Ok(0), |text| text.parse().map_err(|e| broken("the owner's epoch", e)))
 }
 
 fn lease(connection: &Connection, holder: &str) -> Result<u64, StoreError> {
     let epoch = shard_epoch(connection)? + 1;
-    let mut put = connection
-        .prepare_cached(
-            "insert into meta (key, value) values (?1, ?2) on conflict (key) do update set value = excluded.value",
-        )
-        .map_err(failed)?;
-    put.execute(params!["shard-epoch", epoch.to_string()]).map_err(failed)?;
-    put.execute(params!["shard-holder", holder]).map_err(failed)?;
+    let put = "insert into meta (key, value) values (?1, ?2) on conflict (key) do update set value = excluded.value";
+    rows::execute(connection, put, params!["shard-epoch", epoch.to_string()])?;
+    rows::execute(connection, put, params!["shard-holder", holder])?;
     Ok(epoch)
 }
 
 fn send(connection: &Connection, commands: &[Command]) -> Result<(), StoreError> {
-    let mut insert = connection
-        .prepare_cached("insert into commands (id, body) values (?1, ?2) on conflict (id) do nothing")
-        .map_err(failed)?;
     for command in commands {
         let body = serde_json::to_string(command).map_err(|e| StoreError::Failed(e.to_string()))?;
         // One that could not be read again would stop every owner from now on.
         serde_json::from_str::<Command>(&body)
             .map_err(|e| StoreError::Failed(format!("command {} would not be readable: {e}", command.id)))?;
-        insert.execute(params![command.id.to_string(), body]).map_err(failed)?;
+        let sql = "insert into commands (id, body) values (?1, ?2) on conflict (id) do nothing";
+        rows::execute(connection, sql, params![command.id.to_string(), body])?;
     }
     Ok(())
 }

@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
-use pinrail_model::ids::TransitionId;
-use pinrail_model::seam::store::{Answer, Durability, Query, Store, Transition, Who, Write};
+use pinrail_model::ids::{AttemptId, RunId, TransitionId};
+use pinrail_model::seam::store::{
+    Answer, Durability, ProjectRow, Publication, Query, Reply, Store, StoreError, Transition, Who, Write,
+};
+use pinrail_model::time::Micros;
 use pinrail_store::{SqliteStore, adopt};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,4 +63,93 @@ async fn an_adopted_copy_is_an_installation_of_its_own() {
         let found = store.read(&Who::default(), Query::Installation).await.unwrap();
         assert!(matches!(found, Answer::Installation(found) if found == name));
     }
+}
+
+fn project(name: &str) -> Write {
+    Write::Project(ProjectRow { name: name.parse().unwrap(), folder: None, created_at: Micros(0) })
+}
+
+async fn projects(store: &SqliteStore) -> Vec<String> {
+    match store.read(&Who::default(), Query::Projects).await.unwrap() {
+        Answer::Projects(rows) => rows.into_iter().map(|row| row.name.to_string()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A store in which the project `bad` cannot be written, in the way that is given.
+fn refusing(folder: &std::path::Path, how: &str) -> SqliteStore {
+    let store = SqliteStore::open(folder).unwrap();
+    let connection = rusqlite::Connection::open(folder.join("state.db")).unwrap();
+    let trigger = format!(
+        "create trigger refuse before insert on projects when new.name = 'bad' begin select raise({how}, 'as told'); end"
+    );
+    connection.execute_batch(&trigger).unwrap();
+    store
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_in_the_middle_leaves_nothing_and_others_are_not_concerned() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = refusing(folder.path(), "abort");
+    let commit = |names: &[(u128, &str)]| {
+        let transition =
+            |(n, name): &(u128, &str)| Transition::new(TransitionId::from_parts(1, *n), vec![project(name)]);
+        store.commit(names.iter().map(transition).collect(), Durability::Waited)
+    };
+    let (failed, other) = tokio::join!(commit(&[(1, "one"), (2, "bad"), (3, "three")]), commit(&[(4, "four")]));
+    assert!(matches!(&failed, Err(StoreError::Failed(why)) if why.contains("as told")), "{failed:?}");
+    assert_eq!(other, Ok(vec![Reply::Committed]));
+    assert_eq!(projects(&store).await, ["four"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_takes_back_as_a_whole_is_not_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = refusing(folder.path(), "rollback");
+    let commit = async |n: u128, name: String| {
+        let transition = Transition::new(TransitionId::from_parts(1, n), vec![project(&name)]);
+        let answer = store.commit(vec![transition], Durability::Waited).await;
+        (name, answer)
+    };
+    // They share transactions, however they fall.
+    let names = (0..40).map(|n| if n == 9 { "bad".to_owned() } else { format!("p{n:02}") });
+    let answers = futures::future::join_all((1..).zip(names).map(|(n, name)| commit(n, name))).await;
+    let mut committed = Vec::new();
+    for (name, answer) in answers {
+        match answer {
+            Ok(replies) => {
+                assert_eq!(replies, [Reply::Committed], "{name}");
+                committed.push(name);
+            }
+            Err(error) => assert!(matches!(error, StoreError::Failed(_)), "{name}: {error}"),
+        }
+    }
+    assert!(!committed.contains(&"bad".to_owned()));
+    assert_eq!(projects(&store).await, committed, "whoever was told of a failure has left nothing");
+    assert_eq!(commit(99, "later".to_owned()).await.1, Ok(vec![Reply::Committed]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_or_an_answer_that_cannot_be_read_is_not_taken_for_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    store.lease("one").await.unwrap();
+    let publication = Publication {
+        project: "p".parse().unwrap(),
+        attempt: AttemptId::from_parts(1, 1),
+        run: RunId::from_parts(1, 1),
+        job: "a".parse().unwrap(),
+        instance: String::new(),
+        generation: 1,
+        at: Micros(1),
+        swaps: Vec::new(),
+    };
+    let id = TransitionId::from_parts(1, 1);
+    let publish = Transition { publications: vec![publication], ..Transition::new(id, Vec::new()) };
+    let connection = rusqlite::Connection::open(folder.path().join("state.db")).unwrap();
+    connection.execute("update meta set value = 'one' where key = 'shard-epoch'", []).unwrap();
+    connection.execute("insert into transitions (id, reply) values (?1, 'yes')", [id.to_string()]).unwrap();
+    assert!(store.lease("two").await.is_err());
+    assert!(store.commit(vec![publish], Durability::Waited).await.is_err());
+    assert!(store.resolve(id).await.is_err());
 }

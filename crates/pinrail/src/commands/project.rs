@@ -97,7 +97,15 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
         for workflow in deployed["workflows"].as_array().into_iter().flatten() {
             let (name, version) = (cell(&workflow["name"]), short(&workflow["version"]));
             let jobs = plural(workflow["jobs"].as_u64().unwrap_or_default(), "job");
-            output.say(&format!("  {name}  version {version}, {jobs}"));
+            let change = match workflow["change"].as_str() {
+                Some("files") => "unchanged but for files of the project",
+                Some(change) => change,
+                None => "deployed",
+            };
+            output.say(&format!("  {name}  version {version}, {jobs}, {change}"));
+        }
+        for name in deployed["removed"].as_array().into_iter().flatten() {
+            output.say(&format!("  {}  removed: no workflow file has it any longer", cell(name)));
         }
         for kept in deployed["kept"].as_array().into_iter().flatten() {
             let (name, version) = (cell(&kept["name"]), short(&kept["version"]));

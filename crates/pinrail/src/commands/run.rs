@@ -5,25 +5,30 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::project::{short, tell_definition_errors};
-use super::show::{explain_text, find};
+use super::project::tell_definition_errors;
+use super::show::{explain_run, failed_cleanups, find};
 use crate::cli::{RunArgs, SubmitArgs};
 use crate::client::{Client, Place, project_path};
 use crate::failure::{CANCELLED, DETACHED, FAILED, Failure, USAGE};
 use crate::interrupts;
-use crate::output::{Output, cell, human, seconds};
+use crate::output::{Output, cell, hint, human, seconds};
 
 /// Seconds that one request waits for news.
 const POLL: &str = "10";
 
 pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let client = place.connect()?;
+    if let Some(path) = args.workflow.strip_suffix(".py") {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let failure = Failure::new(USAGE, format!("\"{}\" is a file; a workflow is named as its file", args.workflow));
+        return Err(failure.hint(format!("Did you mean `pinrail run {name}`?")));
+    }
+    let client = place.connect_for_run(args.detach)?;
     let mut body = json!({"workflow": args.workflow, "params": parameters(&args.params)?});
     let mut code = "deployed version".to_owned();
     if !args.deployed {
         let bundle = client.send_bundle(&project, &place.state()?)?;
-        code = format!("this folder ({})", bundle.chars().take(4).collect::<String>());
+        code = this_folder(&bundle);
         body["bundle"] = bundle.into();
     }
     if let Some(at) = &args.at {
@@ -49,7 +54,15 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
 }
 
 pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCode, Failure> {
-    let client = place.connect()?;
+    if let (Some(target), []) = (&args.target, args.command.as_slice())
+        && target.trim().contains(char::is_whitespace)
+    {
+        let failure = Failure::new(USAGE, format!("\"{target}\" is not a class, a function or an SQL file"));
+        return Err(failure.hint(format!("A command stands behind --: `pinrail submit -- {target}`.")));
+    }
+    let params: BTreeMap<String, Value> =
+        parameters(&args.params)?.into_iter().map(|(name, text)| (name, scalar(text))).collect();
+    let client = place.connect_for_run(args.detach)?;
     let job = match (&args.target, args.command.as_slice()) {
         (Some(_), [_, ..]) => {
             return Err(Failure::new(USAGE, "give a class, an SQL file or a command, not two of them"));
@@ -58,14 +71,17 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
         (Some(target), []) if target.ends_with(".sql") => json!({"sql-file": project_path(&place.project()?, target)}),
         (Some(target), []) => json!({"class": target}),
     };
-    let mut body = json!({"job": job});
+    let mut body = json!({"job": job, "params": params});
     let project = match place.project() {
         Ok(project) => {
             body["bundle"] = client.send_bundle(&project, &place.state()?)?.into();
             project.name.to_string()
         }
-        // A command needs no project.
-        Err(_) if args.target.is_none() => "scratch".to_owned(),
+        // A command needs no project, and no files.
+        Err(_) if args.target.is_none() => {
+            body["bundle"] = client.post("/projects/scratch/bundles", &json!({"files": {}}))?["sha"].clone();
+            "scratch".to_owned()
+        }
         Err(failure) => return Err(failure),
     };
     if let Some(executor) = &args.executor {
@@ -93,6 +109,19 @@ pub fn parameters(given: &[String]) -> Result<BTreeMap<String, String>, Failure>
     Ok(parameters)
 }
 
+/// A number or true or false where it is one, else the text: nothing says what a job without a workflow wants.
+fn scalar(text: String) -> Value {
+    match serde_json::from_str(&text) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+        _ => text.into(),
+    }
+}
+
+/// The files as they are, and by which digest.
+fn this_folder(bundle: &str) -> String {
+    format!("this folder ({})", bundle.chars().take(4).collect::<String>())
+}
+
 fn choose_executors(body: &mut Value, given: &[String]) {
     for choice in given {
         match choice.split_once('=') {
@@ -102,7 +131,7 @@ fn choose_executors(body: &mut Value, given: &[String]) {
     }
 }
 
-fn last(run: &Value) -> String {
+pub fn last(run: &Value) -> String {
     let id = run["id"].as_str().unwrap_or_default();
     id[id.len().saturating_sub(pinrail_model::ids::SHORT)..].to_owned()
 }
@@ -110,15 +139,10 @@ fn last(run: &Value) -> String {
 /// Waits for a run's end and tells how it went, or says how to follow it.
 fn end(client: &Client, output: Output, run: &Value, detach: bool) -> Result<ExitCode, Failure> {
     let id = run["id"].as_str().unwrap_or_default().to_owned();
-    if detach && client.embedded().is_none() {
-        output.say(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`"));
+    if detach {
+        output.say(&hint(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`")));
         output.document(run);
         return Ok(ExitCode::SUCCESS);
-    }
-    if detach {
-        return Err(
-            Failure::new(USAGE, "--detach needs a server that stays").hint("Start one with `pinrail up --detach`.")
-        );
     }
     let run = follow(client, output, &id)?;
     let state = cell(&run["state"]);
@@ -154,9 +178,9 @@ fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
             }
             (1, Some(_)) => {}
             (_, None) => {
-                output.say(&format!(
+                output.say(&hint(&format!(
                     "  detached; it goes on. Follow with `pinrail show {id}`, end with `pinrail cancel {id}`"
-                ));
+                )));
                 return Err(Failure::new(DETACHED, ""));
             }
             (_, Some(_)) => return Err(Failure::new(DETACHED, "left before the run had ended")),
@@ -203,9 +227,15 @@ pub fn task_line(output: Output, task: &Value) -> String {
     let (mark, note) = match state.as_str() {
         "succeeded" => (output.good("✔"), String::new()),
         "failed" => (output.bad("✘"), format!("fault {}", cell(&attempt["fault"]))),
-        "upstream-failed" => (output.dim("–"), "a job above it failed".to_owned()),
+        "upstream-failed" => (output.dim("–"), "a job above it did not succeed".to_owned()),
+        "skipped" | "cancelled" | "held" => (output.dim("–"), state.clone()),
         "waiting" | "ready" | "backoff" => (output.dim("·"), state.clone()),
-        _ => (output.dim("–"), state.clone()),
+        _ => ("▸".to_owned(), state.clone()),
+    };
+    let note = match (attempt["cleanup"]["ok"] == false, note.is_empty()) {
+        (true, true) => "cleanup failed".to_owned(),
+        (true, false) => format!("{note}, cleanup failed"),
+        (false, _) => note,
     };
     let number = task["attempts"].as_array().map_or(0, Vec::len);
     let tries = if number > 1 { format!("{number} attempts  ") } else { String::new() };
@@ -220,11 +250,13 @@ fn tell(client: &Client, output: Output, run: &Value) {
     if state == "failed" {
         let path = format!("/runs/{}/explain", cell(&run["id"]));
         if let Ok(answer) = client.get(&path)
-            && let Some(first) = answer["items"].as_array().and_then(|items| items.first())
+            && let Some(items) = answer["items"].as_array()
         {
-            output.say(&explain_text(first));
+            output.say(&explain_run(items, run));
+            return;
         }
     }
+    failed_cleanups(run, None).iter().for_each(|line| output.say(line));
 }
 
 pub fn cancel(
@@ -237,7 +269,8 @@ pub fn cancel(
     let client = place.connect()?;
     let id = cell(&find(place, &client, reference)?["id"]);
     let run = client.post(&format!("/runs/{id}/cancel"), &json!({"job": job, "reason": reason}))?;
-    output.say(&format!("run {} is being cancelled", last(&run)));
+    let what = job.map(|job| format!("job \"{job}\" of ")).unwrap_or_default();
+    output.say(&format!("{what}run {} is being cancelled", last(&run)));
     output.document(&run);
     Ok(ExitCode::SUCCESS)
 }
@@ -250,15 +283,14 @@ pub fn retry(
     code: &str,
     detach: bool,
 ) -> Result<ExitCode, Failure> {
-    let client = place.connect()?;
+    let client = place.connect_for_run(detach)?;
     let id = cell(&find(place, &client, reference)?["id"]);
     let bundle = match code {
         "folder" => Some(client.send_bundle(&place.project()?, &place.state()?)?),
         _ => None,
     };
     let run = client.post(&format!("/runs/{id}/retry"), &json!({"jobs": jobs, "bundle": bundle}))?;
-    let code =
-        bundle.map_or_else(|| "the run's own code".to_owned(), |b| format!("this folder ({})", short(&json!(b))));
+    let code = bundle.map_or_else(|| "the run's own code".to_owned(), |bundle| this_folder(&bundle));
     output.say(&format!("{} · {} · {code} · run {}", cell(&run["workflow"]), cell(&run["ds"]), last(&run)));
     end(&client, output, &run, detach)
 }

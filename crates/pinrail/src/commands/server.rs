@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::client::Place;
@@ -65,8 +66,11 @@ fn up_detached(
         }
         if child.try_wait()?.is_some() {
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
-            let last = log.lines().rev().find(|line| line.starts_with("error: ")).unwrap_or("it ended at once");
-            return Err(Failure::new(FAILED, last.trim_start_matches("error: ").to_owned()));
+            let lines: Vec<&str> = log.lines().collect();
+            let at = lines.iter().rposition(|line| line.starts_with("error: "));
+            let said = at.and_then(|at| lines[at].strip_prefix("error: ")).unwrap_or("it ended at once");
+            let hint = at.and_then(|at| lines.get(at + 1)?.strip_prefix("  hint: ")).map(str::to_owned);
+            return Err(Failure { hint, ..Failure::new(FAILED, said) });
         }
         std::thread::sleep(LOOK_AGAIN);
     }
@@ -91,16 +95,17 @@ pub fn down(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     Err(Failure::new(FAILED, format!("process {pid} does not stop")))
 }
 
-pub fn token_create(
-    place: &Place,
-    output: Output,
-    name: &str,
-    role: &str,
-    project: Option<&str>,
-    expires_in: Option<u64>,
-) -> Result<ExitCode, Failure> {
-    let body = json!({"name": name, "role": role, "project": project, "expires_in_seconds": expires_in});
-    let made = place.connect()?.post("/tokens", &body)?;
+/// The token that is asked for, as the API takes it.
+#[derive(Serialize)]
+pub struct NewToken {
+    pub name: String,
+    pub role: String,
+    pub project: Option<String>,
+    pub expires_in_seconds: Option<u64>,
+}
+
+pub fn token_create(place: &Place, output: Output, token: &NewToken) -> Result<ExitCode, Failure> {
+    let made = place.connect()?.post("/tokens", &json!(token))?;
     if !output.json {
         output.say(made["token"].as_str().unwrap_or_default());
     }

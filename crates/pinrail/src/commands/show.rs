@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::run::task_line;
+use super::run::{last, task_line};
 use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
-use crate::output::{Output, cell, human, seconds, table};
+use crate::output::{Output, cell, command, hint, human, plural, seconds, size, table, visible};
 
 /// How much of an output is shown to people; `--json` has all of it.
 const WIDEST_OUTPUT: usize = 100;
@@ -84,8 +84,28 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
             }
         }
     }
+    if !output.json {
+        failed_cleanups(&run, None).iter().for_each(|line| output.say(line));
+    }
     output.document(&run);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each cleanup that failed: it changes no outcome, but may have left something behind.
+pub fn failed_cleanups(run: &Value, job: Option<&str>) -> Vec<String> {
+    let tasks = run["tasks"].as_array().into_iter().flatten();
+    let tasks = tasks.filter(|task| job.is_none_or(|job| task["name"] == job));
+    let failed = tasks.filter_map(|task| {
+        let attempts = task["attempts"].as_array()?;
+        let cleanup =
+            attempts.iter().rev().map(|attempt| &attempt["cleanup"]).find(|cleanup| cleanup["ok"] == false)?;
+        Some((cell(&task["name"]), cell(&cleanup["detail"])))
+    });
+    let line = |(job, detail): (String, String)| {
+        let look = command(&format!("pinrail logs {} --job {job}", last(run)));
+        format!("  cleanup of {job} failed: {}\n    next        {look}", visible(&detail))
+    };
+    failed.map(line).collect()
 }
 
 pub fn logs(
@@ -102,6 +122,20 @@ pub fn logs(
     let wanted: Vec<&&Value> = tasks.iter().filter(|task| job.is_none_or(|job| task["name"] == job)).collect();
     if let (Some(job), true) = (job, wanted.is_empty()) {
         return Err(Failure::new(REFUSED, format!("job \"{job}\" not found in run {}", cell(&run["id"]))));
+    }
+    if let Some(number) = number {
+        let attempts = |task: &Value| task["attempts"].as_array().cloned().unwrap_or_default();
+        if !wanted.iter().any(|task| attempts(task).iter().any(|attempt| attempt["number"] == number)) {
+            let most = wanted.iter().map(|task| attempts(task).len()).max().unwrap_or(0);
+            let what = job.map_or_else(|| "no job".to_owned(), |job| format!("job \"{job}\""));
+            let verb = if job.is_some() { "has no" } else { "has an" };
+            let message = format!("{what} of run {} {verb} attempt {number}", cell(&run["id"]));
+            return Err(Failure::new(REFUSED, message).hint(match most {
+                0 => "There is none yet.".to_owned(),
+                1 => "There is only attempt 1.".to_owned(),
+                most => format!("The last one is attempt {most}."),
+            }));
+        }
     }
     let several = wanted.len() > 1;
     let mut all = Vec::new();
@@ -140,6 +174,7 @@ fn print_frame(output: Output, frame: &Value) {
         return;
     }
     let text = cell(&frame["text"]);
+    let text = visible(&text);
     let raw = matches!(frame["stream"].as_str(), Some("stdout" | "stderr"));
     let mut out = std::io::stdout();
     // A reader that has gone wants no more.
@@ -173,11 +208,12 @@ pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCo
     let run = find(place, &client, reference)?;
     let found = client.list(&format!("/runs/{}/counters", cell(&run["id"])))?;
     if !output.json {
-        let mut rows = vec![["job", "group", "name", "value", "unit"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["job", "attempt", "group", "name", "value", "unit"].map(str::to_owned).to_vec()];
         for counter in found["items"].as_array().into_iter().flatten() {
-            let job = job_of(&run, &counter["attempt"]);
+            let (job, number) = job_of(&run, &counter["attempt"]);
             rows.push(vec![
                 job,
+                number,
                 cell(&counter["group"]),
                 cell(&counter["name"]),
                 cell(&counter["value"]),
@@ -190,11 +226,14 @@ pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn job_of(run: &Value, attempt: &Value) -> String {
-    let tasks = run["tasks"].as_array().into_iter().flatten();
-    let mut owners =
-        tasks.filter(|task| task["attempts"].as_array().into_iter().flatten().any(|a| a["id"] == *attempt));
-    owners.next().map(|task| cell(&task["name"])).unwrap_or_default()
+/// The job that an attempt belongs to, and its number.
+fn job_of(run: &Value, id: &Value) -> (String, String) {
+    let attempts = run["tasks"].as_array().into_iter().flatten().flat_map(|task| {
+        let attempts = task["attempts"].as_array().into_iter().flatten();
+        attempts.map(move |attempt| (task, attempt))
+    });
+    let found = attempts.into_iter().find(|(_, attempt)| attempt["id"] == *id);
+    found.map(|(task, attempt)| (cell(&task["name"]), cell(&attempt["number"]))).unwrap_or_default()
 }
 
 pub fn explain(place: &Place, output: Output, reference: &str, job: Option<&str>) -> Result<ExitCode, Failure> {
@@ -202,18 +241,54 @@ pub fn explain(place: &Place, output: Output, reference: &str, job: Option<&str>
     let run = find(place, &client, reference)?;
     let job = job.map(|job| format!("?job={job}")).unwrap_or_default();
     let found = client.list(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
-    let Some(first) = found["items"].as_array().and_then(|items| items.first()) else {
+    let items = found["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if items.is_empty() {
         return Err(Failure::new(FAILED, "the run has no jobs"));
-    };
+    }
     if !output.json {
-        output.say(&explain_text(first));
+        output.say(&explain_run(items, &run));
     }
     output.document(&found);
     Ok(ExitCode::SUCCESS)
 }
 
+/// How many failures are told of beside the first.
+const MOST_OTHERS: usize = 5;
+
+/// The first explanation as people read it, and in short what else failed. All of them are of one run.
+pub fn explain_run(items: &[Value], run: &Value) -> String {
+    let Some((first, others)) = items.split_first() else { return String::new() };
+    let mut lines = vec![explain_text(first)];
+    let run_name = last(run);
+    let others: Vec<&Value> = others
+        .iter()
+        .filter(|item| matches!(item["code"].as_str(), Some("failed" | "ending-badly" | "held")))
+        .collect();
+    for other in others.iter().take(MOST_OTHERS) {
+        let (job, failure) = (cell(&other["job"]), &other["failure"]);
+        let phase = failure["phase"].as_str().map(|phase| format!(" in {phase}")).unwrap_or_default();
+        let message = cell(if failure.is_null() { &other["reason"] } else { &failure["message"] });
+        let fault = failure["fault"].as_str().map(|fault| format!(" · fault {fault}")).unwrap_or_default();
+        let said = visible(message.lines().next().unwrap_or_default()).into_owned();
+        lines.push(format!("  {job} failed as well{phase}{fault}\n    {said}"));
+        let facts = failure["facts"].as_array().into_iter().flatten();
+        let words = facts.filter(|fact| fact[0] == "stderr").map(|fact| cell(&fact[1]));
+        // Of what a command last said, the very last line is most often the reason.
+        lines.extend(words.filter_map(|text| Some(format!("    stderr      {}", visible(text.lines().last()?)))));
+        lines.push(format!("    next        {}", command(&format!("pinrail explain {run_name} --job {job}"))));
+    }
+    if others.len() > MOST_OTHERS {
+        let more = plural((others.len() - MOST_OTHERS) as u64, "further failure");
+        lines.push(format!("  {more}: {}", command(&format!("pinrail show {run_name}"))));
+    }
+    // With --job only that one was asked about.
+    let only = if items.len() == 1 { first["job"].as_str() } else { None };
+    lines.extend(failed_cleanups(run, only));
+    lines.join("\n")
+}
+
 /// An explanation as people read it.
-pub fn explain_text(explanation: &Value) -> String {
+fn explain_text(explanation: &Value) -> String {
     let job = cell(&explanation["job"]);
     let code = cell(&explanation["code"]);
     let names = |list: &Value| {
@@ -240,6 +315,11 @@ pub fn explain_text(explanation: &Value) -> String {
             lines
         }
         "held" => vec![format!("  {job} is held: {}", cell(&explanation["reason"]))],
+        "waiting-for-server" => {
+            let heard = explanation["heard_at"].as_str();
+            let heard = heard.map(|at| format!("; the one that worked on it is gone (last heard of at {at})"));
+            vec![format!("  {job} waits for a server{}", heard.unwrap_or_default())]
+        }
         "working" => vec![format!(
             "  {job} is at work: {} since {} (attempt {})",
             cell(&explanation["position"]),
@@ -258,36 +338,114 @@ pub fn explain_text(explanation: &Value) -> String {
         "cancelled" => {
             let mut lines = vec![format!("  {job} was cancelled")];
             lines.extend(failure_lines(&explanation["failure"]));
+            let stopped = &explanation["stopped"];
+            if !stopped.is_null() {
+                lines.push(format!("    stopped by {}", cell(&stopped["by"])));
+                lines.extend(stopped["reason"].as_str().map(|reason| format!("    reason      {}", visible(reason))));
+            }
             lines
         }
         "upstream-failed" => vec![format!("  {job} did not start: {}", states(&explanation["jobs"]))],
         "skipped" => vec![format!("  {job} was skipped: {}", states(&explanation["jobs"]))],
         _ => vec![format!("  {job} {}", cell(&explanation["state"]))],
     };
+    lines.extend(changed_lines(&explanation["changed"]));
+    lines.extend(unpublished_lines(&explanation["unpublished"]));
     let downstream = names(&explanation["downstream"]);
     if !downstream.is_empty() {
         lines.push(format!("    downstream  {downstream} did not start"));
     }
     if let Some(next) = explanation["next"].as_str() {
-        lines.push(format!("    next        {next}"));
+        let first = explanation["first"].as_str().map(|first| format!("{first}, then: ")).unwrap_or_default();
+        lines.push(format!("    next        {first}{}", command(next)));
     }
     lines.join("\n")
+}
+
+/// How many files or tables are named; `--json` has all of them.
+const MOST_NAMED: usize = 3;
+
+/// What is not as it was when the workflow last succeeded.
+fn changed_lines(changed: &Value) -> Vec<String> {
+    let files: Vec<&Value> = changed.as_array().into_iter().flatten().collect();
+    let line = |(at, file): (usize, &&Value)| {
+        let label = if at == 0 { "since" } else { "" };
+        let path = cell(&file["path"]);
+        let when = file["modified_at"].as_str().map(|at| format!(" at {at}")).unwrap_or_default();
+        let what = match (file["before"].as_u64(), file["after"].as_u64()) {
+            (Some(before), Some(after)) if before == after => format!("{path} changed{when}"),
+            (Some(before), Some(after)) => format!("{path} changed{when}: {} → {}", size(before), size(after)),
+            (None, _) => format!("{path} is new"),
+            (_, None) => format!("{path} is gone"),
+        };
+        format!("    {label:<11} {what}")
+    };
+    let mut lines: Vec<String> = files.iter().take(MOST_NAMED).enumerate().map(line).collect();
+    if files.len() > MOST_NAMED {
+        lines.push(format!("    {:<11} and {} more files changed", "", files.len() - MOST_NAMED));
+    }
+    lines
+}
+
+/// What the attempt had written and nobody else has seen.
+fn unpublished_lines(tables: &Value) -> Vec<String> {
+    let (kept, unmade): (Vec<&Value>, Vec<&Value>) =
+        tables.as_array().into_iter().flatten().partition(|table| table["exists"] == true);
+    let named = |tables: &[&Value]| match tables {
+        many if many.len() > MOST_NAMED => plural(many.len() as u64, "table"),
+        few => few.iter().map(|table| cell(&table["table"])).collect::<Vec<_>>().join(", "),
+    };
+    let verb = |tables: &[&Value], one: &'static str, many: &'static str| if tables.len() == 1 { one } else { many };
+    let mut said = Vec::new();
+    if let Some(first) = kept.first() {
+        let same = kept.iter().all(|table| table["snapshot_at"] == first["snapshot_at"]);
+        let snapshot = match first["snapshot_at"].as_str().filter(|_| same) {
+            Some(at) => format!("the snapshot of {at}"),
+            None => verb(&kept, "its snapshot", "their snapshots").to_owned(),
+        };
+        said.push(format!("{} {} {snapshot}", named(&kept), verb(&kept, "keeps", "keep")));
+    }
+    if !unmade.is_empty() {
+        said.push(format!("{} {} not made", named(&unmade), verb(&unmade, "was", "were")));
+    }
+    said.into_iter().map(|text| format!("    not published: {text}")).collect()
 }
 
 fn failure_lines(failure: &Value) -> Vec<String> {
     if failure.is_null() {
         return Vec::new();
     }
-    let mut lines = vec![format!("    {}", cell(&failure["message"]))];
-    for place in failure["code"].as_array().into_iter().flatten() {
-        let code = place["code"].as_str().map(|code| format!("  {}", code.trim())).unwrap_or_default();
-        lines.push(format!("    your code   {}:{}{code}", cell(&place["file"]), place["line"]));
-    }
+    let mut lines = vec![format!("    {}", visible(&cell(&failure["message"])))];
+    lines.extend(code_lines(failure["code"].as_array().map(Vec::as_slice).unwrap_or_default()));
     for fact in failure["facts"].as_array().into_iter().flatten() {
-        lines.push(format!("    {:<11} {}", cell(&fact[0]), cell(&fact[1])));
+        let (name, value) = (cell(&fact[0]), cell(&fact[1]));
+        // Several lines, such as the last of a command, stand below each other.
+        for (at, line) in visible(&value).lines().enumerate() {
+            lines.push(format!("    {:<11} {line}", if at == 0 { name.as_str() } else { "" }));
+        }
     }
     if let Some(remedy) = failure["remedy"].as_str() {
-        lines.push(format!("    remedy      {remedy}"));
+        lines.push(format!("    remedy      {}", hint(&visible(remedy))));
+    }
+    lines
+}
+
+/// How many places of the user's code are shown at the beginning and at the end of a long way.
+const FIRST_PLACES: usize = 3;
+const LAST_PLACES: usize = 5;
+
+/// The way through the user's code. What calls itself again and again is said once.
+fn code_lines(places: &[Value]) -> Vec<String> {
+    let line = |same: &[Value]| {
+        let place = &same[0];
+        let code = place["code"].as_str().map(|code| format!("  {}", visible(code.trim()))).unwrap_or_default();
+        let times = if same.len() > 1 { format!("  ({} times)", same.len()) } else { String::new() };
+        format!("    your code   {}:{}{code}{times}", cell(&place["file"]), place["line"])
+    };
+    let mut lines: Vec<String> = places.chunk_by(|a, b| a == b).map(line).collect();
+    if lines.len() > FIRST_PLACES + LAST_PLACES {
+        let left_out = lines.len() - FIRST_PLACES - LAST_PLACES;
+        lines.splice(FIRST_PLACES..FIRST_PLACES + left_out, [format!("    ... {left_out} more ...")]);
     }
     lines
 }

@@ -145,6 +145,13 @@ workflow = Workflow({template(name='a', shell='true'): []}, params={'n': Param(s
         (vec!["runs", "--limit", "0"], 2, "0 is not in 1..=500"),
         (vec!["runs", "--in", "done"], 2, "possible values: queued, running, succeeded, failed, cancelled"),
         (vec!["submit", "jobs..a"], 4, "\"jobs..a\" is not a class or function with its module"),
+        (vec!["submit", "jobs/a.py:A"], 4, "hint: Write it as jobs.a.A."),
+        (vec!["submit", "echo hi"], 2, "hint: A command stands behind --: `pinrail submit -- echo hi`."),
+        (vec!["run", "workflows/w.py"], 2, "hint: Did you mean `pinrail run w`?"),
+        (vec!["run", "w", "--at", "2013-01-01T10:00"], 4, "without a schedule a run covers a day: 2013-01-01"),
+        (vec!["run", "w", "--job", "a++"], 4, "\"a++\" is not a selection; write a, a+ or +a"),
+        (vec!["run", "w", "--job", "a,"], 4, "\"a,\" is not a selection"),
+        (vec!["token", "create", "--for", "dmo"], 4, "no project \"dmo\""),
         (vec!["submit", "../a.sql"], 4, "\"../a.sql\" is not a path inside the project"),
         (vec!["submit", "/etc/a.sql"], 4, "\"/etc/a.sql\" is not a path inside the project"),
         (vec!["submit", "--", ""], 4, "the command is empty"),
@@ -158,6 +165,47 @@ workflow = Workflow({template(name='a', shell='true'): []}, params={'n': Param(s
         assert!(!ran.err.contains("at line 1 column"), "{arguments:?}: {}", ran.err);
     }
     assert_eq!(project.run(&["runs", "--json"]).json()["items"], json!([]), "no run was made");
+}
+
+#[test]
+fn values_that_are_not_of_their_parameters_type_are_refused_with_an_example() {
+    let workflow = "
+from datetime import date, datetime
+from decimal import Decimal
+from pinrail import Param, Workflow, template
+workflow = Workflow({template(name='a', shell='true'): []}, params={
+    'i': Param(int, default=3), 'f': Param(float, default=1), 'b': Param(bool, default=True), 's': Param(str, default=''),
+    'd': Param(date, default=None), 't': Param(datetime, default=None), 'm': Param(Decimal, default=1)})
+";
+    let project = Project::new(&[("workflows/w.py", workflow)]);
+    let _server = project.up();
+    assert_eq!(project.run(&["deploy"]).code, Some(0));
+    for (param, kind, hint) in [
+        ("f=nan", "float", "a finite number"),
+        ("f=-inf", "float", "a finite number"),
+        ("f=1e400", "float", "a finite number"),
+        ("i=1.5", "int", "a whole number"),
+        ("b=yes", "bool", "true or false"),
+        ("d=yesterday", "date", "a date such as 2013-01-02"),
+        ("t=noon", "datetime", "a time such as 2013-01-02T06:00:00"),
+        ("m=nan", "decimal", "a decimal number"),
+    ] {
+        let (name, value) = param.split_once('=').unwrap();
+        let refused = project.run(&["run", "w", "--param", param]);
+        assert_eq!(refused.code, Some(4), "{refused:?}");
+        let said = format!("parameter \"{name}\" must be of type {kind}, not \"{value}\"\n  hint: Write {hint}");
+        assert!(refused.err.contains(&said), "{}", refused.err);
+    }
+    let runs = "/api/v1/projects/demo/runs";
+    for name in ["i", "f", "b", "s", "m"] {
+        let (status, problem) = post(&project, runs, &json!({"workflow": "w", "params": {name: null}}));
+        assert_eq!((status, &problem["code"]), (400, &json!("bad-parameter")), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().starts_with(&format!("parameter \"{name}\" must be")), "{problem}");
+    }
+    assert_eq!(project.run(&["runs", "--json"]).json()["items"], json!([]), "no run was made");
+    // One that has no value unless it is given may be given none.
+    assert_eq!(post(&project, runs, &json!({"workflow": "w", "params": {"d": null}})).0, 201);
+    assert_eq!(project.wait_for_end()["state"], "succeeded");
 }
 
 /// Posts a body that is too large for a command line.

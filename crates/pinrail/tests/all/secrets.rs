@@ -65,6 +65,10 @@ fn only_a_developer_of_the_project_may_touch_secrets() {
     let project = one("shell='true'", "");
     let _server = project.up();
     set(&project, "ftp", VALUE);
+    assert_eq!(project.run(&["check"]).code, Some(0));
+    let admin = std::fs::read_to_string(project.state().join("admin.token")).unwrap();
+    let bundles = "/api/v1/projects/other/bundles";
+    assert_eq!(request(&project, "POST", bundles, Some(&admin), Some("{\"files\": {}}")).0, 200);
     let token = |arguments: &[&str]| {
         let made = project.run(&[&["token", "create", "--json"], arguments].concat()).json();
         made["token"].as_str().unwrap().to_owned()

@@ -50,6 +50,29 @@ fn a_deployed_version_does_not_change_with_the_folder() {
 }
 
 #[test]
+fn nobody_detaches_from_a_server_that_does_not_stay() {
+    let project = two();
+    for arguments in [vec!["run", "w", "--detach"], vec!["submit", "--detach", "--", "true"], vec!["retry", "--detach"]]
+    {
+        let refused = project.run(&arguments);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.out.is_empty() && refused.err.contains("--detach needs a server that stays"), "{refused:?}");
+        assert!(!project.state().exists(), "nothing was made");
+    }
+}
+
+#[test]
+fn an_empty_variable_counts_as_none() {
+    let project = two();
+    let mut command = project.command(&["run", "w", "--at", "2013-01-02"]);
+    let ran = command.env("PINRAIL_STATE", "").env("PINRAIL_URL", "").env("PINRAIL_TOKEN", "").output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    assert!(project.state().join("state.db").exists());
+    let refused = project.run(&["runs", "--state", ""]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+}
+
+#[test]
 fn runs_at_once_share_the_first_ones_server() {
     let slow = "workflow = {template(name='a', shell='sleep 0.$(echo $PINRAIL_DS | cut -c 10)'): []}";
     let project = Project::new(&[("workflows/w.py", slow)]);
@@ -91,6 +114,9 @@ fn a_killed_run_is_resumed_by_the_next_server() {
     wait_until("the job works", || project.log("a").contains("works"));
     first.kill().unwrap();
     first.wait().unwrap();
+    let said = project.run(&["explain"]).out;
+    assert!(said.contains("a waits for a server; the one that worked on it is gone (last heard of at 20"), "{said}");
+    assert!(said.contains("next        pinrail up"), "{said}");
     let _server = project.up();
     let run = project.wait_for_end();
     assert_eq!(run["state"], "succeeded");
@@ -105,6 +131,7 @@ fn jobs_are_selected_and_parents_must_have_succeeded() {
     let refused = project.run(&["run", "w", "--job", "b", "--at", "2013-01-01"]);
     assert_eq!(refused.code, Some(4), "{refused:?}");
     assert!(refused.err.contains("a did not succeed for this interval"), "{}", refused.err);
+    assert!(refused.err.contains("--job b,+a"), "{}", refused.err);
     assert_eq!(project.run(&["run", "w", "--job", "a", "--at", "2013-01-01"]).code, Some(0));
     let run = project.run(&["run", "w", "--job", "b", "--at", "2013-01-01", "--json"]).json();
     assert_eq!(run["tasks"].as_array().unwrap().len(), 1);
@@ -288,6 +315,9 @@ fn tokens_are_scoped_expire_and_are_revoked() {
     let (operator, _) = make(&["--role", "operator"]);
     let (status, run) = post(&operator);
     assert_eq!(status, 201);
+    let admin = std::fs::read_to_string(project.state().join("admin.token")).unwrap();
+    let bundles = "/api/v1/projects/other/bundles";
+    assert_eq!(request(&project, "POST", bundles, Some(&admin), Some("{\"files\": {}}")).0, 200);
     let (elsewhere, _) = make(&["--role", "admin", "--for", "other"]);
     assert_eq!(post(&elsewhere).1["code"], "project-not-found");
     let path = format!("/api/v1/runs/{}", run["id"].as_str().unwrap());
@@ -302,7 +332,8 @@ fn tokens_are_scoped_expire_and_are_revoked() {
     };
     assert_eq!(anonymous(&hidden), anonymous(&absent), "what may not be seen looks like what is not there");
     assert_eq!(request(&project, "GET", "/api/v1/runs", Some(&elsewhere), None).1["items"], json!([]));
-    assert_eq!(request(&project, "GET", "/api/v1/projects", Some(&elsewhere), None).1["items"], json!([]));
+    let projects = request(&project, "GET", "/api/v1/projects", Some(&elsewhere), None).1;
+    assert_eq!(projects["items"].as_array().unwrap().len(), 1, "{projects}");
     let admin = project.state().join("admin.token");
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(admin).unwrap());
     assert_eq!(mode & 0o777, 0o600);
@@ -331,4 +362,69 @@ fn one_job_runs_with_outputs_that_are_given_for_those_above() {
     assert_eq!(project.run(&["run", "w", "--job", "b", "--upstream", "{}"]).code, Some(0));
     let refused = project.run(&["run", "w", "--job", "b", "--upstream", "{\"c\": {}}"]);
     assert!(refused.err.contains("job \"c\" not found"), "{refused:?}");
+}
+
+#[test]
+fn a_deploy_says_what_it_changes() {
+    let project = Project::new(&[
+        ("workflows/same.py", "workflow = {template(name='a', shell='true'): []}"),
+        ("workflows/other.py", "workflow = {template(name='a', shell='true'): []}"),
+        ("workflows/gone.py", "workflow = {template(name='a', shell='true'): []}"),
+    ]);
+    let first = project.run(&["deploy"]);
+    assert_eq!(first.out.matches(", 1 job, new\n").count(), 3, "{first:?}");
+    assert_eq!(project.run(&["deploy"]).out.matches(", 1 job, unchanged\n").count(), 3);
+    std::fs::remove_file(project.path().join("workflows/gone.py")).unwrap();
+    project.write("workflows/other.py", "workflow = {template(name='b', shell='true'): []}");
+    project.write("workflows/new.py", "workflow = {template(name='a', shell='true'): []}");
+    for arguments in [vec!["deploy", "--dry-run"], vec!["deploy"]] {
+        let said = project.run(&arguments).out;
+        for (workflow, change) in
+            [("same", "unchanged but for files of the project"), ("other", "changed"), ("new", "new")]
+        {
+            let line = said.lines().find(|line| line.starts_with(&format!("  {workflow}  version ")));
+            assert!(line.is_some_and(|line| line.ends_with(&format!(", 1 job, {change}"))), "{workflow}: {said}");
+        }
+        assert!(said.contains("  gone  removed: no workflow file has it any longer\n"), "{said}");
+    }
+    assert!(!project.run(&["workflows"]).out.contains("gone"));
+}
+
+#[test]
+fn one_job_without_a_workflow_has_parameters_of_the_types_that_they_look_like() {
+    let job = "def a(ctx): ctx.log(repr([ctx.params.n, ctx.params.x, ctx.params.b, ctx.params.s]))\n";
+    let project = Project::new(&[("jobs/a.py", job)]);
+    let given = ["--param", "n=5", "--param", "x=1.5", "--param", "b=true", "--param", "s=null"];
+    let ran = project.run(&[["submit", "jobs.a.a"].as_slice(), &given].concat());
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(project.log("a"), "[5, 1.5, True, 'null']\n");
+    let ran = project.run(&["submit", "--param", "n=5", "--", "sh", "-c", "echo $PINRAIL_PARAM_N"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(project.log("sh"), "5\n");
+}
+
+#[test]
+fn a_command_needs_no_project() {
+    let project = Project::new(&[]);
+    std::fs::remove_file(project.path().join("pinrail.toml")).unwrap();
+    let ran = project.run(&["submit", "--", "echo", "hello"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(project.run(&["logs"]).out, "hello\n");
+}
+
+#[test]
+fn what_is_suggested_works_with_the_state_folder_that_was_named() {
+    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', shell='exit 3'): []}")]);
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("some state");
+    let state = state.to_str().unwrap();
+    let ran = project.run(&["run", "w", "--state", state]);
+    let next = ran.out.lines().find_map(|line| line.split_once("pinrail --state ")).map(|(_, rest)| rest);
+    assert!(next.is_some_and(|rest| rest.starts_with(&format!("'{state}' retry "))), "{}", ran.out);
+    let refused = project.run(&["--state", state, "run", "w", "--deployed"]);
+    assert!(refused.err.contains(&format!("`pinrail --state '{state}' deploy`")), "{}", refused.err);
+    // What the environment names need not be typed again.
+    let ran = project.command(&["explain"]).env("PINRAIL_STATE", state).output().unwrap();
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.contains("pinrail retry ") && !said.contains("--state"), "{said}");
 }

@@ -49,6 +49,23 @@ fn sql_jobs_and_python_jobs_share_tables_that_appear_with_success() {
 }
 
 #[test]
+fn a_failure_names_the_tables_that_were_not_published() {
+    let job =
+        |then: &str| format!("def a(ctx):\n    ctx.sql('create or replace table t.old as select 1 as x')\n{then}");
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        ("jobs/a.py", &job("")),
+    ]);
+    assert_eq!(project.run(&["run", "w"]).code, Some(0));
+    project
+        .write("jobs/a.py", &job("    ctx.sql('create table t.new as select 2 as x')\n    raise ValueError('no')\n"));
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.contains("    not published: t.old keeps the snapshot of 20"), "{}", ran.out);
+    assert!(ran.out.contains("    not published: t.new was not made\n"), "{}", ran.out);
+}
+
+#[test]
 fn the_platform_is_a_set_of_tables() {
     let project = numbers();
     assert_eq!(project.run(&["run", "w", "--at", "2013-01-02"]).code, Some(0));
@@ -125,6 +142,8 @@ fn a_mistake_in_a_job_is_told_with_file_line_and_column() {
 fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
     let project = numbers();
     let _server = project.up();
+    // A project begins with its first bundle.
+    assert_eq!(project.run(&["check"]).code, Some(0));
     let admin = project.admin();
     let ask = |method: &str, path: &str, body: &Value| {
         project.curl(path, &["-X", method, "-H", &admin, "-d", &body.to_string()])
@@ -312,6 +331,29 @@ fn a_job_whose_sql_does_nothing_says_so() {
 }
 
 #[test]
+fn a_job_never_gets_part_of_a_result() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a'): []}"),
+        (
+            "jobs/a.py",
+            "def a(ctx): ctx.output('got', len(ctx.sql('select 1 as x from generate_series(1, 1000001)')))\n",
+        ),
+    ]);
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let why = project.run(&["explain"]).out;
+    assert!(why.contains("more than 1000000 rows"), "{why}");
+}
+
+#[test]
+fn sql_does_not_read_what_git_keeps() {
+    let project = Project::new(&[(".git/config.csv", "url\nhttps://anna:secret@example.org/\n")]);
+    let ran = project.run(&["sql", "select * from read_csv('.git/config.csv')"]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(ran.err.contains("no query may read this folder"), "{ran:?}");
+}
+
+#[test]
 fn a_server_removes_files_of_tables_that_nothing_names() {
     let project = Project::new(&[]);
     let made = project.run(&["sql", "create table t as select 1 as x; insert into t values (2)"]);
@@ -337,4 +379,15 @@ fn a_server_removes_files_of_tables_that_nothing_names() {
     assert!(young.exists());
     let rows = project.run(&["sql", "--json", "select x from t order by x"]).json();
     assert_eq!(rows["rows"], json!([[1], [2]]));
+}
+
+#[test]
+fn a_wide_cell_is_cut_in_the_table_and_whole_elsewhere() {
+    let project = numbers();
+    let statement = "select repeat('x', 70000) as a";
+    let ran = project.run(&["sql", statement]);
+    assert_eq!(ran.code, Some(0), "{:?} {}", ran.code, ran.err);
+    let shown = format!("a\n{}…\n(… ends what is wider than 120 characters; --json", "x".repeat(119));
+    assert!(ran.out.starts_with(&shown), "{}", ran.out);
+    assert_eq!(rows(&project, statement)[0][0], "x".repeat(70000));
 }
