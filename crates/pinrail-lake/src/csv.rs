@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - a record with another number of fields than the first one is an error, never padded or cut;
-//! - a column is inferred as a number only if no value would change by it: `007` stays text;
+//! - a column is inferred as a number only if no value would change by it: `007` stays text, and digits that a double
+//!   would lose are decimals;
 //! - quoted text is text: only an unquoted marker is null.
 
 use std::io::Read;
@@ -16,7 +17,7 @@ use arrow::array::{
     StringBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Schema, SchemaRef, TimeUnit};
 use pinrail_model::seam::lake::LakeError;
 
 use crate::cast;
@@ -216,18 +217,34 @@ struct Guess {
     seen: bool,
     boolean: bool,
     long: bool,
+    /// Whole numbers of any length.
+    whole: bool,
     double: bool,
+    /// Numbers without an exponent.
+    plain: bool,
+    /// The most digits before the point, and after it.
+    digits: (usize, usize),
     date: bool,
     timestamp: bool,
     zoned: bool,
 }
 
 impl Guess {
-    const OPEN: Self =
-        Self { seen: false, boolean: true, long: true, double: true, date: true, timestamp: true, zoned: true };
+    const OPEN: Self = Self {
+        seen: false,
+        boolean: true,
+        long: true,
+        whole: true,
+        double: true,
+        plain: true,
+        digits: (0, 0),
+        date: true,
+        timestamp: true,
+        zoned: true,
+    };
 
     fn is_text(&self) -> bool {
-        !(self.boolean || self.long || self.double || self.date || self.timestamp || self.zoned)
+        !(self.boolean || self.double || self.plain || self.date || self.timestamp || self.zoned)
     }
 
     fn see(&mut self, value: &[u8], quoted: bool) {
@@ -235,12 +252,31 @@ impl Guess {
         if self.is_text() {
             return;
         }
+        if !quoted && long(value).is_some() {
+            let digits = value.len() - usize::from(value[0] == b'-');
+            let is_sure = digits <= SURE_DIGITS;
+            let double =
+                self.double && (is_sure || std::str::from_utf8(value).is_ok_and(|text| double(text).is_some()));
+            let digits = (self.digits.0.max(digits), self.digits.1);
+            let none = Self { boolean: false, date: false, timestamp: false, zoned: false, ..*self };
+            *self = Self { double, digits, ..none };
+            return;
+        }
+        self.long = false;
         let text = std::str::from_utf8(value).unwrap_or("");
         // Quotes say that it is text, whatever it looks like, but dates are often quoted for nothing.
-        self.boolean &= !quoted && boolean(text).is_some();
-        self.long &= !quoted && long(value).is_some();
-        self.double &= !quoted && double(text).is_some();
-        self.date &= date(value).is_some();
+        self.boolean = self.boolean && !quoted && boolean(text).is_some();
+        self.double = self.double && !quoted && double(text).is_some();
+        if self.plain {
+            match plain(value).filter(|_| !quoted) {
+                Some(Plain { before, after }) => {
+                    self.whole &= after.is_none();
+                    self.digits = (self.digits.0.max(before), self.digits.1.max(after.unwrap_or(0)));
+                }
+                None => (self.plain, self.whole) = (false, false),
+            }
+        }
+        self.date = self.date && date(value).is_some();
         if self.timestamp || self.zoned {
             let zoned = is_zoned(text);
             let is = looks_like_timestamp(value) && timestamp(text).is_some();
@@ -249,18 +285,64 @@ impl Guess {
         }
     }
 
+    /// What the values of two columns together can be.
+    fn and(self, other: Self) -> Self {
+        Self {
+            seen: self.seen || other.seen,
+            boolean: self.boolean && other.boolean,
+            long: self.long && other.long,
+            whole: self.whole && other.whole,
+            double: self.double && other.double,
+            plain: self.plain && other.plain,
+            digits: (self.digits.0.max(other.digits.0), self.digits.1.max(other.digits.1)),
+            date: self.date && other.date,
+            timestamp: self.timestamp && other.timestamp,
+            zoned: self.zoned && other.zoned,
+        }
+    }
+
+    /// The type of the column. A decimal has all the digits there are, so that the next file has the same type.
     fn kind(&self) -> DataType {
+        let (before, after) = self.digits;
+        let fits = self.plain && before + after <= usize::from(DECIMAL128_MAX_PRECISION);
         match self {
             Self { seen: false, .. } => DataType::Utf8,
             Self { boolean: true, .. } => DataType::Boolean,
             Self { long: true, .. } => DataType::Int64,
-            Self { double: true, .. } => DataType::Float64,
+            Self { whole: true, .. } if fits => DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0),
+            Self { whole: false, double: true, .. } => DataType::Float64,
+            Self { plain: true, .. } if fits => {
+                DataType::Decimal128(DECIMAL128_MAX_PRECISION, i8::try_from(after).unwrap_or(i8::MAX))
+            }
             Self { date: true, .. } => DataType::Date32,
             Self { timestamp: true, .. } => DataType::Timestamp(TimeUnit::Microsecond, None),
             Self { zoned: true, .. } => DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())),
             _ => DataType::Utf8,
         }
     }
+}
+
+/// Digits before and after the point, if there is one.
+struct Plain {
+    before: usize,
+    after: Option<usize>,
+}
+
+/// A number without an exponent and without zeros in front.
+fn plain(value: &[u8]) -> Option<Plain> {
+    let digits = value.strip_prefix(b"-").unwrap_or(value);
+    let point = digits.iter().position(|b| *b == b'.');
+    let (before, after) = match point {
+        Some(point) => (&digits[..point], &digits[point + 1..]),
+        None => (digits, &[][..]),
+    };
+    let is_number = before.iter().chain(after).all(u8::is_ascii_digit) && before.len() + after.len() > 0;
+    let has_zeros = before.len() > 1 && before[0] == b'0';
+    if !is_number || has_zeros {
+        return None;
+    }
+    let before = if before == b"0" { 0 } else { before.len() };
+    Some(Plain { before, after: point.map(|_| after.len()) })
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -296,7 +378,30 @@ fn double(text: &str) -> Option<f64> {
     let plain = digits.first().is_some_and(|b| b.is_ascii_digit() || *b == b'.')
         && digits.iter().any(u8::is_ascii_digit)
         && !(digits.len() > 1 && digits[0] == b'0' && digits[1].is_ascii_digit());
-    if plain { finite(text) } else { None }
+    if plain { text.parse().ok().filter(|number| holds(*number, text)) } else { None }
+}
+
+/// Digits that any double gives back.
+const SURE_DIGITS: usize = 15;
+
+/// Whether a number of a file can be had again from the double that is nearest to it.
+fn holds(number: f64, text: &str) -> bool {
+    let digits = |text: &str| -> String {
+        let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+        let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+        digits.trim_start_matches('0').to_owned()
+    };
+    let is_usual = number == 0.0 || (number.is_finite() && number.is_normal());
+    if is_usual && text.len() <= SURE_DIGITS && !text.contains(['e', 'E']) {
+        return true;
+    }
+    let written = digits(text);
+    match written.len() {
+        0 => number == 0.0,
+        _ if !is_usual || number == 0.0 => false,
+        count if count <= SURE_DIGITS => true,
+        count => digits(&format!("{number:.*e}", count - 1)) == written,
+    }
 }
 
 /// A number too large for a double is refused rather than made infinite.
@@ -329,8 +434,33 @@ fn timestamp(text: &str) -> Option<i64> {
     (nanos % 1_000 == 0).then(|| nanos.div_euclid(1_000))
 }
 
+/// The columns of one or more files, as far as their values say what they are.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    pub(crate) names: Vec<String>,
+    given: Vec<Option<DataType>>,
+    guesses: Vec<Guess>,
+}
+
+impl Columns {
+    /// The columns of this and another file of the same names.
+    pub(crate) fn and(mut self, other: &Self) -> Self {
+        for (guess, other) in self.guesses.iter_mut().zip(&other.guesses) {
+            *guess = guess.and(*other);
+        }
+        self
+    }
+
+    pub(crate) fn schema(self) -> SchemaRef {
+        let columns = self.names.into_iter().zip(self.given).zip(self.guesses);
+        let fields =
+            columns.map(|((name, given), guess)| Field::new(name, given.unwrap_or_else(|| guess.kind()), true));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+}
+
 /// The columns of a file.
-pub(crate) fn infer(input: impl Read, format: &Format, name: &str) -> Result<SchemaRef> {
+pub(crate) fn infer(input: impl Read, format: &Format, name: &str) -> Result<Columns> {
     let mut records = Records::new(input.take(SAMPLE), format, name);
     if !records.next()? {
         return Err(error::data("file-malformed", format!("{name}: the file is empty")));
@@ -369,10 +499,7 @@ pub(crate) fn infer(input: impl Read, format: &Format, name: &str) -> Result<Sch
         }
         more = records.next()?;
     }
-    let fields = names.into_iter().zip(given).zip(guesses);
-    let fields: Vec<_> =
-        fields.map(|((name, given), guess)| Field::new(name, given.unwrap_or_else(|| guess.kind()), true)).collect();
-    Ok(Arc::new(Schema::new(fields)))
+    Ok(Columns { names, given, guesses })
 }
 
 enum Builder {

@@ -36,11 +36,14 @@ use crate::lake::Lake;
 use crate::partition;
 use crate::results::{self, Encoder};
 use crate::scan::LakeTable;
+use crate::sql::casts::{self, Cast};
+use crate::sql::columns::{self, Unnamed};
 use crate::sql::explain::explain;
 use crate::sql::header::{self, Declared, Header};
 use crate::sql::names::{self, Names, Relation};
 use crate::sql::parse::{self, Kind, Statement};
 use crate::sql::plan::{self, Providers};
+use crate::stop::{Stop, Stoppable};
 use crate::system;
 use crate::template::{self, Rendered, Values};
 use crate::types;
@@ -56,24 +59,68 @@ pub(crate) struct Run<'a> {
     pub(crate) declared: Option<Vec<Declared>>,
     /// Nothing is run: tables that the text would make are known by their columns only.
     pub(crate) dry: bool,
-    pub(crate) made: HashMap<TableRef, Option<SchemaRef>>,
+    pub(crate) made: Made,
     runtime: Arc<RuntimeEnv>,
     handles: Arc<Handles>,
     file_reads: Arc<ReadCounters>,
+    stop: Stop,
+    /// Those of the statement under way.
+    casts: Vec<Cast>,
     reads: Vec<TableRef>,
     pub(crate) written: Vec<TableRef>,
     pub(crate) counters: BTreeMap<String, f64>,
+}
+
+/// What a checked text would have made of tables.
+#[derive(Debug, Default)]
+pub(crate) struct Made(HashMap<TableRef, Fate>);
+
+/// What becomes of a table.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It is there, with these columns if they can be known.
+    Made(Option<SchemaRef>),
+    Dropped,
+}
+
+impl Made {
+    pub(crate) fn made(&mut self, table: TableRef, columns: Option<SchemaRef>) {
+        self.0.insert(table, Fate::Made(columns));
+    }
+
+    pub(crate) fn dropped(&mut self, table: TableRef) {
+        self.0.insert(table, Fate::Dropped);
+    }
+
+    pub(crate) fn unknown(&mut self, tables: &[TableRef]) {
+        self.0.extend(tables.iter().map(|table| (table.clone(), Fate::Made(None))));
+    }
+
+    pub(crate) fn get(&self, table: &TableRef) -> Option<&Fate> {
+        self.0.get(table)
+    }
 }
 
 /// A planned query.
 pub(crate) struct Planned {
     state: SessionState,
     pub(crate) plan: LogicalPlan,
+    unnamed: Vec<Option<Unnamed>>,
 }
 
 impl Planned {
     pub(crate) fn schema(&self) -> SchemaRef {
         self.plan.schema().inner().clone()
+    }
+
+    /// The columns as a result shows them.
+    fn shown_schema(&self) -> SchemaRef {
+        columns::shown(&self.schema(), &self.unnamed)
+    }
+
+    /// The columns as a table that is made of them has them.
+    pub(crate) fn table_schema(&self) -> Result<SchemaRef> {
+        columns::of_table(&self.schema(), &self.unnamed)
     }
 }
 
@@ -109,14 +156,21 @@ impl<'a> Run<'a> {
             header,
             declared,
             dry,
-            made: HashMap::new(),
+            made: Made::default(),
             runtime: lake.runtime(&handles, memory),
             handles,
             file_reads: Arc::default(),
+            stop: Stop::default(),
+            casts: Vec::new(),
             reads: Vec::new(),
             written: Vec::new(),
             counters: BTreeMap::new(),
         })
+    }
+
+    pub(crate) fn stopped_by(mut self, stop: &Stop) -> Self {
+        self.stop = stop.clone();
+        self
     }
 
     pub(crate) async fn run(
@@ -134,7 +188,7 @@ impl<'a> Run<'a> {
             let at = statement.at;
             let deliver = last == Some(index);
             let result = self.statement(statement, count, deliver, &mut output, sink).await;
-            result.map_err(|e| self.place(e, at))?;
+            result.map_err(|e| self.place(casts::explained(e, &self.casts), at))?;
         }
         if last.is_none() {
             let empty = Arc::new(Schema::empty());
@@ -156,20 +210,33 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Checks a text that comes after others.
+    pub(crate) async fn check_after(mut self, made: &mut Made) -> Result<Checked> {
+        self.made = std::mem::take(made);
+        let checked = self.check_all().await;
+        *made = std::mem::take(&mut self.made);
+        checked
+    }
+
     pub(crate) async fn check(mut self) -> Result<Checked> {
+        self.check_all().await
+    }
+
+    async fn check_all(&mut self) -> Result<Checked> {
         let statements = parse::parse(&self.rendered).map_err(|e| self.in_file(e))?;
         self.check_header(&statements).map_err(|e| self.in_file(e))?;
         let count = statements.len();
         let mut columns = Vec::new();
         for statement in statements {
             let at = statement.at;
-            let found = self.check_statement(statement, count).await.map_err(|e| self.place(e, at))?;
+            let found = self.check_statement(statement, count).await;
+            let found = found.map_err(|e| self.place(casts::explained(e, &self.casts), at))?;
             columns = found.unwrap_or(columns);
         }
         Ok(Checked {
-            rendered: self.rendered.text,
-            reads: self.reads,
-            writes: self.written,
+            rendered: self.rendered.text.clone(),
+            reads: std::mem::take(&mut self.reads),
+            writes: std::mem::take(&mut self.written),
             columns,
             header: self.header.to_map(),
         })
@@ -198,9 +265,37 @@ impl<'a> Run<'a> {
                 .remedy("Write statements of their own, such as INSERT OVERWRITE, for several tables."));
         }
         if let (Some((line, _)), true) = (self.header.output(), single_query && declares) {
-            return Err(error::user("header-invalid", "a SELECT whose rows are written leaves no output").at(line, 1));
+            return Err(error::user("header-invalid", "a SELECT whose rows are written leaves no output")
+                .remedy("Leave the output from a job of its own that reads the table.")
+                .at(line, 1));
         }
-        Ok(())
+        if declares && !single_query { self.check_rows_are_taken(statements) } else { Ok(()) }
+    }
+
+    /// Only a SELECT that stands alone is written to where the text declares; beside other statements its rows would go
+    /// nowhere.
+    fn check_rows_are_taken(&self, statements: &[Statement]) -> Result<()> {
+        let is_query = |statement: &&Statement| matches!(statement.kind, Kind::Query(_));
+        // With outputs the last result is what they are taken from.
+        let outputs = self.header.output().and_then(|_| statements.iter().rposition(|s| is_query(&s)));
+        let lost = statements.iter().enumerate().find(|(index, s)| is_query(s) && Some(*index) != outputs);
+        let table = self.declared.iter().flatten().next().map(|d| d.writes.table.to_string()).unwrap_or_default();
+        let (what, at) = match lost {
+            Some((_, statement)) => {
+                ("the rows of this SELECT go nowhere: it is not the text's only statement", statement.at)
+            }
+            None if statements.iter().all(|s| !s.kind.writes()) => match statements.first() {
+                Some(first) => ("the text declares what it writes, but no statement writes", first.at),
+                None => return Ok(()),
+            },
+            None => return Ok(()),
+        };
+        let (line, column) = self.rendered.original(at.line, at.column);
+        Err(error::user("writes-nothing", what)
+            .remedy(format!(
+                "Leave one SELECT in the text, or write INSERT OVERWRITE {table} SELECT ... in front of it."
+            ))
+            .at(line, column))
     }
 
     fn gives_rows(&self, statement: &Statement, count: usize) -> bool {
@@ -234,8 +329,9 @@ impl<'a> Run<'a> {
                 {
                     return self.write_declared(&scope, &declared, Some(planned)).await;
                 }
+                let schema = planned.shown_schema();
                 let (plan, rows) = self.execute(planned).await?;
-                self.stream(rows, deliver, output, sink).await?;
+                self.stream(rows, &schema, deliver, output, sink).await?;
                 self.measure(&plan);
                 Ok(())
             }
@@ -252,8 +348,9 @@ impl<'a> Run<'a> {
                 };
                 let planned = self.plan(&scope, explained).await?;
                 let planned = planned.ok_or_else(|| error::platform("query-failed", "the query was not planned"))?;
+                let schema = planned.schema();
                 let (_, rows) = self.execute(planned).await?;
-                self.stream(rows, deliver, output, sink).await
+                self.stream(rows, &schema, deliver, output, sink).await
             }
             Kind::ShowTables { .. } | Kind::ShowSchemas | Kind::Describe { .. } => {
                 let batch = self.describe(&scope, &statement.kind).await?;
@@ -268,7 +365,7 @@ impl<'a> Run<'a> {
         match statement.kind {
             Kind::Query(query) => {
                 let planned = self.plan(&scope, Ast::Query(query)).await?;
-                let columns = planned.as_ref().map(|p| types::result_columns(&p.schema())).unwrap_or_default();
+                let columns = planned.as_ref().map(|p| types::result_columns(&p.shown_schema())).unwrap_or_default();
                 if self.is_written(count)
                     && let Some(declared) = self.declared.as_ref().and_then(|d| d.first()).cloned()
                 {
@@ -319,6 +416,11 @@ impl<'a> Run<'a> {
 
     /// Plans a query; none if a check met a table that is not there yet.
     async fn plan(&mut self, scope: &Scope, mut ast: Ast) -> Result<Option<Planned>> {
+        let written = match &ast {
+            Ast::Query(query) => Some(query.clone()),
+            _ => None,
+        };
+        self.casts = casts::of(&ast);
         let names = names::fold(&mut ast)?;
         let seen = self.look(scope, &ast, &names).await?;
         if seen.unknown {
@@ -331,14 +433,18 @@ impl<'a> Run<'a> {
         refuse_effects(&plan)?;
         // Type errors come out when the plan is analysed, and a check must tell them too.
         let plan = state.optimize(&plan).map_err(|e| explain(e, &names, &state))?;
-        Ok(Some(Planned { state, plan }))
+        let unnamed = written.map(|query| columns::unnamed(&query, plan.schema().fields().len())).unwrap_or_default();
+        Ok(Some(Planned { state, plan, unnamed }))
     }
 
     fn state(&self) -> SessionState {
         let mut state = self.lake.state.clone();
         let now = self.lake.book.clock.now().wall.to_utc();
         state.execution_props_mut().query_execution_start_time = Some(now);
-        SessionStateBuilder::new_from_existing(state).with_runtime_env(self.runtime.clone()).build()
+        SessionStateBuilder::new_from_existing(state)
+            .with_runtime_env(self.runtime.clone())
+            .with_physical_optimizer_rule(Arc::new(Stoppable(self.stop.clone())))
+            .build()
     }
 
     /// Finds what the relations of a statement stand for.
@@ -384,9 +490,13 @@ impl<'a> Run<'a> {
         };
         let placed = |e: LakeError| e.at(u32::try_from(at.line).unwrap_or(0), u32::try_from(at.column).unwrap_or(0));
         self.read(table);
-        if let Some(made) = self.made.get(table) {
-            let empty = made.as_ref().map(|schema| Arc::new(EmptyTable::new(schema.clone())) as Arc<dyn TableProvider>);
-            return Ok(empty);
+        match self.made.get(table) {
+            Some(Fate::Made(columns)) => {
+                let empty = |schema: &SchemaRef| Arc::new(EmptyTable::new(schema.clone())) as Arc<dyn TableProvider>;
+                return Ok(columns.as_ref().map(empty));
+            }
+            Some(Fate::Dropped) => return Err(placed(self.not_found(scope, table).await?)),
+            None => {}
         }
         if system::is_system(table) {
             if travel.is_some() {
@@ -455,12 +565,13 @@ impl<'a> Run<'a> {
     async fn stream(
         &mut self,
         mut rows: SendableRecordBatchStream,
+        schema: &SchemaRef,
         deliver: bool,
         output: &mut Output,
         sink: &mut dyn ResultSink,
     ) -> Result<()> {
         if deliver {
-            return output.stream(rows, sink).await;
+            return output.stream(rows, schema, sink).await;
         }
         while let Some(batch) = rows.next().await {
             batch.map_err(error::from_datafusion)?;
@@ -581,6 +692,7 @@ struct Output {
     format: ResultFormat,
     columns: Vec<Column>,
     rows: u64,
+    bytes: u64,
     truncated: bool,
     /// Names that the header gives to the values of the one row, and its line.
     outputs: Option<(u32, Vec<String>)>,
@@ -592,10 +704,11 @@ struct Output {
 impl Output {
     fn new() -> Self {
         Self {
-            limits: QueryLimits { rows: None, memory: None },
+            limits: QueryLimits::default(),
             format: ResultFormat::Json,
             columns: Vec::new(),
             rows: 0,
+            bytes: 0,
             truncated: false,
             outputs: None,
             seen: 0,
@@ -603,9 +716,14 @@ impl Output {
         }
     }
 
-    async fn stream(&mut self, mut rows: SendableRecordBatchStream, sink: &mut dyn ResultSink) -> Result<()> {
-        self.columns = types::result_columns(&rows.schema());
-        let plain = results::plain_schema(&rows.schema());
+    async fn stream(
+        &mut self,
+        mut rows: SendableRecordBatchStream,
+        schema: &SchemaRef,
+        sink: &mut dyn ResultSink,
+    ) -> Result<()> {
+        self.columns = types::result_columns(schema);
+        let plain = results::plain_schema(schema);
         let (mut encoder, head) = Encoder::begin(&plain, &self.columns, self.format)?;
         sink.chunk(head).await?;
         while let Some(batch) = rows.next().await {
@@ -636,9 +754,15 @@ impl Output {
             self.take_outputs(&batch)?;
         }
         self.seen += rows;
-        self.rows += batch.num_rows() as u64;
         if batch.num_rows() > 0 {
-            sink.chunk(encoder.batch(&batch)?).await?;
+            let bytes = encoder.batch(&batch)?;
+            let after = self.bytes + bytes.len() as u64;
+            if self.limits.bytes.is_some_and(|limit| after > limit) {
+                self.truncated = true;
+                return Ok(false);
+            }
+            sink.chunk(bytes).await?;
+            (self.bytes, self.rows) = (after, self.rows + batch.num_rows() as u64);
         }
         Ok(!self.truncated)
     }

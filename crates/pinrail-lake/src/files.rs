@@ -231,11 +231,11 @@ fn walk(base: &Path, folder: &Path, pattern: &[&str], names: &mut BTreeMap<Strin
         let name = entry.file_name();
         let (Some(text), Ok(kind)) = (name.to_str(), entry.file_type()) else { continue };
         let hidden = text.starts_with('.') && !first.starts_with('.');
-        if *first == "**" {
-            if kind.is_dir() && !hidden {
+        if *first == "**" && kind.is_dir() {
+            if !hidden {
                 walk(base, &entry.path(), pattern, names)?;
             }
-        } else if !hidden && segment_matches(first, text) {
+        } else if !hidden && (*first == "**" || segment_matches(first, text)) {
             if rest.is_empty() {
                 let path = entry.path();
                 if let Some(relative) = path.strip_prefix(base).ok().and_then(Path::to_str).filter(|_| !kind.is_dir()) {
@@ -455,41 +455,27 @@ fn column_types(value: &SqlExpr) -> Result<Vec<(String, DataType)>> {
 }
 
 fn csv_schema(files: &[Opened], format: &csv::Format) -> Result<SchemaRef> {
-    let mut schema: Option<SchemaRef> = None;
+    let mut columns: Option<csv::Columns> = None;
     for opened in files {
         let reader = opened.reader().map_err(|e| error::from_io(&opened.name, &e))?;
         let found = csv::infer(reader, format, &opened.name)?;
-        schema = Some(match schema {
+        columns = Some(match columns {
             None => found,
-            Some(schema) => merged(&schema, &found, opened)?,
+            Some(before) if before.names == found.names => before.and(&found),
+            Some(before) => {
+                return Err(error::data(
+                    "file-malformed",
+                    format!(
+                        "{}: its columns are {}, those of the files before it {}",
+                        opened.name,
+                        found.names.join(", "),
+                        before.names.join(", ")
+                    ),
+                ));
+            }
         });
     }
-    schema.ok_or_else(|| not_found(""))
-}
-
-/// The columns of several files: the same names in the same order, with a type that holds both.
-fn merged(a: &SchemaRef, b: &SchemaRef, file: &Opened) -> Result<SchemaRef> {
-    let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
-    if names(a) != names(b) {
-        return Err(error::data(
-            "file-malformed",
-            format!(
-                "{}: its columns are {}, those of the files before it {}",
-                file.name,
-                names(b).join(", "),
-                names(a).join(", ")
-            ),
-        ));
-    }
-    let fields = a.fields().iter().zip(b.fields()).map(|(a, b)| {
-        let kind = match (a.data_type(), b.data_type()) {
-            (a, b) if a == b => a.clone(),
-            (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => DataType::Float64,
-            _ => DataType::Utf8,
-        };
-        Field::new(a.name(), kind, true)
-    });
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+    columns.map(csv::Columns::schema).ok_or_else(|| not_found(""))
 }
 
 fn json_start(opened: &Opened) -> Result<(BufReader<File>, bool)> {

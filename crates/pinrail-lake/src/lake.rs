@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
@@ -16,23 +17,26 @@ use datafusion::execution::memory_pool::{
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::AggregateUDF;
 use datafusion::prelude::SessionConfig;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::lake::{
-    Catalog, Checked, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits, ResultFormat,
-    ResultSink, SystemTables, TableInfo, View, Written,
+    Catalog, Checked, InTurn, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
+    ResultFormat, ResultSink, SystemTables, TableInfo, View, Written,
 };
 use pinrail_model::time::{Clock, Micros};
 use url::Url;
 
 use crate::catalog::{Book, LakeConfig};
-use crate::engine::Run;
+use crate::checked::{CheckArithmetic, Sum};
+use crate::engine::{Made, Run};
 use crate::error::{self, Result};
 use crate::files::Handles;
 use crate::orphans;
 use crate::results;
+use crate::stop::Stop;
 use crate::store::{Files, LocalFiles, Store};
 use crate::system::NoSystemTables;
 use crate::tables::Tables;
@@ -82,11 +86,13 @@ impl Lake {
             .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(spill))
             .build_arc()
             .map_err(error::from_datafusion)?;
-        let state = SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_config(session_config(config.partitions))
             .with_runtime_env(runtime.clone())
             .with_default_features()
             .build();
+        state.add_analyzer_rule(Arc::new(CheckArithmetic));
+        state.register_udaf(Arc::new(AggregateUDF::new_from_impl(Sum::default()))).map_err(error::from_datafusion)?;
         let book =
             Book { tables: Arc::new(Tables::new(store)), pointers, ids, clock, system: Arc::new(NoSystemTables) };
         Ok(Self { book, state, runtime, warehouse: Arc::new(warehouse) })
@@ -97,6 +103,25 @@ impl Lake {
     pub fn with_system(mut self, system: Arc<dyn SystemTables>) -> Self {
         self.book.system = system;
         self
+    }
+
+    /// Runs a text as [`QueryEngine::run`] does. Unlike a dropped future, `stop` also ends a statement that computes
+    /// without a pause, from any other thread.
+    ///
+    /// # Errors
+    /// What is wrong with the text or its tables.
+    pub async fn run_until(
+        &self,
+        stop: &Stop,
+        (query, view): (&Query, &View),
+        limits: &QueryLimits,
+        format: ResultFormat,
+        sink: &mut dyn ResultSink,
+    ) -> std::result::Result<QueryDone, LakeError> {
+        let run = async {
+            Run::new(self, query, view, limits.memory, false)?.stopped_by(stop).run(limits, format, sink).await
+        };
+        Roomy(Box::pin(run)).await
     }
 
     /// The surroundings of one text: its own open files, and its own share of memory if it is bounded.
@@ -148,6 +173,17 @@ impl QueryEngine for Lake {
         Roomy(Box::pin(async { Run::new(self, query, view, None, true)?.check().await })).await
     }
 
+    async fn check_in_turn(&self, queries: &[InTurn], view: &View) -> Vec<std::result::Result<Checked, LakeError>> {
+        let mut checked = Vec::with_capacity(queries.len());
+        let mut made = Made::default();
+        for InTurn { query, unknown } in queries {
+            made.unknown(unknown);
+            let check = async { Run::new(self, query, view, None, true)?.check_after(&mut made).await };
+            checked.push(Roomy(Box::pin(check)).await);
+        }
+        checked
+    }
+
     async fn run(
         &self,
         query: &Query,
@@ -156,8 +192,7 @@ impl QueryEngine for Lake {
         format: ResultFormat,
         sink: &mut dyn ResultSink,
     ) -> std::result::Result<QueryDone, LakeError> {
-        let run = async { Run::new(self, query, view, limits.memory, false)?.run(limits, format, sink).await };
-        Roomy(Box::pin(run)).await
+        self.run_until(&Stop::default(), (query, view), limits, format, sink).await
     }
 
     async fn encode(

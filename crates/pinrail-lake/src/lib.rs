@@ -14,6 +14,7 @@
 
 mod cast;
 mod catalog;
+mod checked;
 mod commit;
 mod csv;
 mod engine;
@@ -26,6 +27,7 @@ mod prune;
 mod results;
 mod scan;
 mod sql;
+mod stop;
 mod store;
 mod system;
 mod tables;
@@ -36,4 +38,5 @@ mod writing;
 
 pub use catalog::LakeConfig;
 pub use lake::Lake;
+pub use stop::Stop;
 pub use store::{FileSink, Files, LocalFiles};

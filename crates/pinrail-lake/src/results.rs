@@ -6,7 +6,7 @@
 //!
 //! Invariant: every format sees the same plain batches, so that no two of them differ in what a value is.
 
-use std::io::Write as _;
+use std::io::{BufReader, Read, Write as _};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, MapArray, RecordBatch, StructArray};
@@ -21,6 +21,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::{DateTime, Days, NaiveDate, NaiveTime};
 use pinrail_model::seam::lake::{Column, LakeError, ResultFormat, ResultSink};
 use serde_json::Value as Json;
+use tokio::sync::mpsc;
 
 use crate::error::{self, Result};
 use crate::types;
@@ -133,22 +134,70 @@ impl Encoder {
     }
 }
 
-/// Turns a finished Arrow IPC stream into another format. One that was cut off ends with its last whole batch.
+/// Batches that are read ahead of a slow taker of the result.
+const AHEAD: usize = 2;
+
+/// Turns a finished Arrow IPC stream into another format. What cannot be read or decoded, also a missing end, is an
+/// error: it must not look like a whole result.
 pub(crate) async fn encode(
-    arrow: Box<dyn std::io::Read + Send>,
+    arrow: Box<dyn Read + Send>,
     format: ResultFormat,
     sink: &mut dyn ResultSink,
 ) -> std::result::Result<(), LakeError> {
-    let reader = StreamReader::try_new(std::io::BufReader::new(arrow), None).map_err(failed)?;
-    let schema = reader.schema();
-    let (mut encoder, head) = Encoder::begin(&schema, &types::result_columns(&schema), format)?;
-    sink.chunk(head).await?;
-    for batch in reader {
-        let Ok(batch) = batch else { break };
-        let bytes = encoder.batch(&batch)?;
+    let (pieces, mut made) = mpsc::channel(AHEAD);
+    let work = tokio::task::spawn_blocking(move || {
+        // A taker that has gone wants no more.
+        let give = |bytes: Vec<u8>| pieces.blocking_send(bytes).is_ok();
+        encode_all(arrow, format, give)
+    });
+    while let Some(bytes) = made.recv().await {
         sink.chunk(bytes).await?;
     }
-    sink.chunk(encoder.finish()?).await
+    work.await.map_err(|e| error::platform("query-failed", format!("the result could not be encoded: {e}")))?
+}
+
+fn encode_all(arrow: Box<dyn Read + Send>, format: ResultFormat, give: impl Fn(Vec<u8>) -> bool) -> Result<()> {
+    let mut source = Ending { source: BufReader::new(arrow), last: [0; END.len()] };
+    let reader = StreamReader::try_new(&mut source, None).map_err(unreadable)?;
+    let schema = reader.schema();
+    let (mut encoder, head) = Encoder::begin(&schema, &types::result_columns(&schema), format)?;
+    if !give(head) {
+        return Ok(());
+    }
+    for batch in reader {
+        if !give(encoder.batch(&batch.map_err(unreadable)?)?) {
+            return Ok(());
+        }
+    }
+    if source.last != END {
+        return Err(error::platform("query-failed", "the kept result is damaged: its end is missing"));
+    }
+    give(encoder.finish()?);
+    Ok(())
+}
+
+fn unreadable(error: arrow::error::ArrowError) -> LakeError {
+    error::platform("query-failed", format!("the kept result is damaged: {}", error::one_line(&error.to_string())))
+}
+
+/// What an Arrow IPC stream ends with. Its reader also takes the end of a file for the end of the stream.
+const END: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+
+/// Remembers the last bytes that were read.
+struct Ending<R> {
+    source: R,
+    last: [u8; END.len()],
+}
+
+impl<R: Read> Read for Ending<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        let read = &buffer[..count.min(buffer.len())];
+        let kept = END.len().saturating_sub(read.len());
+        self.last.copy_within(END.len() - kept.., 0);
+        self.last[kept..].copy_from_slice(&read[read.len() - (END.len() - kept)..]);
+        Ok(count)
+    }
 }
 
 /// One row as JSON values, for outputs.

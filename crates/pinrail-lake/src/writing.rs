@@ -24,7 +24,7 @@ use pinrail_model::seam::lake::{Intent, LakeError, WriteMode};
 use crate::cast::{self, Fitting, Source};
 use crate::catalog::{self, Scope};
 use crate::commit::{self, Base, Change, Proposal, Shape};
-use crate::engine::{Planned, Run};
+use crate::engine::{Fate, Planned, Run};
 use crate::error::{self, Result};
 use crate::partition::{self, Cut, Partition};
 use crate::sql::explain::shortened;
@@ -84,11 +84,11 @@ impl Run<'_> {
                     return Ok(());
                 }
                 let Some(planned) = self.plan_query(scope, query).await? else {
-                    self.made.insert(table.clone(), None);
+                    self.made.made(table.clone(), None);
                     self.wrote(&table);
                     return Ok(());
                 };
-                let schema = schema_of(&planned.schema(), &mut FieldIds::after(0))?;
+                let schema = schema_of(planned.table_schema()?.as_ref(), &mut FieldIds::after(0))?;
                 self.create(scope, table, schema, &cuts, Some(planned)).await
             }
             _ => Err(error::unsupported("this statement writes nothing")),
@@ -157,7 +157,12 @@ impl Run<'_> {
 
     async fn may_create(&self, scope: &Scope, table: &TableRef, or_replace: bool, if_not_exists: bool) -> Result<bool> {
         self.allowed_whole(scope, table, "making")?;
-        let exists = self.made.contains_key(table) || self.lake.book.find(scope, table).await?.is_some();
+        let exists = match self.made.get(table) {
+            // Not known to the last column, but something writes it.
+            Some(Fate::Made(_)) => true,
+            Some(Fate::Dropped) => false,
+            None => self.lake.book.find(scope, table).await?.is_some(),
+        };
         if exists && !or_replace && !if_not_exists {
             return Err(error::user("table-exists", format!("table \"{table}\" exists already"))
                 .remedy("Write CREATE TABLE IF NOT EXISTS or CREATE OR REPLACE TABLE."));
@@ -193,7 +198,7 @@ impl Run<'_> {
         };
         self.wrote(&name);
         if self.dry {
-            self.made.insert(name, Some(types::query_schema(&schema)?));
+            self.made.made(name, Some(types::query_schema(&schema)?));
             return Ok(());
         }
         let intent = match &ground.base {
@@ -207,7 +212,7 @@ impl Run<'_> {
     async fn drop_table(&mut self, scope: &Scope, name: &TableRef, if_exists: bool) -> Result<()> {
         self.allowed_whole(scope, name, "dropping")?;
         if self.dry {
-            self.made.remove(name);
+            self.made.dropped(name.clone());
             self.wrote(name);
             return Ok(());
         }
@@ -331,7 +336,7 @@ impl Run<'_> {
         // The attempt's own declaration may be narrower than the text's.
         self.allowance(scope, &name)?;
         let ground = self.ground(scope, &name).await?;
-        let given = planned.schema();
+        let given = planned.table_schema()?;
         let values: Vec<(String, ScalarValue)> = declared
             .partition
             .iter()
@@ -366,7 +371,7 @@ impl Run<'_> {
         restrict(&mut sources, &written, &owned)?;
         let rows = Rows { planned, fitting: Fitting { sources, schema: written } };
         if self.dry {
-            self.made.insert(name, Some(types::query_schema(&schema)?));
+            self.made.made(name, Some(types::query_schema(&schema)?));
             return check_kinds(&rows);
         }
         let replaces = match declared.writes.mode {

@@ -290,7 +290,7 @@ fn by_chance(json: &Value) -> Diagnostic {
     }
 }
 
-fn plain(level: &str, code: &str, message: String) -> Diagnostic {
+pub(crate) fn plain(level: &str, code: &str, message: String) -> Diagnostic {
     Diagnostic {
         level: level.to_owned(),
         code: code.to_owned(),

@@ -12,6 +12,7 @@ pub mod app;
 pub mod attempt;
 pub mod backup;
 pub mod bundles;
+mod check;
 pub mod compile;
 pub mod http;
 mod inputs;

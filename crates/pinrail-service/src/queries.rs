@@ -35,8 +35,6 @@ use crate::tokens::{Principal, Role};
 
 /// The most bytes that are kept of a result; what comes after is cut and said so.
 const LARGEST_RESULT: u64 = 1 << 30;
-/// What the engine's error is called when the result is full.
-const FULL: &str = "result-full";
 
 /// Where a query is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -118,7 +116,7 @@ pub(crate) fn results_folder(state: &Path) -> PathBuf {
     state.join("results")
 }
 
-/// Writes a result to its file, up to the limit.
+/// Writes a result to its file.
 struct Spool {
     file: BufWriter<File>,
     live: Arc<Live>,
@@ -128,9 +126,6 @@ struct Spool {
 impl ResultSink for Spool {
     async fn chunk(&mut self, bytes: Vec<u8>) -> Result<(), LakeError> {
         let after = self.live.bytes.load(Ordering::Relaxed) + bytes.len() as u64;
-        if after > LARGEST_RESULT {
-            return Err(LakeError::new(FULL, Fault::User, "the result is larger than is kept"));
-        }
         self.file.write_all(&bytes).map_err(|e| spool_failed(&e))?;
         self.live.bytes.store(after, Ordering::Relaxed);
         Ok(())
@@ -191,7 +186,6 @@ impl App {
         tokio::spawn(async move {
             match work.await {
                 Ok(Ok(done)) => succeed(&mut ended, done),
-                Ok(Err(error)) if error.code == FULL => (ended.state, ended.truncated) = (QueryState::Succeeded, true),
                 Ok(Err(error)) => fail(&mut ended, &sql_problem(error)),
                 Err(error) if error.is_cancelled() => ended.state = QueryState::Cancelled,
                 Err(_) => fail(&mut ended, &Problem::new("internal", "the query ended in a way it should not")),
@@ -219,7 +213,7 @@ impl App {
         let file = File::create(self.queries.file(id)).map_err(|e| spool_failed(&e))?;
         let mut spool = Spool { file: BufWriter::new(file), live };
         let view = View { project, at: None, attempt: None };
-        let limits = QueryLimits { rows: None, memory: None };
+        let limits = QueryLimits { bytes: Some(LARGEST_RESULT), ..QueryLimits::default() };
         let done = engine.run(&statement, &view, &limits, ResultFormat::Arrow, &mut spool).await?;
         spool.file.flush().map_err(|e| spool_failed(&e))?;
         Ok(done)

@@ -53,6 +53,10 @@ pub(crate) struct Sink {
     last_words: Mutex<Vec<u8>>,
 }
 
+/// What a job that only reads is told: most likely its header is missing.
+const NOTHING_DONE: &[u8] = b"warning: the statements write no table and leave no output\n\
+    hint: Begin the file with -- writes: namespace.table, or with -- output: name.";
+
 /// A fault with its evidence.
 pub(crate) type Failure = (Fault, Evidence);
 
@@ -165,8 +169,11 @@ impl Sink {
         let (text, file) = self.text(source).await?;
         let writes = writes.map(|writes| self.filled(writes)).or_else(|| self.declared_for_select());
         let query = self.query(text, file.clone(), params, writes).await?;
-        let done = self.execute(&query, QueryLimits { rows: None, memory: None }, &mut Counted).await;
+        let done = self.execute(&query, QueryLimits::default(), &mut Counted).await;
         let done = done.map_err(|e| failure(e, file.as_deref()))?;
+        if done.written.is_empty() && done.outputs.is_empty() {
+            self.log(Some(Phase::Execute), Stream::System, NOTHING_DONE);
+        }
         let result = json!({
             "state": "succeeded",
             "rows": done.counters.get("rows_written").map_or(done.rows, |rows| *rows as u64),
@@ -205,7 +212,7 @@ impl Sink {
         };
         let query = self.query(text, None, &BTreeMap::new(), None).await.map_err(bad)?;
         let mut collected = Collected(Vec::new());
-        let limits = QueryLimits { rows: Some(MOST_ROWS), memory: None };
+        let limits = QueryLimits { rows: Some(MOST_ROWS), ..QueryLimits::default() };
         let done = self.execute(&query, limits, &mut collected).await.map_err(|error| bad(failure(error, None)))?;
         if done.truncated {
             return Err(RequestError {

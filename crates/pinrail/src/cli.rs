@@ -174,8 +174,12 @@ enum Command {
     },
     /// Run SQL against the project's tables
     Sql {
-        /// The statements
-        text: String,
+        /// The statements; `-` reads them from standard input
+        #[arg(required_unless_present = "file")]
+        text: Option<String>,
+        /// A file of statements
+        #[arg(short, long, value_name = "FILE", conflicts_with = "text")]
+        file: Option<PathBuf>,
         /// How rows are printed
         #[arg(long, value_parser = ["table", "csv"], default_value = "table")]
         format: String,
@@ -506,7 +510,9 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Retry { run, job, code, detach } => {
             commands::run::retry(place, output, &run, job.as_deref(), &code, detach)
         }
-        Command::Sql { text, format } => commands::sql::sql(place, output, &text, &format),
+        Command::Sql { text, file, format } => {
+            commands::sql::sql(place, output, text.as_deref(), file.as_deref(), &format)
+        }
         Command::Render(args) => commands::sql::render(place, output, &args),
         Command::Tables => commands::sql::tables(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),

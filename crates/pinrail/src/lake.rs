@@ -1,15 +1,16 @@
-//! The lake on a runtime of its own: a query may keep every one of its threads busy, and control still answers.
+//! The lake on runtimes of its own: one for the catalog, and one for each query that runs. A query may keep every one of
+//! its threads busy, and control and the other queries still get their share of the processor.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pinrail_lake::{Lake, LakeConfig};
+use pinrail_lake::{Lake, LakeConfig, Stop};
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::Ids;
 use pinrail_model::names::ProjectName;
 use pinrail_model::seam::lake::{
-    Catalog, Checked, Column, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
+    Catalog, Checked, Column, InTurn, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
     ResultFormat, ResultSink, SystemTables, TableInfo, View, Written,
 };
 use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_columns};
@@ -30,15 +31,33 @@ const CHUNKS: usize = 4;
 pub struct OnItsOwn {
     lake: Arc<Lake>,
     handle: Handle,
+    /// Threads of each query.
+    threads: usize,
 }
 
-/// Ends the runtime of the lake when it is dropped.
+/// Ends a runtime of the lake when it is dropped.
 pub struct LakeRuntime(Option<Runtime>);
+
+impl LakeRuntime {
+    fn new(name: &'static str, threads: usize) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name(name)
+            .thread_stack_size(STACK)
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> Option<&Handle> {
+        self.0.as_ref().map(Runtime::handle)
+    }
+}
 
 impl Drop for LakeRuntime {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Also where nothing may block: a server that cannot start is dropped within its own runtime.
+            // Also where nothing may block: within another runtime, or while the query still computes.
             runtime.shutdown_background();
         }
     }
@@ -52,19 +71,14 @@ pub fn open(
     store: Arc<dyn Store>,
 ) -> Result<(LakeRuntime, Arc<OnItsOwn>), Failure> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores)
-        .thread_name("sql")
-        .thread_stack_size(STACK)
-        .enable_all()
-        .build()?;
+    let runtime = LakeRuntime::new("catalog", cores)?;
     let config = LakeConfig { partitions: cores, ..LakeConfig::new(state.join("warehouse")) };
     let pointers: Arc<dyn Pointers> = store.clone();
     let lake = Lake::new(config, ids, clock, pointers)
         .map_err(|e| Failure::new(FAILED, format!("the server cannot start: {e}")))?
         .with_system(Arc::new(StateTables(store)));
-    let handle = runtime.handle().clone();
-    Ok((LakeRuntime(Some(runtime)), Arc::new(OnItsOwn { lake: Arc::new(lake), handle })))
+    let handle = runtime.handle().cloned().ok_or_else(|| Failure::new(FAILED, "the SQL engine has no threads"))?;
+    Ok((runtime, Arc::new(OnItsOwn { lake: Arc::new(lake), handle, threads: cores })))
 }
 
 /// The state database as tables.
@@ -98,19 +112,33 @@ impl<T> Drop for Owned<T> {
     }
 }
 
+/// Stops a query when nobody waits for it any more, also while it computes.
+struct Stopping(Stop);
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn failed(message: &str) -> LakeError {
+    LakeError::new("engine-failed", Fault::Platform, message)
+}
+
 impl<T> Owned<Result<T, LakeError>> {
     async fn end(mut self) -> Result<T, LakeError> {
         match (&mut self.0).await {
             Ok(result) => result,
             Err(error) => {
                 let message = if error.is_panic() { "the engine failed on this statement" } else { "the engine stops" };
-                Err(LakeError::new("engine-failed", Fault::Platform, message))
+                Err(failed(message))
             }
         }
     }
 }
 
 impl OnItsOwn {
+    /// Work that is short, or waits for files most of the time.
     fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, LakeError>> + Send + 'static,
@@ -161,6 +189,13 @@ impl QueryEngine for OnItsOwn {
         self.spawn(async move { lake.check(&query, &view).await }).end().await
     }
 
+    async fn check_in_turn(&self, queries: &[InTurn], view: &View) -> Vec<Result<Checked, LakeError>> {
+        let (lake, queries, view) = (Arc::clone(&self.lake), queries.to_vec(), view.clone());
+        let count = queries.len();
+        let checked = self.spawn(async move { Ok(lake.check_in_turn(&queries, &view).await) }).end().await;
+        checked.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
     async fn run(
         &self,
         query: &Query,
@@ -171,10 +206,15 @@ impl QueryEngine for OnItsOwn {
     ) -> Result<QueryDone, LakeError> {
         let (lake, query, view, limits) = (Arc::clone(&self.lake), query.clone(), view.clone(), limits.clone());
         let (chunks, mut passed) = mpsc::channel(CHUNKS);
-        let running = self.spawn(async move {
+        let threads = LakeRuntime::new("query", self.threads);
+        let threads = threads.map_err(|e| failed(&format!("a query cannot have threads: {e}")))?;
+        let stopping = Stopping(Stop::default());
+        let stop = stopping.0.clone();
+        let handle = threads.handle().unwrap_or(&self.handle);
+        let running = Owned(handle.spawn(async move {
             let mut sink = Passed(chunks);
-            lake.run(&query, &view, &limits, format, &mut sink).await
-        });
+            lake.run_until(&stop, (&query, &view), &limits, format, &mut sink).await
+        }));
         while let Some(bytes) = passed.recv().await {
             sink.chunk(bytes).await?;
         }

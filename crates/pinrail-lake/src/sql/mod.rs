@@ -2,6 +2,8 @@
 //!
 //! Invariant: only queries ever reach DataFusion's planner; every other statement is carried out here or refused.
 
+pub(crate) mod casts;
+pub(crate) mod columns;
 pub(crate) mod explain;
 pub(crate) mod header;
 pub(crate) mod names;

@@ -64,6 +64,26 @@ pub(crate) enum Kind {
     Describe { table: TableRef },
 }
 
+impl Kind {
+    /// Whether the statement changes tables.
+    pub(crate) fn writes(&self) -> bool {
+        match self {
+            Self::CreateTableAs { .. }
+            | Self::CreateTable { .. }
+            | Self::CreateSchema
+            | Self::DropTable { .. }
+            | Self::DropSchema { .. }
+            | Self::Truncate { .. }
+            | Self::Insert(_) => true,
+            Self::Query(_)
+            | Self::Explain { .. }
+            | Self::ShowTables { .. }
+            | Self::ShowSchemas
+            | Self::Describe { .. } => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct InsertInto {
     pub(crate) table: TableRef,
@@ -204,7 +224,7 @@ fn too_deep(token: &TokenWithSpan) -> LakeError {
 fn statement(tokens: Vec<TokenWithSpan>) -> Result<Kind> {
     refuse_long_chains(&tokens)?;
     let (tokens, cuts) = take_partitioning(tokens)?;
-    let tokens = mark_travels(tokens);
+    let tokens = as_doubles(mark_travels(tokens));
     let end = tokens.last().map_or(Location { line: 1, column: 1 }, |t| t.span.end);
     let mut parser =
         Parser::new(&GenericDialect {}).with_recursion_limit(DEEPEST_PARSE).with_tokens_with_locations(tokens);
@@ -435,6 +455,28 @@ fn cut(expr: &Expr) -> Result<Cut> {
         _ => return Err(invalid()),
     };
     Ok(Cut { column: column.value.clone(), transform })
+}
+
+/// A number with an exponent is a double, as everywhere; the planner would take it for a decimal of negative scale.
+fn as_doubles(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut output = Vec::with_capacity(tokens.len());
+    for TokenWithSpan { token, span } in tokens {
+        match token {
+            Token::Number(digits, long) if digits.contains(['e', 'E']) && !long => {
+                let cast = [
+                    Token::make_keyword("CAST"),
+                    Token::LParen,
+                    Token::SingleQuotedString(digits),
+                    Token::make_keyword("AS"),
+                    Token::make_keyword("DOUBLE"),
+                    Token::RParen,
+                ];
+                output.extend(cast.map(|token| TokenWithSpan { token, span }));
+            }
+            token => output.push(TokenWithSpan { token, span }),
+        }
+    }
+    output
 }
 
 /// `t FOR VERSION AS OF 12` becomes the quoted name `"t@version 12"`.

@@ -38,6 +38,45 @@ async fn csv_types_are_inferred_over_the_whole_file_and_markers_count() {
 }
 
 #[tokio::test]
+async fn no_number_of_a_csv_file_loses_a_digit() {
+    let b = Bench::default();
+    for (values, kind, read) in [
+        ("1\n9223372036854775807", "long", r#"[[1],[9223372036854775807]]"#),
+        (
+            "12345678901234567890\n12345678901234567891",
+            "decimal(38, 0)",
+            r#"[["12345678901234567890"],["12345678901234567891"]]"#,
+        ),
+        ("10000000000000000000\n1", "decimal(38, 0)", r#"[["10000000000000000000"],["1"]]"#),
+        ("12.50\n.5\n-3\n1e3", "double", "[[12.5],[0.5],[-3.0],[1000.0]]"),
+        ("10.357019999999999\n0.10000000000000001", "double", "[[10.357019999999999],[0.1]]"),
+        ("9007199254740993\n0.5", "decimal(38, 1)", r#"[["9007199254740993.0"],["0.5"]]"#),
+        ("12345678901.123456789\n-1", "decimal(38, 9)", r#"[["12345678901.123456789"],["-1.000000000"]]"#),
+        ("9007199254740993\n1e3", "string", r#"[["9007199254740993"],["1e3"]]"#),
+        ("1e400\n1", "string", r#"[["1e400"],["1"]]"#),
+        ("1e-400\n1", "string", r#"[["1e-400"],["1"]]"#),
+        ("1.5\n007", "string", r#"[["1.5"],["007"]]"#),
+        (
+            "1\n123456789012345678901234567890123456789",
+            "string",
+            r#"[["1"],["123456789012345678901234567890123456789"]]"#,
+        ),
+    ] {
+        b.file("n.csv", format!("n\n{values}\n"));
+        let columns = b.check("select n from read_csv('n.csv')").await.unwrap().columns;
+        assert_eq!(columns[0].kind, kind, "{values}");
+        assert_eq!(b.rows("select n from read_csv('n.csv')").await, json(read), "{values}");
+    }
+    b.file("d/1.csv", "id,none\n9007199254740993,NA\n");
+    b.file("d/2.csv", "id,none\n0.5,7\n");
+    assert_eq!(
+        b.rows("select id, none from read_csv('d/**', nullstr => 'NA') order by id").await,
+        json(r#"[["0.5",7],["9007199254740993.0",null]]"#),
+        "the values of all files count"
+    );
+}
+
+#[tokio::test]
 async fn csv_options() {
     let b = Bench::default();
     b.file("a.csv", "1;'x;y'\n2;\n");

@@ -41,7 +41,7 @@ const MISTAKES: &[Mistake] = &[
     ("select id, id + name from m.t", (1, 12), "\"+\" does not take int and string", "cast(x as type)"),
     ("select * from m.t where day = 'notadate'", (1, 31), "\"notadate\" is not a date", "try_cast(x as date)"),
     ("select * from m.t where name > 5", (1, 1), "\"a\" is not a long", "try_cast(x as long)"),
-    ("select cast(name as int) from m.t", (1, 1), "\"a\" is not an int", "try_cast(x as int)"),
+    ("select cast(name as int) from m.t", (1, 13), "\"a\" is not an int", "try_cast(name as int)"),
     ("select sum(name) from m.t", (1, 8), "function \"sum\" does not take (string)", "cast"),
     ("select avg(day) from m.t", (1, 8), "function \"avg\" does not take (date)", "avg(cast(x as double))"),
     ("select * from m.t where name like 5", (1, 1), "LIKE compares text", "cast(x as string)"),

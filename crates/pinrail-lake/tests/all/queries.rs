@@ -1,7 +1,7 @@
 //! Names, errors, headers, checks and bounds of queries.
 
 use pinrail_model::fault::Fault;
-use pinrail_model::seam::lake::{QueryEngine, QueryLimits, ResultFormat};
+use pinrail_model::seam::lake::{LakeError, QueryEngine, QueryLimits, ResultFormat, ResultSink};
 
 use crate::support::{Bench, Collect, head, json};
 
@@ -182,13 +182,13 @@ async fn a_check_finds_what_a_run_would() {
 async fn rows_and_memory_are_bounded() {
     let b = Bench::default();
     let mut sink = Collect::default();
-    let limits = QueryLimits { rows: Some(3), memory: None };
+    let limits = QueryLimits { rows: Some(3), ..QueryLimits::default() };
     let query = b.query("select i from generate_series(1, 100000) as s(i)");
     let done = b.lake.run(&query, &head(), &limits, ResultFormat::Csv, &mut sink).await.unwrap();
     assert_eq!((done.rows, done.truncated), (3, true));
     assert_eq!(String::from_utf8(sink.0).unwrap(), "i\r\n1\r\n2\r\n3\r\n");
 
-    let limits = QueryLimits { rows: None, memory: Some(1 << 20) };
+    let limits = QueryLimits { memory: Some(1 << 20), ..QueryLimits::default() };
     let query = b.query("select array_agg(i), sum(length(s)) from (select i, repeat('x', 1000) || i as s from generate_series(1, 200000) as g(i)) group by s, i limit 1");
     let error = b.lake.run(&query, &head(), &limits, ResultFormat::Csv, &mut Collect::default()).await.unwrap_err();
     assert_eq!((error.code, error.fault), ("out-of-memory", Fault::OutOfMemory), "{error}");
@@ -274,4 +274,230 @@ async fn texts_as_large_as_people_and_programs_write_them_run() {
     assert_eq!(b.rows(&format!("select 7 in ({})", within.join(", "))).await, json("[[true]]"));
     let templates = format!("select '{}'", "{{ ds }}".repeat(20_000));
     b.lake.check(&b.query(&templates), &head()).await.unwrap();
+}
+
+#[tokio::test]
+async fn declared_rows_that_would_go_nowhere_are_refused() {
+    let b = flights().await;
+    for (text, place) in [
+        ("-- writes: marts.two\nselect 1 as a;\nselect 2 as a;", (2, 1)),
+        ("-- writes: marts.two\ninsert into marts.two select 1 as a;\n  select {{ n }} as a", (3, 3)),
+        ("-- writes: marts.two\nshow tables", (2, 1)),
+    ] {
+        let error = b.error(text).await;
+        assert_eq!(
+            (error.code, error.fault, error.place),
+            ("writes-nothing", Fault::User, Some(place)),
+            "{text}: {error}"
+        );
+        assert!(error.evidence.remedy.unwrap().contains("INSERT OVERWRITE marts.two SELECT"), "{text}");
+        assert_eq!(b.check(text).await.unwrap_err().code, "writes-nothing", "{text}");
+    }
+    let own =
+        "-- writes: marts.two\n-- output: n\ncreate table marts.two as select 1 as a; select count(*) from marts.two";
+    assert_eq!(b.done(own).await.outputs["n"], 1, "the rows of the last SELECT are the outputs");
+    assert_eq!(b.rows("select * from marts.two").await, json("[[1]]"));
+}
+
+#[tokio::test]
+async fn whole_numbers_that_do_not_fit_are_an_error_and_never_wrap_around() {
+    let b = Bench::default();
+    b.rows("create table t as select * from (values (9223372036854775807, 'a'), (1, 'a'), (-5, 'b')) as v(n, g)").await;
+    for text in [
+        "select 9223372036854775807 + 1",
+        "select 5000000000 * 5000000000",
+        "select -9223372036854775807 - 2",
+        "select n + n from t",
+        "select -(n - 9223372036854775803) from t where n < 0",
+        "select sum(n) from t where n > 0",
+        "select sum(distinct n) from t where n > 0",
+        "select g, sum(n) from t group by g",
+        "select sum(n) over (partition by g order by n) from t",
+        "select sum(n) over (order by n rows between 1 preceding and current row) from t",
+        "select cast(2000000000 as int) + cast(2000000000 as int)",
+        "select sum(d) from (values (99999999999999999999999999999999999999.), (99999999999999999999999999999999999999.)) as v(d)",
+        "select * from t where n * 3 > 5",
+        "select count(*) from t a join t b on a.n + b.n = 4",
+    ] {
+        let error = b.error(text).await;
+        assert_eq!((error.code, error.fault), ("number-overflow", Fault::Data), "{text}: {error}");
+        assert!(error.to_string().contains("does not fit into a "), "{text}: {error}");
+        assert!(error.evidence.remedy.is_some(), "{text}");
+    }
+    assert_eq!(
+        b.error("select 9223372036854775807 + 1").await.to_string(),
+        "9223372036854775807 + 1 does not fit into a long"
+    );
+    assert_eq!(b.rows("insert into t select n + 1, g from t where n < 0; select sum(n), sum(distinct n), min(n) - 1 from t where n < 5").await, json("[[-8,-8,-6]]"));
+    assert_eq!(
+        b.rows("select sum(cast(n as decimal(38, 0))) from t where n > 0").await,
+        json(r#"[["9223372036854775808"]]"#)
+    );
+    assert_eq!(
+        b.rows("select g, sum(n), sum(n) filter (where n > 5) from t where n < 5 group by g order by g").await,
+        json(r#"[["a",1,null],["b",-9,null]]"#)
+    );
+    assert_eq!(b.rows("select sum(n) from t where false").await, json("[[null]]"));
+    assert_eq!(
+        b.rows(
+            "select n, sum(n) over (order by n rows between 1 preceding and current row) from t where n < 5 order by n"
+        )
+        .await,
+        json("[[-5,-5],[-4,-9],[1,-3]]")
+    );
+    assert_eq!(
+        b.rows("select sum(x), sum(y) from (values (1.5, cast(1.5 as double)), (2, 2)) as v(x, y)").await,
+        json(r#"[["3.5",3.5]]"#)
+    );
+    let columns =
+        b.check("select n + 1, sum(n) from t group by n + 1 having n + 1 > 0 order by n + 1").await.unwrap().columns;
+    assert_eq!(columns.iter().map(|c| c.kind.as_str()).collect::<Vec<_>>(), ["long", "long"]);
+}
+
+#[tokio::test]
+async fn a_result_is_cut_at_a_number_of_bytes_and_the_text_goes_on() {
+    let b = Bench::default();
+    let limits = QueryLimits { bytes: Some(200_000), ..QueryLimits::default() };
+    let text = "create table t (n int); insert into t values (1); select i, repeat('x', 10) as s from generate_series(1, 100000) as s(i); insert into t values (2)";
+    for format in [ResultFormat::Json, ResultFormat::Csv, ResultFormat::Arrow] {
+        let mut sink = Collect::default();
+        let text = text.replace("table t", "or replace table t");
+        let done = b.lake.run(&b.query(&text), &head(), &limits, format, &mut sink).await.unwrap();
+        assert!(done.truncated && done.rows > 0 && done.rows < 100_000, "{format:?}: {}", done.rows);
+        assert!(sink.0.len() < 201_000, "{format:?}: {}", sink.0.len());
+        assert_eq!((done.columns.len(), done.written.len()), (2, 1), "what was done is told");
+        assert_eq!(b.rows("select sum(n) from t").await, json("[[3]]"), "statements after it have run");
+        if format == ResultFormat::Json {
+            assert_eq!(json(std::str::from_utf8(&sink.0).unwrap())["rows"].as_array().unwrap().len() as u64, done.rows);
+        }
+    }
+}
+
+/// Each of these looks at pairs of rows for longer than anybody waits, and none of them passes.
+const ENDLESS: [&str; 3] = [
+    "select count(*) from generate_series(1, 100000) as a(i) cross join generate_series(1, 100000) as b(j) where i * 2 + j < 0",
+    "select i from generate_series(1, 100000) as a(i) where exists (select 1 from generate_series(1, 100000) as b(j) where i + j < 0)",
+    "select i from generate_series(1, 100000) as a(i) join generate_series(1, 100000) as b(j) on i % 2 = j % 2 and i + j < 0",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_computes_without_a_pause_ends_when_it_is_stopped() {
+    for text in ENDLESS {
+        let stop = pinrail_lake::Stop::default();
+        let (begun, running) = tokio::sync::oneshot::channel();
+        let work = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                let b = Bench::default();
+                let query = b.query(text);
+                let mut sink = Begun(Some(begun));
+                b.lake.run_until(&stop, (&query, &head()), &QueryLimits::default(), ResultFormat::Csv, &mut sink).await
+            }
+        });
+        // The head of the result is there before the first row is looked for.
+        running.await.unwrap();
+        stop.stop();
+        let error = work.await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "the query was cancelled", "{text}");
+    }
+}
+
+/// Says when a result begins.
+struct Begun(Option<tokio::sync::oneshot::Sender<()>>);
+
+#[async_trait::async_trait]
+impl ResultSink for Begun {
+    async fn chunk(&mut self, _bytes: Vec<u8>) -> Result<(), LakeError> {
+        if let Some(begun) = self.0.take() {
+            begun.send(()).unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_number_with_an_exponent_is_a_double() {
+    let b = Bench::default();
+    b.rows("create table t as select 1e3 as a, 1.5E-3 as b, -2e300 as c").await;
+    assert_eq!(b.rows("select * from t").await, json("[[1000.0,0.0015,-2e300]]"));
+    assert_eq!(b.rows("describe t").await[0], json(r#"["a","double",null]"#));
+}
+
+#[tokio::test]
+async fn columns_without_a_name_are_called_as_they_are_written_and_in_tables_by_their_function() {
+    let b = flights().await;
+    let names = async |text: &str| {
+        let checked = b.check(text).await.unwrap().columns;
+        let done = b.done(text).await.columns;
+        assert_eq!(checked, done, "{text}");
+        done.into_iter().map(|column| column.name).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names("select 1, COUNT(*), count(distinct carrier), max(dep_delay) + 1 from raw.flights").await,
+        ["1", "COUNT(*)", "count(DISTINCT carrier)", "max(dep_delay) + 1"]
+    );
+    assert_eq!(
+        names("select 'x', f.*, cast(dep_delay as string) as late, 0.5 from raw.flights f").await,
+        ["'x'", "carrier", "flight_day", "dep_delay", "late", "0.5"]
+    );
+    assert_eq!(names("select 1, 1, 2 union all select 3, 4, 5").await, ["1", "1_2", "2"]);
+    assert_eq!(names("values (1, 'a')").await, ["column1", "column2"]);
+    assert_eq!(names("select 1e3, -2E-1 + 1.5e2").await, ["1e3", "-2E-1 + 1.5e2"]);
+    b.rows("create table t as select carrier, count(*), SUM(dep_delay) from raw.flights group by carrier").await;
+    b.rows("-- writes: u\nselect count(*), carrier as c from raw.flights group by carrier").await;
+    assert_eq!(b.rows("select carrier, count, sum from t").await, json(r#"[["AA",1,5]]"#));
+    assert_eq!(b.rows("select count, c from u").await, json(r#"[[1,"AA"]]"#));
+    b.rows("insert into u select 1 + 1, 'x'").await;
+    for text in [
+        "create table v as\nselect carrier, dep_delay + 1 from raw.flights",
+        "-- writes: v\nselect carrier, dep_delay + 1 from raw.flights",
+    ] {
+        let error = b.error(text).await;
+        assert_eq!((error.code, error.place), ("column-unnamed", Some((2, 17))), "{text}: {error}");
+        assert_eq!(error.to_string(), "column 2 has no name: dep_delay + 1");
+        assert_eq!(error.evidence.remedy.unwrap(), "Give it one: dep_delay + 1 AS name.");
+    }
+    assert_eq!(
+        b.error("create table v as select count(*), count(carrier) from raw.flights").await.code,
+        "column-ambiguous"
+    );
+}
+
+#[tokio::test]
+async fn a_cast_that_fails_is_told_with_its_type_its_place_and_the_way_around() {
+    let b = Bench::default();
+    b.rows("create table t as select 'gift' as note, 1000.5 as amount, 3000000000 as n").await;
+    for (text, place, message, remedy) in [
+        (
+            "select 1,\n  cast(note as decimal(5,2)) from t",
+            (2, 8),
+            "\"gift\" is not a decimal(5, 2)",
+            "try_cast(note as decimal(5, 2)) gives NULL instead.",
+        ),
+        (
+            "select cast(n as string), note::int from t",
+            (1, 27),
+            "\"gift\" is not an int",
+            "try_cast(note as int) gives NULL instead.",
+        ),
+        (
+            "select cast(amount as decimal(5, 2)) from t",
+            (1, 13),
+            "1000.50 does not fit into a decimal(5, 2)",
+            "Cast to a wider type; try_cast(amount as decimal(5, 2)) gives NULL instead.",
+        ),
+        (
+            "create table u as select cast(n as int) as n from t",
+            (1, 31),
+            "3000000000 does not fit into an int",
+            "Cast to a wider type; try_cast(n as int) gives NULL instead.",
+        ),
+    ] {
+        let error = b.error(text).await;
+        assert_eq!((error.to_string().as_str(), error.place), (message, Some(place)), "{text}");
+        assert_eq!(error.evidence.remedy.as_deref(), Some(remedy), "{text}");
+    }
+    // Which of two it was is not known.
+    let error = b.error("select cast(note as int), cast(note as int) + 1 from t").await;
+    assert_eq!((error.to_string().as_str(), error.place), ("\"gift\" is not an int", Some((1, 1))));
 }

@@ -8,7 +8,7 @@ use crate::support::{Bench, Collect, head, json};
 
 async fn bytes(b: &Bench, text: &str, format: ResultFormat) -> Vec<u8> {
     let mut sink = Collect::default();
-    let limits = QueryLimits { rows: None, memory: None };
+    let limits = QueryLimits::default();
     b.lake.run(&b.query(text), &head(), &limits, format, &mut sink).await.unwrap();
     sink.0
 }
@@ -87,7 +87,7 @@ async fn arrow_streams_are_plain() {
 #[tokio::test]
 async fn results_without_rows_and_without_columns_are_well_formed() {
     let b = Bench::default();
-    for text in ["select 1 as x where false", "create table t (x int)"] {
+    for (text, header) in [("select 1 as x where false", "x\r\n"), ("create table t (x int)", "")] {
         for format in [ResultFormat::Json, ResultFormat::Arrow, ResultFormat::Csv] {
             let found = bytes(&b, &text.replace("table t", &format!("table t{format:?}").to_lowercase()), format).await;
             match format {
@@ -95,8 +95,37 @@ async fn results_without_rows_and_without_columns_are_well_formed() {
                 ResultFormat::Arrow => {
                     assert_eq!(arrow::ipc::reader::StreamReader::try_new(found.as_slice(), None).unwrap().count(), 0)
                 }
-                ResultFormat::Csv => assert!(found.is_empty() || found == b"x\r\n"),
+                ResultFormat::Csv => assert_eq!(found, header.as_bytes()),
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_damaged_or_cut_stream_is_an_error_and_no_whole_result() {
+    let b = Bench::default();
+    let text = "select i, 'row ' || i as s from generate_series(1, 20000) as g(i)";
+    let stream = bytes(&b, text, ResultFormat::Arrow).await;
+    let encode = async |stream: Vec<u8>| {
+        let mut sink = Collect::default();
+        let cursor = Box::new(std::io::Cursor::new(stream));
+        b.lake.encode(cursor, ResultFormat::Csv, &mut sink).await.map(|()| sink.0)
+    };
+    let whole = encode(stream.clone()).await.unwrap();
+    assert_eq!(String::from_utf8(whole).unwrap().lines().count(), 20_001);
+    let without_end = stream.len() - 8;
+    for length in [0, 7, 100, stream.len() / 2, without_end, stream.len() - 1] {
+        let error = encode(stream[..length].to_vec()).await.unwrap_err();
+        assert_eq!(
+            (error.code, error.fault),
+            ("query-failed", pinrail_model::fault::Fault::Platform),
+            "{length}: {error}"
+        );
+        assert!(error.to_string().contains("the kept result is damaged"), "{length}: {error}");
+    }
+    let mut damaged = stream;
+    let middle = damaged.len() / 2;
+    let next = damaged[middle..].windows(4).position(|bytes| bytes == [0xff; 4]).map(|at| middle + at).unwrap();
+    damaged[next..next + 12].fill(0x55);
+    assert!(encode(damaged).await.is_err());
 }

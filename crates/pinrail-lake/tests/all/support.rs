@@ -274,7 +274,7 @@ impl Bench {
 
     pub async fn try_run(&self, query: &Query, view: &View) -> Result<(QueryDone, Json), LakeError> {
         let mut sink = Collect::default();
-        let limits = QueryLimits { rows: None, memory: None };
+        let limits = QueryLimits::default();
         let done = self.lake.run(query, view, &limits, ResultFormat::Json, &mut sink).await?;
         let json: Json =
             serde_json::from_slice(&sink.0).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&sink.0)));

@@ -218,6 +218,14 @@ pub struct Query {
     pub writes: Option<Vec<Writes>>,
 }
 
+/// One of several texts that will run one after the other.
+#[derive(Debug, Clone)]
+pub struct InTurn {
+    pub query: Query,
+    /// Tables that something else will have written before it: their columns cannot be known.
+    pub unknown: Vec<TableRef>,
+}
+
 /// A typed template value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -282,10 +290,12 @@ pub enum ResultFormat {
 }
 
 /// What bounds one query.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct QueryLimits {
     /// Rows of the last result that are delivered; the rest is cut and said so.
     pub rows: Option<u64>,
+    /// Bytes of the last result, as it is encoded, that are delivered; it is cut before the first batch beyond them.
+    pub bytes: Option<u64>,
     /// Bytes of memory that the query may hold.
     pub memory: Option<u64>,
 }
@@ -316,6 +326,9 @@ pub trait ResultSink: Send {
 #[async_trait]
 pub trait QueryEngine: Send + Sync {
     async fn check(&self, query: &Query, view: &View) -> Result<Checked, LakeError>;
+    /// Checks texts that will run one after the other: each sees the tables that those before it would make. Gives an
+    /// answer for each, in the same order.
+    async fn check_in_turn(&self, queries: &[InTurn], view: &View) -> Vec<Result<Checked, LakeError>>;
     async fn run(
         &self,
         query: &Query,
@@ -324,7 +337,8 @@ pub trait QueryEngine: Send + Sync {
         format: ResultFormat,
         sink: &mut dyn ResultSink,
     ) -> Result<QueryDone, LakeError>;
-    /// Encodes a result that [`run`](Self::run) made as an Arrow IPC stream, whole or cut off between two batches.
+    /// Encodes a result that [`run`](Self::run) made as an Arrow IPC stream. A stream that does not end as it should is
+    /// an error.
     async fn encode(
         &self,
         arrow: Box<dyn std::io::Read + Send>,

@@ -114,7 +114,7 @@ struct CodeBody {
     bundle: Sha,
 }
 
-/// Compiles the workflow files of a bundle.
+/// Compiles the workflow files of a bundle, and checks the SQL of their jobs.
 #[utoipa::path(
     post, path = "/projects/{project}/compilations", tag = "projects", security(("token" = ["operator"])),
     params(("project" = ProjectName, Path)), request_body(content = CodeBody, example = json!({"bundle": EXAMPLE})),
@@ -127,7 +127,7 @@ async fn compile(
     At(project): At<ProjectName>,
     Body(body): Body<CodeBody>,
 ) -> Result<Json<Compiled>, Problem> {
-    app.compile(&caller, &project, body.bundle).await.map(Json)
+    app.check(&caller, &project, body.bundle).await.map(Json)
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -1,6 +1,7 @@
 //! SQL from the command line.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -16,7 +17,45 @@ use crate::output::{Output, cell, plural, table};
 /// Seconds that one request waits for the end; a Ctrl-C is noticed as soon.
 const WAIT: u64 = 1;
 
-pub fn sql(place: &Place, output: Output, text: &str, format: &str) -> Result<ExitCode, Failure> {
+pub fn sql(
+    place: &Place,
+    output: Output,
+    text: Option<&str>,
+    file: Option<&Path>,
+    format: &str,
+) -> Result<ExitCode, Failure> {
+    let (text, name) = statements(text, file)?;
+    ask(place, output, &text, format).map_err(|failure| match name {
+        // Of a file the place is one that an editor can go to.
+        Some(name) if failure.message.starts_with(|c: char| c.is_ascii_digit()) => {
+            Failure { message: format!("{name}:{}", failure.message), ..failure }
+        }
+        _ => failure,
+    })
+}
+
+/// The statements, and the name of the file that they are from.
+fn statements(text: Option<&str>, file: Option<&Path>) -> Result<(String, Option<String>), Failure> {
+    if let Some(file) = file {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Failure::new(FAILED, format!("file \"{name}\" cannot be read: {e}")))?;
+        return Ok((text, Some(name)));
+    }
+    match text {
+        Some("-") | None => {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .read_to_string(&mut text)
+                .map_err(|e| Failure::new(FAILED, format!("standard input cannot be read: {e}")))?;
+            Ok((text, None))
+        }
+        Some(text) => Ok((text.to_owned(), None)),
+    }
+}
+
+fn ask(place: &Place, output: Output, text: &str, format: &str) -> Result<ExitCode, Failure> {
     let project = place.project()?;
     let client = place.connect()?;
     let bundle = client.send_bundle(&project, &place.state()?)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Project, task, wait_until};
+use crate::support::{Project, Server, task, wait_until};
 
 const WORKFLOW: &str = "
 from pinrail import Table
@@ -177,6 +177,157 @@ fn a_query_is_followed_fetched_in_any_format_and_cancelled() {
     let (_, listed) = project.curl("/api/v1/projects/demo/queries", &["-H", &admin]);
     assert_eq!(listed["items"].as_array().unwrap().len(), 3);
     assert_eq!(project.run(&["tables", "--json"]).json()["items"], json!([]));
+}
+
+/// Threads of queries that a server has.
+fn threads_of_queries(server: &Server) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap();
+    let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.trim() == "query").count()
+}
+
+#[test]
+fn a_query_that_computes_without_a_pause_neither_blocks_others_nor_outlives_its_cancellation() {
+    let project = numbers();
+    let server = project.up();
+    let admin = project.admin();
+    let ask = |path: &str, body: &Value| project.curl(path, &["-X", "POST", "-H", &admin, "-d", &body.to_string()]);
+    let pairs = "select count(*) from generate_series(1, 100000) as a(i) cross join generate_series(1, 100000) as b(j)";
+    let endless = [
+        " where i * 2 + j = 7",
+        " cross join generate_series(1, 100000) as c(k)",
+        " where i + j < 0",
+        " where (i + j) % 1000001 = 1000000",
+    ];
+    let begun: Vec<Value> =
+        endless.map(|rest| ask("/api/v1/projects/demo/queries", &json!({"sql": format!("{pairs}{rest}")})).1).to_vec();
+    // More of them than the machine has processors do not keep a small one, or the catalog, from its answer.
+    assert_eq!(rows(&project, "select 1 as a"), json!([[1]]));
+    assert_eq!(project.run(&["tables", "--json"]).json()["items"], json!([]));
+    assert!(threads_of_queries(&server) > 0);
+    for query in begun {
+        let (_, cancelled) = ask(&format!("/api/v1/queries/{}/cancel", query["id"].as_str().unwrap()), &json!({}));
+        assert_eq!(cancelled["state"], "cancelled", "{cancelled}");
+    }
+    wait_until("no query computes any more", || threads_of_queries(&server) == 0);
+}
+
+#[test]
+fn statements_come_from_a_file_or_from_standard_input() {
+    let project = Project::new(&[
+        ("sql/few.sql", "-- Two of them.\ncreate table t as select 1 as a;\nselect a + 1 as b from t;\n"),
+        ("sql/wrong.sql", "select 1 as a;\nselect\n  c\nfrom t\n"),
+    ]);
+    let file = |name: &str| project.path().join(name).display().to_string();
+    let ran = project.run(&["sql", "-f", &file("sql/few.sql"), "--format", "csv"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "b\r\n2\r\n"), "{ran:?}");
+    let wrong = file("sql/wrong.sql");
+    let ran = project.run(&["sql", "--file", &wrong]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(ran.err.starts_with(&format!("error: {wrong}:3:3: column \"c\" not found in t")), "{ran:?}");
+    let ran = project.run_with(&["sql", "-", "--format", "csv"], "-- From a pipe.\nselect a from t");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "a\r\n1\r\n"), "{ran:?}");
+    assert_eq!(project.run(&["sql"]).code, Some(2));
+    let ran = project.run(&["sql", "-f", "nope.sql"]);
+    assert!(ran.err.starts_with("error: file \"nope.sql\" cannot be read"), "{ran:?}");
+}
+
+#[test]
+fn check_looks_into_the_sql_of_the_jobs() {
+    let workflow = "
+from pinrail import Param, Sql, Workflow
+workflow = Workflow({
+    template(name='load', sql='sql/load.sql'): [],
+    template(name='size', sql='sql/size.sql'): ['load'],
+    template(name='good', sql='sql/good.sql'): ['load', 'size'],
+    template(name='inline', sql=Sql(text='select a, from raw.t')): ['load'],
+    template(name='python', class_='jobs.a.Any'): [],
+    template(name='after', sql=Sql(text='select gone from raw.kept')): ['python'],
+}, params={'least': Param(int), 'word': Param(str, default='x')})
+";
+    let load = "create or replace table raw.t as select id, name from read_csv('data/t.csv');";
+    let project = Project::new(&[
+        ("workflows/w.py", workflow),
+        ("jobs/a.py", "class Any:\n    def execute(self, ctx):\n        pass\n"),
+        ("data/t.csv", "id,name\n1,a\n"),
+        ("sql/load.sql", load),
+        ("sql/size.sql", "-- output: rows\nselect count(*) from raw.t"),
+        (
+            "sql/good.sql",
+            "-- writes: marts.good partition (day = {{ ds }})\nselect id, name from raw.t where id > {{ params.least }} and id < {{ upstream.size.rows }} and name <> {{ params.word }}",
+        ),
+    ]);
+    assert_eq!(
+        project.run(&["sql", "create table raw.t as select 1 as old; create table raw.kept as select 1 as kept"]).code,
+        Some(0)
+    );
+    let ran = project.run(&["check"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.out.contains("the SQL of job \"inline\""), "{ran:?}");
+    assert!(
+        ran.out.contains("warning: 1:8 of the SQL of job \"after\": column \"gone\" not found in raw.kept"),
+        "{ran:?}"
+    );
+    assert!(
+        ran.out.ends_with("1 error, 1 warning\n"),
+        "what the load makes counts, not the table that is there: {ran:?}"
+    );
+    let rest = workflow.lines().filter(|line| !line.contains("inline") && !line.contains("'after'"));
+    project.write("workflows/w.py", &rest.collect::<Vec<_>>().join("\n"));
+    for (text, expected) in [
+        (
+            "-- wrties: marts.good\nselect 1 as a",
+            ["error: header key \"wrties\" does not exist", "sql/good.sql:1", "Did you mean \"writes\"?"],
+        ),
+        (
+            "-- writes: marts.good\nselect idd\nfrom raw.t where id > {{ params.least }}",
+            ["error: column \"idd\" not found in raw.t", "sql/good.sql:2", "│        ^^^"],
+        ),
+        (
+            "-- writes: marts.good\nselect id from raw.t\nwhere id = {{ params.leas }}",
+            [
+                "error: template value \"params.leas\" is not defined",
+                "sql/good.sql:3",
+                "Did you mean \"params.least\"?",
+            ],
+        ),
+        (
+            "-- writes: marts.good\nselect id from raw.t where id = {{ upstream.sise.rows }}",
+            ["error: template value", "sql/good.sql:2", ""],
+        ),
+        (
+            "-- writes: marts.good\ndrop table if exists raw.t; select 1 as a",
+            ["error: the rows of this SELECT go nowhere", "sql/good.sql:2", "INSERT OVERWRITE marts.good"],
+        ),
+        (
+            "drop table if exists raw.t; create table raw.t as select 1 as x; select id from raw.t",
+            ["error: column \"id\" not found in raw.t", "sql/good.sql:1", "The columns are x."],
+        ),
+    ] {
+        project.write("sql/good.sql", text);
+        let ran = project.run(&["check"]);
+        assert_eq!(ran.code, Some(3), "{text}: {ran:?}");
+        for expected in expected {
+            assert!(ran.out.contains(expected), "{text}: {expected}: {}", ran.out);
+        }
+    }
+    project.write("sql/good.sql", "drop table if exists raw.t; create table raw.t as select 1 as id");
+    let ran = project.run(&["check"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "1 workflow checked, nothing to complain about\n"), "{ran:?}");
+}
+
+#[test]
+fn a_job_whose_sql_does_nothing_says_so() {
+    let project =
+        Project::new(&[("sql/idle.sql", "select 1 as a"), ("sql/busy.sql", "create table t as select 1 as a")]);
+    assert_eq!(project.run(&["submit", "sql/idle.sql"]).code, Some(0));
+    assert!(
+        project.log("idle").contains("warning: the statements write no table and leave no output"),
+        "{}",
+        project.log("idle")
+    );
+    assert_eq!(project.run(&["submit", "sql/busy.sql"]).code, Some(0));
+    assert!(!project.log("busy").contains("warning"), "{}", project.log("busy"));
 }
 
 #[test]

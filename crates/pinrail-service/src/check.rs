@@ -1,0 +1,202 @@
+//! What is wrong with a project's definitions before anything runs: its workflow files, and the SQL of their jobs against
+//! the tables as they are and as the jobs above will make them.
+//!
+//! Not responsible for SQL that a class or function builds while it runs.
+//!
+//! Invariants:
+//! - nothing is run and nothing is kept: tables change while files do not;
+//! - what only a run can tell, such as an output of a job above, is no reason to complain.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use pinrail_model::document::{Document, Job, Sha, SqlSource};
+use pinrail_model::fault::Fault;
+use pinrail_model::names::{JobName, ProjectName, TableRef};
+use pinrail_model::schedule::{self, Schedule, interval_at};
+use pinrail_model::seam::lake::{FileScope, InTurn, LakeError, Query as SqlQuery, View};
+use serde_json::Value;
+
+use crate::app::{App, param_types};
+use crate::compile::{Compiled, Diagnostic, plain};
+use crate::problem::Problem;
+use crate::tokens::Principal;
+use crate::values::{Scope, declared};
+
+/// What is wrong with a text whatever the values are that a run fills in.
+const WITHOUT_VALUES: [&str; 12] = [
+    "column-not-found",
+    "function-not-found",
+    "header-invalid",
+    "sql-syntax",
+    "statement-unsupported",
+    "table-not-found",
+    "template-filter",
+    "template-misplaced",
+    "template-syntax",
+    "template-undefined",
+    "writes-differ",
+    "writes-nothing",
+];
+/// What depends on columns of tables, which a job of another kind may change before.
+const BY_TABLES: [&str; 5] = ["cast-failed", "column-ambiguous", "column-count", "column-not-found", "sql-invalid"];
+
+/// The SQL of a job on its way through the engine.
+struct Text<'a> {
+    job: &'a Job,
+    text: String,
+    /// A value of it is known only when it runs.
+    open: bool,
+    /// A job above may write any table.
+    above: bool,
+}
+
+impl App {
+    /// Compiles the workflow files of a bundle, and checks the SQL of their jobs. Needs the SQL engine for the latter.
+    ///
+    /// # Errors
+    /// When the bundle is not known or the interpreter cannot be run.
+    pub async fn check(&self, principal: &Principal, project: &ProjectName, bundle: Sha) -> Result<Compiled, Problem> {
+        let mut compiled = self.compile(principal, project, bundle).await?;
+        if self.engine.is_none() {
+            return Ok(compiled);
+        }
+        let (root, settings) = self.bundle(project, bundle).await?;
+        let files = self.files_of(project, root.clone(), settings).await;
+        let documents: Vec<Document> =
+            compiled.documents.values().filter_map(|json| Document::read(json).ok()).collect();
+        for document in &documents {
+            for found in self.check_sql(project, document, &root, &files).await {
+                // Two jobs may have one file.
+                let same = |known: &Diagnostic| {
+                    (&known.file, known.line, &known.message) == (&found.file, found.line, &found.message)
+                };
+                if !compiled.diagnostics.iter().any(same) {
+                    compiled.diagnostics.push(found);
+                }
+            }
+        }
+        Ok(compiled)
+    }
+
+    async fn check_sql(
+        &self,
+        project: &ProjectName,
+        document: &Document,
+        root: &Path,
+        files: &FileScope,
+    ) -> Vec<Diagnostic> {
+        let (texts, queries) = match self.texts(document, root, files) {
+            Some(texts) => texts.into_iter().unzip::<_, _, Vec<_>, Vec<_>>(),
+            None => return Vec::new(),
+        };
+        let Some(engine) = &self.engine else { return Vec::new() };
+        let view = View { project: project.clone(), at: None, attempt: None };
+        let checked = engine.check_in_turn(&queries, &view).await;
+        let wrong = texts.iter().zip(checked).filter_map(|(text, result)| Some((text, result.err()?)));
+        let wrong = wrong.filter(|(text, error)| !text.open || WITHOUT_VALUES.contains(&error.code));
+        wrong.map(|(text, error)| diagnostic(document, text, error)).collect()
+    }
+
+    /// The texts of a workflow's SQL jobs in an order in which they may run. None if there is no interval to run for.
+    fn texts<'a>(&self, document: &'a Document, root: &Path, files: &FileScope) -> Option<Vec<(Text<'a>, InTurn)>> {
+        let schedule = document.schedule.as_ref();
+        let interval = interval_at(schedule, None, self.now()).ok()?;
+        let zone = schedule::zone(schedule.map_or("UTC", Schedule::tz)).ok()?;
+        let ds = schedule::ds(interval, zone).to_string();
+        let params = document.params.iter();
+        let params: BTreeMap<String, Value> =
+            params.map(|(name, param)| (name.to_string(), param.default.clone().unwrap_or(Value::Null))).collect();
+        let types = param_types(document);
+        let (mut texts, mut unknown, mut writers): (Vec<_>, Vec<TableRef>, BTreeSet<&JobName>) = Default::default();
+        for job in in_order(&document.jobs) {
+            let writes = declared(job, &ds);
+            let above = job.after.iter().any(|parent| writers.contains(parent));
+            let Some(source) = &job.sql else {
+                unknown.extend(writes.iter().map(|writes| writes.table.clone()));
+                if above || writes.is_empty() {
+                    writers.insert(&job.name);
+                }
+                continue;
+            };
+            if above {
+                writers.insert(&job.name);
+            }
+            let (text, file) = match source {
+                SqlSource::Text(text) => (text.clone(), None),
+                // A file that is not there has been told where it is named.
+                SqlSource::File(file) => match std::fs::read_to_string(root.join(file)) {
+                    Ok(text) => (text, Some(file.clone())),
+                    Err(_) => continue,
+                },
+            };
+            let mut given = params.clone();
+            given.extend(job.params.clone());
+            let scope = Scope { ds: &ds, interval, params: &given, param_types: &types };
+            let left: Vec<(&str, String)> = outputs(&text, job);
+            let values = scope.values(&BTreeMap::new(), left.iter().map(|(job, name)| (*job, name, &Value::Null)));
+            let is_open = |name: &str| given.get(name).is_some_and(Value::is_null);
+            let open = !left.is_empty() || paths(&text).any(|path| path.strip_prefix("params.").is_some_and(is_open));
+            let writes = Some(writes).filter(|declared| !declared.is_empty());
+            let query = SqlQuery { text: text.clone(), file, values, files: files.clone(), writes };
+            texts.push((Text { job, text, open, above }, InTurn { query, unknown: std::mem::take(&mut unknown) }));
+        }
+        Some(texts)
+    }
+}
+
+/// The jobs, each after those that it waits for.
+fn in_order(jobs: &[Job]) -> Vec<&Job> {
+    let (mut ordered, mut left): (Vec<&Job>, Vec<&Job>) = (Vec::new(), jobs.iter().collect());
+    while !left.is_empty() {
+        let waits = |job: &&Job| left.iter().any(|other| job.after.contains(&other.name));
+        let (ready, rest): (Vec<_>, Vec<_>) = left.iter().copied().partition(|job| !waits(job));
+        if ready.is_empty() {
+            return ordered;
+        }
+        ordered.extend(ready);
+        left = rest;
+    }
+    ordered
+}
+
+/// The paths of the templates of a text, also of those in comments.
+fn paths(text: &str) -> impl Iterator<Item = &str> {
+    text.split("{{").skip(1).filter_map(|rest| rest.split(['}', '|']).next()).map(str::trim)
+}
+
+/// The outputs of jobs above that a text names: job and name.
+fn outputs<'a>(text: &'a str, job: &Job) -> Vec<(&'a str, String)> {
+    let output = |path: &'a str| {
+        let (parent, name) = path.strip_prefix("upstream.")?.split_once('.')?;
+        job.after.iter().any(|known| known.as_str() == parent).then(|| (parent, name.to_owned()))
+    };
+    paths(text).filter_map(output).collect()
+}
+
+fn diagnostic(document: &Document, text: &Text<'_>, error: LakeError) -> Diagnostic {
+    let LakeError { code, fault, evidence, place } = error;
+    let certain = fault == Fault::User && !(text.above && BY_TABLES.contains(&code));
+    let found = Diagnostic {
+        hint: evidence.remedy,
+        workflow: Some(document.workflow.to_string()),
+        ..plain(if certain { "error" } else { "warning" }, code, evidence.message)
+    };
+    let Some(SqlSource::File(file)) = &text.job.sql else {
+        let place = place.map_or_else(String::new, |(line, column)| format!("{line}:{column} of "));
+        return Diagnostic {
+            message: format!("{place}the SQL of job \"{}\": {}", text.job.name, found.message),
+            file: Some(text.job.source.file.clone()),
+            line: Some(text.job.source.line),
+            ..found
+        };
+    };
+    let (line, column) = place.unwrap_or((1, 1));
+    let source = text.text.lines().nth(line.saturating_sub(1) as usize).map(str::to_owned);
+    let width = source.as_ref().map(|source| {
+        let rest = source.chars().skip(column.saturating_sub(1) as usize);
+        let name = rest.take_while(|c| c.is_alphanumeric() || *c == '_').count();
+        u32::try_from(name.max(1)).unwrap_or(1)
+    });
+    Diagnostic { file: Some(file.clone()), line: Some(line), column: Some(column), width, source, ..found }
+}
