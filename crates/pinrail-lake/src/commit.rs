@@ -387,14 +387,14 @@ fn summary(
     put("total-delete-files", manifests.iter().filter(|m| m.content == ManifestContentType::Deletes).map(files).sum());
     let partitions: HashSet<_> = change.added.iter().map(|n| (n.spec_id, n.file.partition())).collect();
     put("changed-partition-count", partitions.len() as u64);
+    if let Some(size) = size_before(before).map(|size| (size + added_size).saturating_sub(removed_size)) {
+        put("total-files-size", size);
+    }
     if let (1, Some(one)) = (partitions.len(), change.added.first())
         && let Some(spec) = before.partition_spec_by_id(one.spec_id).filter(|spec| !spec.is_unpartitioned())
     {
         let path = spec.partition_to_path(one.file.partition(), before.current_schema().clone());
         counts.insert(format!("{ONE_PARTITION}{path}"), format!("added-data-files={}", change.added.len()));
-    }
-    if let Some(size) = size_before(before).map(|size| (size + added_size).saturating_sub(removed_size)) {
-        put("total-files-size", size);
     }
     if let Some(attempt) = attempt {
         counts.insert("pinrail.run-id".to_owned(), attempt.run.to_string());
