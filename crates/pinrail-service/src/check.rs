@@ -62,7 +62,7 @@ impl App {
             return Ok(compiled);
         }
         let (root, settings) = self.bundle(project, bundle).await?;
-        let files = self.files_of(project, root.clone(), settings).await;
+        let files = self.files_of(project, root.clone(), settings).await?;
         let documents: Vec<Document> =
             compiled.documents.values().filter_map(|json| Document::read(json).ok()).collect();
         for document in &documents {
