@@ -192,6 +192,8 @@ fn a_query_that_computes_without_a_pause_neither_blocks_others_nor_outlives_its_
     let server = project.up();
     let admin = project.admin();
     let ask = |path: &str, body: &Value| project.curl(path, &["-X", "POST", "-H", &admin, "-d", &body.to_string()]);
+    // Sends the project, which a query must be of.
+    assert_eq!(rows(&project, "select 1 as a"), json!([[1]]));
     let pairs = "select count(*) from generate_series(1, 100000) as a(i) cross join generate_series(1, 100000) as b(j)";
     let endless = [
         " where i * 2 + j = 7",
