@@ -298,14 +298,12 @@ pub fn task_line(output: Output, task: &Value, left: &Left) -> String {
         "waiting" | "ready" | "backoff" => (output.dim("·"), state.clone()),
         _ => ("▸".to_owned(), state.clone()),
     };
-    let note = match (attempt["cleanup"]["ok"] == false, note.is_empty()) {
-        (true, true) => "cleanup failed".to_owned(),
-        (true, false) => format!("{note}, cleanup failed"),
-        (false, _) => note,
-    };
     let number = task["attempts"].as_array().map_or(0, Vec::len);
-    let tries = if number > 1 { format!("{number} attempts  ") } else { String::new() };
-    format!("  {mark} {name:<16} {:<8} {took:>8}   {tries}{note}", cell(&attempt["executor"])).trim_end().to_owned()
+    let tries = if number > 1 { format!("{number} attempts") } else { String::new() };
+    let cleanup = if attempt["cleanup"]["ok"] == false { "cleanup failed".to_owned() } else { String::new() };
+    let notes: Vec<String> = [tries, note, cleanup].into_iter().filter(|note| !note.is_empty()).collect();
+    let notes = notes.join(", ");
+    format!("  {mark} {name:<16} {:<8} {took:>8}   {notes}", cell(&attempt["executor"])).trim_end().to_owned()
 }
 
 fn tell(client: &Client, output: Output, run: &Value) {
