@@ -17,13 +17,15 @@ use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_c
 use pinrail_model::time::{Clock, Micros};
 use serde_json::Value;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::failure::{FAILED, Failure};
 
 /// Libraries walk statements recursively; memory is used only as far as it is touched.
 const STACK: usize = 16 << 20;
+/// Queries that run at once; more wait for their turn. Each has threads, and all share one pool of memory.
+const MOST_QUERIES: usize = 32;
 /// Chunks of a result that wait for a slow reader before the query waits too.
 const CHUNKS: usize = 4;
 
@@ -33,6 +35,8 @@ pub struct OnItsOwn {
     handle: Handle,
     /// Threads of each query.
     threads: usize,
+    /// Held by each query that runs.
+    turns: Semaphore,
 }
 
 /// Ends a runtime of the lake when it is dropped.
@@ -78,7 +82,10 @@ pub fn open(
         .map_err(|e| Failure::new(FAILED, format!("the server cannot start: {e}")))?
         .with_system(Arc::new(StateTables(store)));
     let handle = runtime.handle().cloned().ok_or_else(|| Failure::new(FAILED, "the SQL engine has no threads"))?;
-    Ok((runtime, Arc::new(OnItsOwn { lake: Arc::new(lake), handle, threads: cores })))
+    Ok((
+        runtime,
+        Arc::new(OnItsOwn { lake: Arc::new(lake), handle, threads: cores, turns: Semaphore::new(MOST_QUERIES) }),
+    ))
 }
 
 /// The state database as tables.
@@ -205,6 +212,7 @@ impl QueryEngine for OnItsOwn {
         sink: &mut dyn ResultSink,
     ) -> Result<QueryDone, LakeError> {
         let (lake, query, view, limits) = (Arc::clone(&self.lake), query.clone(), view.clone(), limits.clone());
+        let _turn = self.turns.acquire().await.map_err(|_| failed("the engine stops"))?;
         let (chunks, mut passed) = mpsc::channel(CHUNKS);
         let threads = LakeRuntime::new("query", self.threads);
         let threads = threads.map_err(|e| failed(&format!("a query cannot have threads: {e}")))?;

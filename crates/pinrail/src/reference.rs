@@ -85,7 +85,9 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("python/src/pinrail/_context.py", "VALUE_LIMIT"),
             ("python/src/pinrail/run.py", "RESULT_LIMIT"),
             ("crates/pinrail-exec/src/channel.rs", "LONGEST_LINE"),
+            ("crates/pinrail-exec/src/channel.rs", "MOST_OUTPUTS"),
             ("crates/pinrail-service/src/sink.rs", "MOST_ROWS"),
+            ("crates/pinrail-service/src/sink.rs", "MOST_COUNTERS"),
             ("crates/pinrail-service/src/secrets.rs", "LONGEST"),
             ("crates/pinrail-service/src/mask.rs", "SHORTEST"),
             ("crates/pinrail-service/src/logs.rs", "HEAD"),
@@ -96,6 +98,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
     (
         "SQL",
         &[
+            ("crates/pinrail/src/lake.rs", "MOST_QUERIES"),
             ("crates/pinrail-lake/src/catalog.rs", "MEMORY"),
             ("crates/pinrail-lake/src/sql/parse.rs", "DEEPEST"),
             ("crates/pinrail-lake/src/sql/parse.rs", "LONGEST_CHAIN"),
