@@ -25,7 +25,7 @@ use crate::wire::Exit;
 const LONGEST_LINE: u64 = 1 << 20;
 /// The largest output, in bytes of JSON: it travels with every attempt below.
 const LARGEST_OUTPUT: usize = 64 << 10;
-/// Outputs of one attempt, for the same reason.
+/// Outputs of one attempt: all travel with every attempt below.
 const MOST_OUTPUTS: usize = 100;
 /// How much of a stream is read at once.
 const CHUNK: usize = 32 << 10;
