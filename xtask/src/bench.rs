@@ -36,7 +36,9 @@ struct Figure {
 pub fn bench(words: &[&str]) -> Result<()> {
     match words {
         ["core"] => core(None),
-        ["core", "--binary", path] => core(Some(PathBuf::from(path))),
+        ["core", "--binary", path] => {
+            core(Some(std::fs::canonicalize(path).with_context(|| format!("no binary at {path}"))?))
+        }
         other => bail!("unknown benchmark {other:?}: there is `core`"),
     }
 }
