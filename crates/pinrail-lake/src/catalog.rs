@@ -370,6 +370,7 @@ fn merged(earlier: Option<Intent>, new: Intent) -> Intent {
     match (earlier, new) {
         (None | Some(Intent::Changes), new) => new,
         (Some(earlier), Intent::Changes) => earlier,
+        (Some(Intent::New), _) | (_, Intent::New) => Intent::New,
         (Some(Intent::Overwrite { partitions: mut all }), Intent::Overwrite { partitions: more }) => {
             // Naming none means the whole table, which no list of partitions makes smaller.
             if all.is_empty() || more.is_empty() {

@@ -516,6 +516,9 @@ fn replay_shape(proposal: &Proposal, base: &Base, head: &Table) -> Result<Option
 
 /// Somebody else has made the table meanwhile: with the same columns and partitioning it is as if it had been there.
 async fn replay_create(tables: &Tables, proposal: &Proposal, head: &Table) -> Result<(Option<Shape>, Change)> {
+    if proposal.intent == Intent::New {
+        return Err(error::conflict(format!("table \"{}\" was made by somebody else meanwhile", proposal.table)));
+    }
     let same = proposal.shape.as_ref().is_some_and(|shape| {
         let spec = head.metadata.default_partition_spec();
         let wanted = shape.spec.clone().unwrap_or_default();

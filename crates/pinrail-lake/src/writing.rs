@@ -53,6 +53,8 @@ struct Rows {
 /// Which files a write replaces.
 enum Replaces {
     Nothing,
+    /// There is no table, and nobody else may make it meanwhile.
+    Absence,
     /// Naming none means the whole table.
     Partitions(Vec<Partition>),
     /// Those partitions that get rows.
@@ -77,7 +79,8 @@ impl Run<'_> {
                     return Ok(());
                 }
                 let schema = Schema::builder().with_fields(columns).build().map_err(|e| invalid_columns(&e))?;
-                self.create(scope, table, schema, &cuts, None).await
+                let replaces = if or_replace { Replaces::Partitions(Vec::new()) } else { Replaces::Nothing };
+                self.create(scope, table, (schema, &cuts), None, replaces).await
             }
             Kind::CreateTableAs { table, or_replace, if_not_exists, cuts, query } => {
                 if !self.may_create(scope, &table, or_replace, if_not_exists).await? {
@@ -89,7 +92,8 @@ impl Run<'_> {
                     return Ok(());
                 };
                 let schema = schema_of(planned.table_schema()?.as_ref(), &mut FieldIds::after(0))?;
-                self.create(scope, table, schema, &cuts, Some(planned)).await
+                let replaces = if or_replace { Replaces::Partitions(Vec::new()) } else { Replaces::Absence };
+                self.create(scope, table, (schema, &cuts), Some(planned), replaces).await
             }
             _ => Err(error::unsupported("this statement writes nothing")),
         }
@@ -175,9 +179,9 @@ impl Run<'_> {
         &mut self,
         scope: &Scope,
         name: TableRef,
-        schema: Schema,
-        cuts: &[Cut],
+        (schema, cuts): (Schema, &[Cut]),
         planned: Option<Planned>,
+        replaces: Replaces,
     ) -> Result<()> {
         let ground = self.ground(scope, &name).await?;
         let schema = match &ground.base {
@@ -201,12 +205,9 @@ impl Run<'_> {
             self.made.made(name, Some(types::query_schema(&schema)?));
             return Ok(());
         }
-        let intent = match &ground.base {
-            Some(_) => Replaces::Partitions(Vec::new()),
-            None => Replaces::Nothing,
-        };
+        let replaces = if ground.base.is_some() { Replaces::Partitions(Vec::new()) } else { replaces };
         let shape = Shape { schema, spec: Some(spec) };
-        self.write(scope, name, ground, Some(shape), rows, intent).await
+        self.write(scope, name, ground, Some(shape), rows, replaces).await
     }
 
     async fn drop_table(&mut self, scope: &Scope, name: &TableRef, if_exists: bool) -> Result<()> {
@@ -430,6 +431,7 @@ impl Run<'_> {
         let base = ground.base.as_ref().map(|base| base.metadata.as_ref());
         let (intent, partitions) = match replaces {
             Replaces::Nothing => (Intent::Changes, None),
+            Replaces::Absence => (Intent::New, None),
             Replaces::Partitions(partitions) => {
                 (Intent::Overwrite { partitions: partitions.clone() }, Some(partitions))
             }

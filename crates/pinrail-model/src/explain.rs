@@ -241,10 +241,17 @@ fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
             // A remedy says better what is to be done, unless it is about the code.
             let known =
                 failure.evidence.remedy.is_some() && !failure.evidence.facts.iter().any(|(name, _)| name == ERROR);
-            // A job without a workflow brings its own code, which no folder has.
-            let in_code = failure.fault == Fault::User && !known && !matches!(run.cause, Cause::OneOff { .. });
-            let fix = in_code || (failure.fault == Fault::Data && !known);
-            let code = if in_code { " --code folder" } else { "" };
+            let fix = !known && matches!(failure.fault, Fault::User | Fault::Data);
+            let mended = match failure.fault {
+                Fault::User | Fault::Timeout | Fault::OutOfMemory => true,
+                // Without a remedy it is the data that are to be mended, in place.
+                Fault::Data => known,
+                _ => false,
+            };
+            // A command that was submitted stands in no file.
+            let job = run.find(task.job.as_str()).map(|ix| &run.graph.jobs[ix]);
+            let bare = matches!(run.cause, Cause::OneOff { .. }) && job.is_some_and(|job| job.shell.is_some());
+            let code = if mended && !bare { " --code folder" } else { "" };
             (fix.then(|| "fix the file".to_owned()), Some(format!("{retry}{code}")))
         }
         Why::Cancelled { .. } | Why::Held { .. } => (None, Some(retry)),

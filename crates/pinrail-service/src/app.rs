@@ -12,7 +12,7 @@ use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
-use pinrail_model::run::{Class, Ends, Run};
+use pinrail_model::run::{Cause, Class, Ends, Run};
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
@@ -625,8 +625,13 @@ impl App {
         let outside = match &request.jobs {
             None => BTreeMap::new(),
             Some(jobs) => match &request.upstream {
-                Some(given) => given_outside(&document, jobs, given)?,
-                None => self.outside(project, &document, jobs, interval).await?,
+                Some(given) => {
+                    let known = given_outside(&document, jobs, given)?;
+                    let mut outside = self.outside(project, &document, jobs, interval, &known).await?;
+                    outside.extend(known);
+                    outside
+                }
+                None => self.outside(project, &document, jobs, interval, &BTreeMap::new()).await?,
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
@@ -747,8 +752,10 @@ impl App {
         document: &Document,
         jobs: &str,
         interval: pinrail_model::time::Interval,
-    ) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
-        let needed = left_out(document, jobs)?;
+        given: &Outputs,
+    ) -> Result<Outputs, Problem> {
+        let mut needed = left_out(document, jobs)?;
+        needed.retain(|job| !given.contains_key(*job));
         if needed.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -756,8 +763,7 @@ impl App {
         let Answer::Succeeded(rows) = self.store.read(&Who::default(), query).await? else {
             return Ok(BTreeMap::new());
         };
-        let outputs: BTreeMap<JobName, BTreeMap<String, Value>> =
-            rows.into_iter().map(|row| (row.job, row.outputs)).collect();
+        let outputs: Outputs = rows.into_iter().map(|row| (row.job, row.outputs)).collect();
         let missing: Vec<String> =
             needed.iter().filter(|job| !outputs.contains_key(**job)).map(|job| job.to_string()).collect();
         if missing.is_empty() {
@@ -917,6 +923,11 @@ impl App {
         let _held = self.bundles.hold().await;
         let code = match bundle {
             None => None,
+            // A job of no workflow stays what it was asked to be, with the files as they are now.
+            Some(bundle) if matches!(stored.run.cause, Cause::OneOff { .. }) => {
+                self.known_bundle(project, bundle).await?;
+                Some(Code { bundle, version: stored.run.version })
+            }
             Some(bundle) => {
                 let compiled = self.compile(principal, project, bundle).await?;
                 let (_, version, bundle) = find_workflow(&compiled, &stored.run.workflow, bundle)?;
@@ -1091,19 +1102,18 @@ fn left_out<'a>(document: &'a Document, jobs: &str) -> Result<BTreeSet<&'a JobNa
 }
 
 /// The outputs that a caller gives for parents that the selection leaves out.
-fn given_outside(
-    document: &Document,
-    jobs: &str,
-    given: &BTreeMap<JobName, BTreeMap<String, Value>>,
-) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
+fn given_outside(document: &Document, jobs: &str, given: &Outputs) -> Result<Outputs, Problem> {
     let needed = left_out(document, jobs)?;
     if let Some(other) = given.keys().find(|job| !needed.contains(job)) {
         find_job(document, other)?;
         let detail = format!("\"{other}\" is not a job above the selected ones that is left out");
         return Err(Problem::new("bad-parameter", detail));
     }
-    Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
+    Ok(given.clone())
 }
+
+/// What jobs left, by their names.
+type Outputs = BTreeMap<JobName, BTreeMap<String, Value>>;
 
 /// A reply that a change by people does not get, since no owner orders it and nothing of it is unique.
 fn refused(reply: Option<&Reply>) -> Problem {

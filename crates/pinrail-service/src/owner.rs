@@ -15,7 +15,7 @@ use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::{Document, Job, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
-use pinrail_model::names::JobName;
+use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::run::{
     Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
     Timer, Work, apply,
@@ -27,7 +27,7 @@ use pinrail_model::seam::store::{
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
-use pinrail_model::time::{Clock, Now};
+use pinrail_model::time::{Clock, Interval, Now};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -209,6 +209,21 @@ struct Change {
     /// The command that made the run: answered in the same transaction, or refused when the run exists already.
     created_by: Option<CommandId>,
     reply: Option<Write>,
+}
+
+/// A run, by what no other active run may share with it.
+struct Beside<'a> {
+    run: RunId,
+    project: &'a ProjectName,
+    workflow: &'a WorkflowName,
+    interval: Interval,
+}
+
+impl Beside<'_> {
+    fn is_of(&self, run: &Run) -> bool {
+        let one_off = matches!(run.cause, Cause::OneOff { .. });
+        !one_off && (&run.project, &run.workflow, run.interval) == (self.project, self.workflow, self.interval)
+    }
 }
 
 /// What an attempt wants to make true, and who asks.
@@ -596,6 +611,7 @@ impl Owner {
             }
             CommandKind::Retry { run, jobs, code } => {
                 self.hold(*run, batch).await?;
+                self.make_way(*run, &command.by, batch).await?;
                 let event = self.retry(*run, jobs.as_deref(), code.as_ref(), &command.by).await?;
                 self.apply(*run, &event, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
                 Ok(json!({"id": run}))
@@ -624,7 +640,10 @@ impl Owner {
                 format!("run {} of workflow \"{}\" for the same interval is active", same.run.id, new.workflow);
             return Err(Refusal { run: Some(same.run.id), ..Refusal::new("run-exists", message) });
         }
-        self.supersede(new, batch).await?;
+        if !new.one_off {
+            let beside = Beside { run: new.id, project: &new.project, workflow: &new.workflow, interval: new.interval };
+            self.supersede(&beside, &new.by, batch).await?;
+        }
         let document = self.document(new).await?;
         let selected = new.jobs.as_ref().map(|jobs| select(&document.jobs, jobs)).transpose();
         let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
@@ -660,16 +679,15 @@ impl Owner {
     /// An embedded server leaves alone what others left unfinished, but it must not let that overwrite later what a new run
     /// of the same interval makes now: what a person began by hand ends here; what a schedule or the API began stays, and
     /// the new run is refused.
-    async fn supersede(&mut self, new: &NewRun, batch: &mut Batch) -> Result<(), Refusal> {
-        if self.parts.only.is_none() || new.one_off {
+    async fn supersede(&mut self, beside: &Beside<'_>, by: &str, batch: &mut Batch) -> Result<(), Refusal> {
+        if self.parts.only.is_none() {
             return Ok(());
         }
         let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
         let stored = self.parts.store.load(Load::Unfinished).await.map_err(failed)?;
         let same = stored.into_iter().filter(|stored| {
             let run = &stored.run;
-            !self.runs.contains_key(&run.id)
-                && (&run.project, &run.workflow, run.interval) == (&new.project, &new.workflow, new.interval)
+            !self.runs.contains_key(&run.id) && beside.is_of(run)
         });
         let same: Vec<StoredRun> = same.collect();
         for stored in same {
@@ -678,18 +696,38 @@ impl Owner {
                 let message = format!(
                     "run {id} of workflow \"{}\" for the same interval is unfinished, and no server works on it: \
                      `pinrail up` goes on with it, `pinrail cancel {id}` ends it",
-                    new.workflow
+                    beside.workflow
                 );
                 return Err(Refusal { run: Some(id), ..Refusal::new("run-exists", message) });
             }
             let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
             self.resume(id, held, batch);
-            let reason = Some(format!("superseded by run {}", new.id));
-            let stop = Event::Stop { task: None, by: new.by.clone(), reason };
+            let reason = Some(format!("superseded by run {}", beside.run));
+            let stop = Event::Stop { task: None, by: by.to_owned(), reason };
             self.apply(id, &stop, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
             self.flush(batch).await.map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// A run that goes on again must not meet another one of its interval, no more than a new one may.
+    async fn make_way(&mut self, id: RunId, by: &str, batch: &mut Batch) -> Result<(), Refusal> {
+        let Some(run) = self.runs.get(&id).map(|held| held.run.clone()) else { return Ok(()) };
+        if matches!(run.cause, Cause::OneOff { .. }) || !run.state().is_final() {
+            return Ok(());
+        }
+        let beside = Beside { run: id, project: &run.project, workflow: &run.workflow, interval: run.interval };
+        let other = self
+            .runs
+            .values()
+            .map(|held| &held.run)
+            .find(|other| other.id != id && beside.is_of(other) && !other.state().is_final());
+        if let Some(other) = other {
+            let message =
+                format!("run {} of workflow \"{}\" for the same interval is active", other.id, other.workflow);
+            return Err(Refusal { run: Some(other.id), ..Refusal::new("run-exists", message) });
+        }
+        self.supersede(&beside, by, batch).await
     }
 
     async fn document(&self, new: &NewRun) -> Result<Document, Refusal> {

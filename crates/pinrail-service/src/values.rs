@@ -63,8 +63,10 @@ fn typed(value: &Value, kind: Option<ParamType>) -> SqlValue {
         (Value::String(text), Some(ParamType::Date)) => SqlValue::Date(text.clone()),
         (Value::String(text), Some(ParamType::Decimal)) => SqlValue::Decimal(text.clone()),
         (Value::String(text), Some(ParamType::Datetime)) => {
-            serde_json::from_value::<Micros>(Value::String(text.clone()))
-                .map_or_else(|_| SqlValue::String(text.clone()), |at| SqlValue::Timestamp(at.0))
+            // One without a zone is what it says.
+            let bare = || text.parse::<chrono::NaiveDateTime>().ok().map(|at| at.and_utc().timestamp_micros());
+            let at = serde_json::from_value::<Micros>(Value::String(text.clone())).ok().map(|at| at.0);
+            at.or_else(bare).map_or_else(|| SqlValue::String(text.clone()), SqlValue::Timestamp)
         }
         (Value::String(text), _) => SqlValue::String(text.clone()),
         (Value::Number(number), _) => {

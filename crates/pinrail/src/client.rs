@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pinrail_exec::local::ATTEMPT_VARIABLE;
 use pinrail_service::bundles::{Manifest, scan};
 use pinrail_service::project::{FILE, Project};
 use serde_json::{Value, json};
@@ -45,6 +46,13 @@ impl Place {
     pub fn state(&self) -> Result<PathBuf, Failure> {
         if let Some(state) = &self.state {
             return Ok(state.clone());
+        }
+        if std::env::var_os(ATTEMPT_VARIABLE).is_some() {
+            let failure = Failure::new(REFUSED, "a command of a job has no state folder of its own to work on");
+            return Err(failure.hint(
+                "Inside a job there are `pinrail output`, `pinrail save` and `pinrail secret read`; tables are read and \
+                 written by SQL jobs and by `ctx.sql`.",
+            ));
         }
         let here = match &self.project {
             Some(folder) => folder.clone(),

@@ -173,10 +173,16 @@ pub fn live(folder: &Path) -> Option<Live> {
 
 /// The refusal for a second server.
 pub fn in_use(folder: &Path) -> Failure {
-    let holder = match live(folder) {
+    let live = live(folder);
+    let holder = match &live {
         Some(live) => format!("process {} at {}", live.pid, live.url),
         None => "another process that is just starting or stopping".to_owned(),
     };
-    Failure::new(REFUSED, format!("the state folder \"{}\" is served by {holder}", folder.display()))
-        .hint("Use that server, stop it with `pinrail down`, or name another folder with --state.")
+    let refused = Failure::new(REFUSED, format!("the state folder \"{}\" is served by {holder}", folder.display()));
+    match live {
+        Some(live) if live.embedded => refused.hint(
+            "That is a command such as `pinrail run`; wait until it has ended, or name another folder with --state.",
+        ),
+        _ => refused.hint("Use that server, stop it with `pinrail down`, or name another folder with --state."),
+    }
 }

@@ -678,7 +678,11 @@ impl Machine<'_> {
                 let failed = Verdict::failed(Fault::Cancelled, phase, evidence);
                 self.failed(ix, Verdict { ends: Ends::Cancelled, ..failed }, true)
             }
-            // Cleanup goes on; what was published or failed stays so.
+            // Cleanup goes on; what was published or failed stays so. What was lost would be tried again, and is not now.
+            Position::Cleaning => {
+                self.task(ix).stopped = Some(stop.clone());
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -57,6 +57,8 @@ pub enum Intent {
     /// As `Changes`, and a file that somebody added to one of these partitions since the base is a conflict.
     /// An empty list means the whole table.
     Overwrite { partitions: Vec<BTreeMap<String, serde_json::Value>> },
+    /// The table is made with its rows; one that somebody else has made meanwhile is a conflict.
+    New,
 }
 
 /// Whose tables a statement sees.

@@ -390,3 +390,48 @@ fn amounts_of_one_name_are_added_up_and_metrics_are_not() {
     };
     assert_eq!((value("rows"), value("queue")), (Some(10.0), Some(4.0)));
 }
+
+#[test]
+fn a_retry_does_not_go_on_beside_another_run_of_its_interval() {
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflow = Workflow({template(name='a', class_='jobs.a.a'): []}, params={'secs': Param(int)})",
+        ),
+        ("jobs/a.py", "import time\ndef a(ctx): time.sleep(ctx.params.secs)\n"),
+    ]);
+    let server = project.up();
+    let first = project.run(&["run", "w", "--at", "2024-05-01", "--param", "secs=0", "--json"]).json();
+    let first = first["id"].as_str().unwrap();
+    assert_eq!(project.run(&["run", "w", "--at", "2024-05-01", "--param", "secs=60", "--detach"]).code, Some(0));
+    let refused = project.run(&["retry", first, "--job", "a"]);
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    assert!(refused.err.contains("for the same interval is active"), "{refused:?}");
+    drop(server);
+    // Without a server that stays, the one that was left unfinished ends here.
+    let again = project.run(&["retry", first, "--job", "a"]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let why = project.run(&["runs", "--json"]).json();
+    let states: Vec<&str> = why["items"].as_array().unwrap().iter().map(|run| run["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["cancelled", "succeeded"]);
+}
+
+#[test]
+fn a_job_that_was_submitted_goes_on_with_mended_code() {
+    let project = Project::new(&[("jobs/a.py", "def a(ctx): return ctx.nothing\n")]);
+    assert_eq!(project.run(&["submit", "jobs.a.a"]).code, Some(1));
+    assert!(project.run(&["explain"]).out.contains(" --code folder"));
+    project.write("jobs/a.py", "def a(ctx): pass\n");
+    assert_eq!(project.run(&["retry"]).code, Some(1), "the run keeps its code");
+    let mended = project.run(&["retry", "--code", "folder"]);
+    assert_eq!(mended.code, Some(0), "{mended:?}");
+}
+
+#[test]
+fn a_command_of_a_job_makes_no_state_of_its_own() {
+    let project =
+        Project::new(&[("workflows/w.py", "workflow = {template(name='a', shell='pinrail tables; test $? = 4'): []}")]);
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(0), "{ran:?} {}", project.log("a"));
+    assert!(project.log("a").contains("no state folder of its own"), "{}", project.log("a"));
+}

@@ -393,3 +393,35 @@ fn a_wide_cell_is_cut_in_the_table_and_whole_elsewhere() {
     assert!(ran.out.starts_with(&shown), "{}", ran.out);
     assert_eq!(rows(&project, statement)[0][0], "x".repeat(70000));
 }
+
+#[test]
+fn attempts_that_make_one_table_at_the_same_time_do_not_mix_their_rows() {
+    let jobs = "
+import os, time
+def together(ctx):
+    open(f'PLACE/{ctx.run.id}-{ctx.job}', 'w').close()
+    while sum(name.startswith(ctx.run.id) for name in os.listdir('PLACE')) < 3: time.sleep(0.01)
+def replaces(ctx):
+    ctx.sql(f\"create or replace table raw.t as select '{ctx.job}' as j\")
+    together(ctx)
+def makes(ctx):
+    if ctx.attempt.number == 1:
+        ctx.sql(f\"create table raw.u as select '{ctx.job}' as j\")
+        together(ctx)
+";
+    let place = tempfile::tempdir().unwrap();
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflows = {n: {template(name=f'{n}{i}', class_=f'jobs.a.{n}'): [] for i in range(3)} for n in ('replaces', 'makes')}",
+        ),
+        ("jobs/a.py", &jobs.replace("PLACE", place.path().to_str().unwrap())),
+    ]);
+    let ran = project.run(&["run", "replaces"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(rows(&project, "select count(*) from raw.t"), json!([[1]]));
+    let ran = project.run(&["run", "makes", "--json"]).json();
+    assert_eq!(rows(&project, "select count(*) from raw.u"), json!([[1]]));
+    let attempts = ran["tasks"].as_array().unwrap().iter().flat_map(|task| task["attempts"].as_array().unwrap());
+    assert_eq!(attempts.filter(|attempt| attempt["fault"] == "conflict").count(), 2, "{ran}");
+}
