@@ -625,13 +625,8 @@ impl App {
         let outside = match &request.jobs {
             None => BTreeMap::new(),
             Some(jobs) => match &request.upstream {
-                Some(given) => {
-                    let known = given_outside(&document, jobs, given)?;
-                    let mut outside = self.outside(project, &document, jobs, interval, &known).await?;
-                    outside.extend(known);
-                    outside
-                }
-                None => self.outside(project, &document, jobs, interval, &BTreeMap::new()).await?,
+                Some(given) => given_outside(&document, jobs, given)?,
+                None => self.outside(project, &document, jobs, interval).await?,
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
@@ -752,10 +747,8 @@ impl App {
         document: &Document,
         jobs: &str,
         interval: pinrail_model::time::Interval,
-        given: &Outputs,
     ) -> Result<Outputs, Problem> {
-        let mut needed = left_out(document, jobs)?;
-        needed.retain(|job| !given.contains_key(*job));
+        let needed = left_out(document, jobs)?;
         if needed.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -1109,7 +1102,7 @@ fn given_outside(document: &Document, jobs: &str, given: &Outputs) -> Result<Out
         let detail = format!("\"{other}\" is not a job above the selected ones that is left out");
         return Err(Problem::new("bad-parameter", detail));
     }
-    Ok(given.clone())
+    Ok(needed.into_iter().map(|job| (job.clone(), given.get(job).cloned().unwrap_or_default())).collect())
 }
 
 /// What jobs left, by their names.
