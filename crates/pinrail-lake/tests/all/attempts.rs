@@ -131,14 +131,27 @@ async fn overwriting_what_somebody_else_changed_is_a_conflict() {
 #[tokio::test]
 async fn tables_made_meanwhile() {
     let b = Bench::default();
-    let same = b.attempt(vec![]);
-    b.rows_of(&same, "create table t as select 1 as x").await;
+    let made = b.attempt(vec![]);
+    b.rows_of(&made, "create table t as select 1 as x").await;
     let different = b.attempt(vec![]);
     b.rows_of(&different, "create table t as select 'a' as y").await;
+    let added = b.attempt(vec![]);
+    b.rows_of(&added, "create table if not exists t (x bigint); insert into t values (3)").await;
+    let replaced = b.attempt(vec![]);
+    b.rows_of(&replaced, "create or replace table t as select 4 as x; insert into t values (5)").await;
     b.rows("create table t as select 2 as x").await;
-    b.publish(&same).await.unwrap();
-    assert_eq!(b.rows("select x from t order by x").await, json("[[1],[2]]"));
-    assert_eq!(b.lake.prepare(&different).await.unwrap_err().code, "conflict");
+    for view in [&made, &different] {
+        let error = b.lake.prepare(view).await.unwrap_err();
+        assert!(error.code == "conflict" && error.to_string().contains("made by somebody else"), "{error}");
+    }
+    b.publish(&added).await.unwrap();
+    assert_eq!(
+        b.rows("select x from t order by x").await,
+        json("[[2],[3]]"),
+        "an append is one wherever the table comes from"
+    );
+    b.publish(&replaced).await.unwrap();
+    assert_eq!(b.rows("select x from t order by x").await, json("[[4],[5]]"));
 }
 
 #[tokio::test]
