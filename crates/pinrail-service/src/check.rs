@@ -58,13 +58,14 @@ impl App {
     /// When the bundle is not known or the interpreter cannot be run.
     pub async fn check(&self, principal: &Principal, project: &ProjectName, bundle: Sha) -> Result<Compiled, Problem> {
         let mut compiled = self.compile(principal, project, bundle).await?;
+        let sketches = std::mem::take(&mut compiled.sketches);
         if self.engine.is_none() {
             return Ok(compiled);
         }
         let (root, settings) = self.bundle(project, bundle).await?;
         let files = self.files_of(project, root.clone(), settings).await?;
-        let documents: Vec<Document> =
-            compiled.documents.values().filter_map(|json| Document::read(json).ok()).collect();
+        let looked_at = compiled.documents.values().chain(&sketches);
+        let documents: Vec<Document> = looked_at.filter_map(|json| Document::read(json).ok()).collect();
         for document in &documents {
             for found in self.check_sql(project, document, &root, &files).await {
                 // Two jobs may have one file.

@@ -36,6 +36,10 @@ pub struct Compiled {
     /// Files with errors, each with the workflows that it declares, as far as they are known.
     #[serde(default)]
     pub broken: BTreeMap<String, Vec<String>>,
+    /// What is sound of workflows with errors: for a look at their SQL, never to be run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(ignore)]
+    pub sketches: Vec<Value>,
 }
 
 /// Something that is wrong or dubious, at its place in the user's file.
@@ -130,6 +134,8 @@ struct Printed {
     diagnostics: Vec<Diagnostic>,
     #[serde(default)]
     broken: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    sketches: Vec<Value>,
 }
 
 /// What compiling needs of the machine.
@@ -233,8 +239,8 @@ struct Loading {
 
 /// What both imports agree on, and an error for each workflow and file on which they do not.
 fn compare(first: Printed, second: Printed) -> Compiled {
-    let Printed { workflows, diagnostics, broken } = first;
-    let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken };
+    let Printed { workflows, diagnostics, broken, sketches } = first;
+    let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken, sketches };
     let mut doubtful = compiled.join(second.diagnostics, second.broken);
     let late = compiled.late();
     let only_there = |other: &&Value| !workflows.iter().any(|json| json["workflow"] == other["workflow"]);
@@ -324,7 +330,8 @@ mod tests {
 
     fn printed(workflows: &[&Value], diagnostics: &[Diagnostic], broken: &[&str]) -> Printed {
         let broken = broken.iter().map(|file| ((*file).to_owned(), Vec::new())).collect();
-        Printed { workflows: workflows.iter().copied().cloned().collect(), diagnostics: diagnostics.to_vec(), broken }
+        let workflows = workflows.iter().copied().cloned().collect();
+        Printed { workflows, diagnostics: diagnostics.to_vec(), broken, sketches: Vec::new() }
     }
 
     /// Where the imports disagree, and how many workflows are left; the same whichever import was the first.

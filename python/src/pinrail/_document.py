@@ -221,6 +221,48 @@ def document(
         one.workflow = name
     if any(one.level == 'error' for one in [*found, *own]):
         return None, found
+    return _written(workflow, name, templates, edges, project_defaults), found
+
+
+def sketch(workflow: Workflow, name: str, project_defaults: dict[str, Any]) -> Optional[dict[str, Any]]:
+    """What of a workflow with errors is sound, as a document whose SQL can be looked at; None when that is nothing.
+
+    A job goes with those that it waits for: what is left out would have made its tables.
+    """
+    own = [*workflow.diagnostics, *(workflow.schedule.diagnostics if workflow.schedule else ())]
+    for param in workflow.params.values():
+        own += param.diagnostics
+    if any(one.level == 'error' for one in own):
+        return None
+    _, templates, edges = _structure(workflow, name)
+    names = [template.name for template in templates]
+    stuck = _without_ends(edges)
+    sound = {
+        template.name
+        for template in templates
+        if template.name
+        and template.name not in stuck
+        and names.count(template.name) == 1
+        and not any(one.level == 'error' for one in template.diagnostics)
+        and _waits_for_known(workflow.jobs[template], names)
+    }
+    while True:
+        kept = {one for one in sound if all(other in sound for other in edges[one])}
+        if kept == sound:
+            break
+        sound = kept
+    templates = [template for template in templates if template.name in sound]
+    return _written(workflow, name, templates, edges, project_defaults) if templates else None
+
+
+def _waits_for_known(value: object, names: list[str]) -> bool:
+    items = [value] if isinstance(value, (str, Template)) else as_list(value, sets=True)
+    return items is not None and all((item.name if isinstance(item, Template) else item) in names for item in items)
+
+
+def _written(
+    workflow: Workflow, name: str, templates: list[Template], edges: _Edges, project_defaults: dict[str, Any]
+) -> dict[str, Any]:
     defaults = [project_defaults, workflow.defaults]
     return {
         'format': FORMAT,
@@ -231,7 +273,7 @@ def document(
         'schedule': workflow.schedule.to_json() if workflow.schedule else None,
         'source': workflow.site.to_json(),
         'jobs': [_job(template, edges[template.name], defaults) for template in templates],
-    }, found
+    }
 
 
 def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -> dict[str, Any]:

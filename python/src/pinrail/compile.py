@@ -2,8 +2,8 @@
 JSON document.
 
 Imports every Python file below ``DIR/workflows`` whose path has no part that begins with an underscore, and prints
-``{"format": 1, "workflows": [...], "diagnostics": [...], "broken": {file: [workflow, ...]}}`` on standard output. What
-the files print goes to standard error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong
+``{"format": 1, "workflows": [...], "sketches": [...], "diagnostics": [...], "broken": {file: [workflow, ...]}}`` on
+standard output. What the files print goes to standard error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong
 usage. ``--watched`` is for a server: importing a file may take that long, and before each one a line
 ``{"loading": "workflows/x.py"}`` is printed, which tells where a process ended that printed no document.
 
@@ -29,7 +29,7 @@ import pinrail
 from . import _source
 from ._classes import Absent, Finder, Undecidable
 from ._diagnostics import Collector, Diagnostic, Site, at_line, begin, end, render_diagnostics
-from ._document import document
+from ._document import document, sketch
 from ._errors import did_you_mean, near
 from ._names import name_problem, usable
 from ._narrow import as_dict
@@ -113,6 +113,7 @@ class _Compile:
         self.found: list[tuple[str, Workflow, str]] = []
         # The files with errors, each with the workflows that it declares as far as it got.
         self.broken: dict[str, list[str]] = {}
+        self.sketches: list[dict[str, Any]] = []
         self._checked: set[int] = set()
         self._broken: set[str] = set()
 
@@ -149,6 +150,7 @@ class _Compile:
         return {
             'format': FORMAT,
             'workflows': documents,
+            'sketches': self.sketches,
             'diagnostics': [one.to_json() for one in diagnostics],
             'broken': self.broken,
         }
@@ -310,6 +312,9 @@ class _Compile:
             self.add(*found)
             if made is None:
                 self.broken[file] = []
+                drawn = sketch(workflow, name, self.defaults)
+                if drawn is not None:
+                    self.sketches.append(drawn)
             elif name.lower() not in doubled:
                 documents.append(made)
         return documents

@@ -425,3 +425,31 @@ def makes(ctx):
     let attempts = ran["tasks"].as_array().unwrap().iter().flat_map(|task| task["attempts"].as_array().unwrap());
     assert_eq!(attempts.filter(|attempt| attempt["fault"] == "conflict").count(), 2, "{ran}");
 }
+
+#[test]
+fn a_check_tells_of_sql_also_where_the_workflow_has_mistakes() {
+    let workflow = "
+workflow = {
+    template(name='load', sql='sql/load.sql'): [],
+    template(name='delays', sql='sql/delays.sql'): 'load',
+    template(name='below', sql='sql/below.sql'): ['load', 'delay'],
+    template(name='report', class_='jobs.a.report', retrys=3): 'below',
+}
+";
+    let project = Project::new(&[
+        ("workflows/w.py", workflow),
+        ("sql/load.sql", "-- writes: raw.flights\nselect date '2013-01-01' as flight_day"),
+        ("sql/delays.sql", "-- writes: marts.delays\nselect 1 as x from raw.flights\nwhere flight_dat = {{ ds }}"),
+        ("sql/below.sql", "select * from marts.delay"),
+        ("jobs/a.py", "def report(ctx): pass\n"),
+    ]);
+    let ran = project.run(&["check"]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    let said = format!("{}{}", ran.out, ran.err);
+    for part in
+        ["names a job that does not exist: \"delay\"", "retrys", "sql/delays.sql:3", "column \"flight_dat\" not found"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("sql/below.sql"), "what the misnamed job makes is not known: {said}");
+}
