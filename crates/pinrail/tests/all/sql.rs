@@ -451,5 +451,5 @@ workflow = {
     {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert!(!said.contains("sql/below.sql"), "what the misnamed job makes is not known: {said}");
+    assert!(!said.contains("table \"marts.delay\""), "what the misnamed job makes is not known: {said}");
 }
