@@ -319,6 +319,9 @@ async fn heard(line: Line, assignment: &Assignment, sink: &dyn AttemptSink, said
         Line::Check { name, ok, detail, level } => {
             let (state, level) = (if ok { "passed" } else { "failed" }, level.unwrap_or_else(|| "error".to_owned()));
             let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
+            if !ok && level == "warning" {
+                sink.report(Report::Warned { text: format!("check \"{name}\" failed{detail}") });
+            }
             sink.log(None, Stream::System, format!("check \"{name}\" ({level}) {state}{detail}").as_bytes());
         }
         Line::Unknown => {}

@@ -260,6 +260,9 @@ pub struct Attempt {
     /// The tables that its success changed.
     #[serde(default)]
     pub written: Vec<Written>,
+    /// Checks that failed and are only to be told of.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// How it will end, once cleanup is over.
     pub verdict: Option<Verdict>,
     /// Written once.
@@ -518,6 +521,10 @@ pub enum Report {
     /// What a phase that has ended left in `ctx.state`.
     Left {
         state: Value,
+    },
+    /// A check failed that is only to be told of.
+    Warned {
+        text: String,
     },
     /// `setup` is over and the view of tables is fixed.
     Viewed {

@@ -131,6 +131,7 @@ impl Masks {
             Report::Executed(executed) | Report::Specified(executed) => self.outputs(&mut executed.outputs),
             Report::EngineEnded { outputs, .. } | Report::Completed { outputs } => self.outputs(outputs),
             Report::Failed(verdict) => self.verdict(verdict),
+            Report::Warned { text } => self.in_place(text),
             Report::CleanupEnded(end) => end.detail.iter_mut().for_each(|text| self.in_place(text)),
             Report::PhaseStarted(_)
             | Report::Left { .. }

@@ -74,6 +74,8 @@ pub struct Task {
     pub generation: u32,
     /// Why it is held, if it is.
     pub held: Option<String>,
+    /// Its latest attempt took longer than `warn_after`.
+    pub slow: bool,
     /// When it is tried again, if it waits for that.
     pub backoff_until: Option<Micros>,
     /// What it left for the jobs below.
@@ -101,6 +103,8 @@ pub struct Attempt {
     pub phases: Vec<Phase>,
     /// The tables that its success changed.
     pub written: Vec<Written>,
+    /// Checks that failed and are only to be told of.
+    pub warnings: Vec<String>,
     /// How its cleanup ended; null while it has not.
     pub cleanup: Option<CleanupEnd>,
 }
@@ -248,6 +252,7 @@ fn task(task: &pinrail_model::run::Task) -> Task {
         state: task.state_name(),
         generation: task.generation,
         held: task.held.clone(),
+        slow: task.slow,
         backoff_until: task.backoff_until,
         outputs: task.outputs.clone(),
         bundle: task.bundle,
@@ -273,6 +278,7 @@ fn attempt(attempt: &pinrail_model::run::Attempt) -> Attempt {
         ended_at: attempt.ended_at,
         phases: phases.collect(),
         written: attempt.written.clone(),
+        warnings: attempt.warnings.clone(),
         cleanup: attempt.cleanup.clone(),
     }
 }

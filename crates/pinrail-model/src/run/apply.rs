@@ -17,6 +17,8 @@ use crate::ids::{AttemptId, SessionId};
 use crate::seam::lake::Written;
 use crate::time::{Micros, Now};
 
+/// Warnings of one attempt; they travel with its row.
+const MOST_WARNINGS: usize = 20;
 /// The owner may die this often in a row under a task before the task is suspected of causing it.
 const MOST_OWNER_DEATHS: u32 = 10;
 /// The second worker that is lost with the same task makes the task a suspect.
@@ -198,6 +200,7 @@ impl Machine<'_> {
             handle: None,
             view: None,
             written: Vec::new(),
+            warnings: Vec::new(),
             verdict: None,
             outcome: None,
             cleanups_started: 0,
@@ -257,6 +260,14 @@ impl Machine<'_> {
                 // What follows `setup` acts on the world; later it is stored with how the attempt goes on.
                 self.fx.durable |= self.position(ix) == Position::Setup;
                 self.with_attempt(ix, |attempt| attempt.state_left = state.clone());
+                Ok(())
+            }
+            Report::Warned { text } => {
+                self.with_attempt(ix, |attempt| {
+                    if attempt.warnings.len() < MOST_WARNINGS {
+                        attempt.warnings.push(text.clone());
+                    }
+                });
                 Ok(())
             }
             Report::Viewed { catalog_seq } => {

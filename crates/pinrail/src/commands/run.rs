@@ -301,7 +301,13 @@ pub fn task_line(output: Output, task: &Value, left: &Left) -> String {
     let number = task["attempts"].as_array().map_or(0, Vec::len);
     let tries = if number > 1 { format!("{number} attempts") } else { String::new() };
     let cleanup = if attempt["cleanup"]["ok"] == false { "cleanup failed".to_owned() } else { String::new() };
-    let notes: Vec<String> = [tries, note, cleanup].into_iter().filter(|note| !note.is_empty()).collect();
+    let slow = if task["slow"] == true { "slow".to_owned() } else { String::new() };
+    let warnings = match attempt["warnings"].as_array().map_or(0, Vec::len) {
+        0 => String::new(),
+        count => plural(count as u64, "warning"),
+    };
+    let notes: Vec<String> =
+        [tries, slow, note, warnings, cleanup].into_iter().filter(|note| !note.is_empty()).collect();
     let notes = notes.join(", ");
     format!("  {mark} {name:<16} {:<8} {took:>8}   {notes}", cell(&attempt["executor"])).trim_end().to_owned()
 }

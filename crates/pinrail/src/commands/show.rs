@@ -80,6 +80,10 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
         output.say(&line);
         for task in run["tasks"].as_array().into_iter().flatten() {
             output.say(&task_line(output, task, &left));
+            let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
+            for warning in attempt.and_then(|attempt| attempt["warnings"].as_array()).into_iter().flatten() {
+                output.say(&output.dim(&format!("      warning: {}", visible(&cell(warning)))));
+            }
             for (name, value) in task["outputs"].as_object().into_iter().flatten() {
                 let text: String = value.to_string().chars().take(WIDEST_OUTPUT).collect();
                 output.say(&output.dim(&format!("      {name} = {text}")));

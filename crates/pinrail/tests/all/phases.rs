@@ -435,3 +435,20 @@ fn a_command_of_a_job_makes_no_state_of_its_own() {
     assert_eq!(ran.code, Some(0), "{ran:?} {}", project.log("a"));
     assert!(project.log("a").contains("no state folder of its own"), "{}", project.log("a"));
 }
+
+#[test]
+fn a_job_that_is_slow_or_warns_is_marked() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a', warn_after='0.1s'): []}"),
+        (
+            "jobs/a.py",
+            "import time\ndef a(ctx):\n    ctx.check('even', False, detail='3', level='warning')\n    time.sleep(1)\n",
+        ),
+    ]);
+    let ran = project.run(&["run", "w"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(format!("{}{}", ran.out, ran.err).contains(" s   slow, 1 warning"), "{ran:?}");
+    let shown = project.run(&["show"]).out;
+    assert!(shown.contains("warning: check \"even\" failed: 3"), "{shown}");
+    assert_eq!(task(&project.run(&["show", "--json"]).json(), "a")["slow"], true);
+}
