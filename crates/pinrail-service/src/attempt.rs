@@ -584,9 +584,9 @@ impl OneWork {
 
     /// Where a command finds the project's files by their relative paths.
     async fn working_folder(&self, code: &CodePlaceOnDisk, scratch: &Path) -> Result<PathBuf, Evidence> {
+        let (Some(_), Some(project)) = (&code.patterns, code.project.clone()) else { return Ok(code.root.clone()) };
         let settings = crate::project::Project::read_bundle(&code.root, &self.ticket.project).ok();
-        let settings = settings.filter(|settings| settings.files.is_some());
-        let (Some(settings), Some(project)) = (settings, code.project.clone()) else { return Ok(code.root.clone()) };
+        let Some(settings) = settings else { return Ok(code.root.clone()) };
         let (target, root, state) = (scratch.join("project"), code.root.clone(), self.attempts.parts.state.clone());
         let made =
             tokio::task::spawn_blocking(move || working_folder(&target, &root, &project, &settings, &state)).await;
@@ -606,11 +606,12 @@ impl OneWork {
         let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
         let project = project.map_err(|e| Evidence::new(e.to_string()))?;
         let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
-        let interpreter = settings.and_then(|project| project.interpreter);
+        let (interpreter, files) = settings.map_or((None, None), |settings| (settings.interpreter, settings.files));
+        let patterns = files.map(|files| files.into_values().collect());
         let base = project.as_deref().unwrap_or(&root);
         let interpreter =
             interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, &name));
-        Ok(CodePlaceOnDisk { root, project, bundle: self.ticket.bundle, interpreter })
+        Ok(CodePlaceOnDisk { root, project, patterns, bundle: self.ticket.bundle, interpreter })
     }
 
     async fn unpack(&self) -> Result<PathBuf, Evidence> {
@@ -628,12 +629,10 @@ impl OneWork {
 
     fn context(&self, code: &CodePlaceOnDisk) -> Map<String, Value> {
         let ticket = &self.ticket;
-        let files =
-            crate::project::Project::read_bundle(&code.root, &ticket.project).ok().and_then(|project| project.files);
         let executed = ticket.attempt.executed.as_ref();
         let context = json!({
             "run": {"id": ticket.run, "url": format!("/api/v1/runs/{}", ticket.run)},
-            "files": files.map(|files| files.into_values().collect::<Vec<_>>()),
+            "files": code.patterns,
             "ds": ticket.ds(),
             "interval": ticket.interval,
             "tz": ticket.tz,

@@ -636,9 +636,7 @@ impl Owner {
                 && !run.state().is_final()
         });
         if let Some(same) = same {
-            let message =
-                format!("run {} of workflow \"{}\" for the same interval is active", same.run.id, new.workflow);
-            return Err(Refusal { run: Some(same.run.id), ..Refusal::new("run-exists", message) });
+            return Err(Refusal::active(&same.run));
         }
         if !new.one_off {
             let beside = Beside { run: new.id, project: &new.project, workflow: &new.workflow, interval: new.interval };
@@ -723,9 +721,7 @@ impl Owner {
             .map(|held| &held.run)
             .find(|other| other.id != id && beside.is_of(other) && !other.state().is_final());
         if let Some(other) = other {
-            let message =
-                format!("run {} of workflow \"{}\" for the same interval is active", other.id, other.workflow);
-            return Err(Refusal { run: Some(other.id), ..Refusal::new("run-exists", message) });
+            return Err(Refusal::active(other));
         }
         self.supersede(&beside, by, batch).await
     }
@@ -975,6 +971,12 @@ impl From<Refusal> for Problem {
 }
 
 impl Refusal {
+    /// No two active runs of a workflow have one interval.
+    fn active(run: &Run) -> Self {
+        let message = format!("run {} of workflow \"{}\" for the same interval is active", run.id, run.workflow);
+        Self { run: Some(run.id), ..Self::new("run-exists", message) }
+    }
+
     fn reply(&self) -> Value {
         json!({"error": {"code": self.code, "message": self.message, "hint": self.hint(), "run": self.run}})
     }

@@ -157,20 +157,9 @@ impl App {
         let (root, settings) = self.bundle(project, bundle).await?;
         let files = self.files_of(project, root, settings).await?;
         let query = AdHoc {
-            id: fresh(self.ids.as_ref()),
-            project: project.clone(),
-            state: QueryState::Running,
             sql: text.clone(),
             by: principal.name.clone(),
-            created_at: self.now(),
-            ended_at: None,
-            result_bytes: 0,
-            columns: Vec::new(),
-            rows: 0,
-            truncated: false,
-            counters: BTreeMap::new(),
-            written: Vec::new(),
-            error: None,
+            ..AdHoc::new(fresh(self.ids.as_ref()), project.clone(), QueryState::Running, self.now())
         };
         self.keep_query(&query).await?;
         let live = Arc::new(Live { bytes: 0.into(), ended: watch::Sender::new(false), abort: Mutex::default() });
@@ -343,24 +332,31 @@ fn fail(query: &mut AdHoc, problem: &Problem) {
     query.error = serde_json::to_value(problem).ok();
 }
 
+impl AdHoc {
+    /// A query of which nothing more is known.
+    fn new(id: QueryId, project: ProjectName, state: QueryState, created_at: Micros) -> Self {
+        Self {
+            id,
+            project,
+            state,
+            sql: String::new(),
+            by: String::new(),
+            created_at,
+            ended_at: None,
+            result_bytes: 0,
+            columns: Vec::new(),
+            rows: 0,
+            truncated: false,
+            counters: BTreeMap::new(),
+            written: Vec::new(),
+            error: None,
+        }
+    }
+}
+
 /// A query's row as people see it now.
 fn shown(row: QueryRow, live: Option<&Live>) -> AdHoc {
-    let lost = AdHoc {
-        id: row.id,
-        project: row.project,
-        state: QueryState::Lost,
-        sql: String::new(),
-        by: String::new(),
-        created_at: row.created_at,
-        ended_at: None,
-        result_bytes: 0,
-        columns: Vec::new(),
-        rows: 0,
-        truncated: false,
-        counters: BTreeMap::new(),
-        written: Vec::new(),
-        error: None,
-    };
+    let lost = AdHoc::new(row.id, row.project, QueryState::Lost, row.created_at);
     let mut query: AdHoc = serde_json::from_value(row.data).unwrap_or(lost);
     if query.state == QueryState::Running {
         match live {

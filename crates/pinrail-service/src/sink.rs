@@ -113,9 +113,7 @@ impl Sink {
         writes: Option<Vec<Writes>>,
     ) -> Result<SqlQuery, Failure> {
         let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
-        let project = crate::project::Project::read_bundle(&code.root, &self.work.ticket.project).ok();
-        let patterns = project.and_then(|project| project.files).map(|files| files.into_values().collect());
-        let files = FileScope::of_project(code.root, code.project, patterns, &self.work.attempts.parts.state);
+        let files = FileScope::of_project(code.root, code.project, code.patterns, &self.work.attempts.parts.state);
         Ok(SqlQuery { text, file, values: self.values(params), files, writes })
     }
 

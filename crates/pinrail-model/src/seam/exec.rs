@@ -78,6 +78,8 @@ pub struct CodePlaceOnDisk {
     pub root: PathBuf,
     /// The project's own folder, when the server shares its disk.
     pub project: Option<PathBuf>,
+    /// Patterns of `[files]`; none: there is no such section.
+    pub patterns: Option<Vec<String>>,
     pub bundle: Sha,
     /// The Python interpreter.
     pub interpreter: PathBuf,

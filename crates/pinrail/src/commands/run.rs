@@ -50,12 +50,14 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
         }
     })?;
     output.say(&format!("{} · {} · {code} · run {}", args.workflow, cell(&run["ds"]), last(&run)));
-    let ended = end(&client, output, &run, args.detach)?;
-    if !args.detach && !output.json {
-        let run = client.get(&format!("/runs/{}", cell(&run["id"])))?;
+    if args.detach {
+        return Ok(detached(output, &run));
+    }
+    let run = follow_and_tell(&client, output, &run)?;
+    if !output.json {
         tell_next(&client, output, &run)?;
     }
-    Ok(ended)
+    Ok(exit_code(&run))
 }
 
 pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCode, Failure> {
@@ -143,21 +145,37 @@ pub fn last(run: &Value) -> String {
 
 /// Waits for a run's end and tells how it went, or says how to follow it.
 fn end(client: &Client, output: Output, run: &Value, detach: bool) -> Result<ExitCode, Failure> {
-    let id = run["id"].as_str().unwrap_or_default().to_owned();
     if detach {
-        output.say(&hint(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`")));
-        output.document(run);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(detached(output, run));
     }
-    let run = follow(client, output, &id)?;
-    let state = cell(&run["state"]);
+    follow_and_tell(client, output, run).map(|run| exit_code(&run))
+}
+
+fn detached(output: Output, run: &Value) -> ExitCode {
+    let id = cell(&run["id"]);
+    output.say(&hint(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`")));
+    output.document(run);
+    ExitCode::SUCCESS
+}
+
+/// The run as it has ended.
+fn follow_and_tell(client: &Client, output: Output, run: &Value) -> Result<Value, Failure> {
+    let run = follow(client, output, &cell(&run["id"]))?;
     tell(client, output, &run);
     output.document(&run);
-    Ok(ExitCode::from(match state.as_str() {
-        "succeeded" => 0,
-        "cancelled" => CANCELLED,
+    Ok(run)
+}
+
+fn exit_code(run: &Value) -> ExitCode {
+    ExitCode::from(match run["state"].as_str() {
+        Some("succeeded") => 0,
+        Some("cancelled") => CANCELLED,
         _ => FAILED,
-    }))
+    })
+}
+
+fn has_ended(run: &Value) -> bool {
+    matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled"))
 }
 
 /// Shows tasks as they end, until the run has.
@@ -169,7 +187,7 @@ fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
         let wait = if interrupts::seen() > 0 || client.embedded().is_some() { "1" } else { POLL };
         let run = wait_for_change(client, id, wait, &shown)?;
         show_ended(client, output, &run, &mut shown)?;
-        if matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+        if has_ended(&run) {
             return Ok(run);
         }
         match (interrupts::seen(), client.embedded()) {
@@ -199,8 +217,7 @@ fn wait_for_change(client: &Client, id: &str, wait: &str, shown: &BTreeMap<Strin
         .into_iter()
         .flatten()
         .any(|task| is_over(task) && shown.get(&cell(&task["name"])) != Some(&cell(&task["state"])));
-    let over = matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled"));
-    if news || over || interrupts::seen() > 0 {
+    if news || has_ended(&run) || interrupts::seen() > 0 {
         return Ok(run);
     }
     client.get(&format!("/runs/{id}?wait={wait}"))
@@ -331,10 +348,12 @@ fn tell(client: &Client, output: Output, run: &Value) {
 
 /// After the first success of a workflow: what there is to see of it.
 fn tell_next(client: &Client, output: Output, run: &Value) -> Result<(), Failure> {
+    if run["state"] != "succeeded" {
+        return Ok(());
+    }
     let (project, workflow) = (cell(&run["project"]), cell(&run["workflow"]));
     let path = format!("/runs?project={project}&workflow={workflow}&limit=2");
-    let first = client.get(&path)?["items"].as_array().is_some_and(|runs| runs.len() == 1);
-    if run["state"] != "succeeded" || !first {
+    if client.get(&path)?["items"].as_array().is_none_or(|runs| runs.len() != 1) {
         return Ok(());
     }
     let mut next = Vec::new();

@@ -1,8 +1,10 @@
 //! The four phases: in order, on success, on a failure in each, after a kill and in a retry.
 
+use std::process::Stdio;
+
 use pinrail_model::time::Micros;
 
-use crate::support::{Project, phases, task, wait_until};
+use crate::support::{Project, Ran, phases, task, wait_until};
 
 /// A job that logs its phases and fails in the one that its parameter names, on its first attempt only.
 const JOB: &str = "
@@ -442,10 +444,26 @@ fn a_job_that_is_slow_or_warns_is_marked() {
         ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.a', warn_after='0.1s'): []}"),
         (
             "jobs/a.py",
-            "import time\ndef a(ctx):\n    ctx.check('even', False, detail='3', level='warning')\n    time.sleep(1)\n",
+            "import os, time
+def a(ctx):
+    ctx.check('even', False, detail='3', level='warning')
+    while not os.path.exists('PLACE/go'): time.sleep(0.01)
+",
         ),
     ]);
-    let ran = project.run(&["run", "w"]);
+    let place = tempfile::tempdir().unwrap();
+    let jobs = std::fs::read_to_string(project.path().join("jobs/a.py")).unwrap();
+    project.write("jobs/a.py", &jobs.replace("PLACE", place.path().to_str().unwrap()));
+    let _server = project.up();
+    let mut command = project.command(&["run", "w"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let is_slow = || {
+        let shown = project.run(&["show", "--json"]);
+        shown.code == Some(0) && task(&shown.json(), "a")["slow"] == true
+    };
+    wait_until("the job is marked as slow", is_slow);
+    std::fs::write(place.path().join("go"), "").unwrap();
+    let ran: Ran = child.wait_with_output().unwrap().into();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(format!("{}{}", ran.out, ran.err).contains(" s   slow, 1 warning"), "{ran:?}");
     let shown = project.run(&["show"]).out;
