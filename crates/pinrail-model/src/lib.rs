@@ -9,6 +9,7 @@
 //! - every stored document carries its format number and refuses a newer one by name.
 
 pub mod admit;
+pub mod backfill;
 pub mod document;
 pub mod explain;
 pub mod fault;
@@ -22,3 +23,4 @@ pub mod seam;
 pub mod select;
 pub mod steps;
 pub mod time;
+pub mod trigger;

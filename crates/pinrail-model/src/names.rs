@@ -104,6 +104,8 @@ names! {
     WorkflowName, "workflow", check_name;
     /// A node of a workflow.
     JobName, "job", check_name;
+    /// A limit on the attempts that may be under way at once.
+    PoolName, "pool", check_name;
     /// A secret of a project.
     SecretName, "secret", check_name;
     /// A value that a job leaves.
@@ -127,6 +129,7 @@ schemas! {
     ProjectName, "The name of a project.", "flights";
     WorkflowName, "The name of a workflow.", "flights";
     JobName, "The name of a job of a workflow.", "daily_delays";
+    PoolName, "The name of a pool.", "reports";
     SecretName, "The name of a secret of a project.", "ftp";
     ParamName, "The name of a parameter of a workflow.", "min_flights";
 }

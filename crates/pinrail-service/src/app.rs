@@ -13,7 +13,7 @@ use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::run::{Cause, Class, Ends, Run};
-use pinrail_model::schedule::{Schedule, interval_at};
+use pinrail_model::schedule::{interval_at, zone_of};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
@@ -640,7 +640,7 @@ impl App {
             class: Class::Interactive,
             one_off: request.job.is_some(),
             interval,
-            tz: document.schedule.as_ref().map_or("UTC", Schedule::tz).to_owned(),
+            tz: zone_of(document.schedule.as_ref()).to_owned(),
             params,
             param_types,
             outside,
