@@ -670,7 +670,7 @@ impl Shard {
     /// Takes note of where a run is.
     pub fn follow_run(&mut self, run: &Run) {
         let failed = self.leave_line(run.id);
-        if !run.cause.is_of_a_workflow() {
+        if !run.cause.is_of_a_workflow() || run.pending == Some(Pending::Backfill) {
             return;
         }
         let key = (run.project.clone(), run.workflow.clone());

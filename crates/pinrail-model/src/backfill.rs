@@ -40,6 +40,9 @@ pub struct Backfill {
     pub params: BTreeMap<String, Value>,
     pub param_types: BTreeMap<String, ParamType>,
     pub executors: BTreeMap<JobName, ExecutorKind>,
+    /// Outputs of jobs that the selection leaves out, by index.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outside: BTreeMap<u32, BTreeMap<JobName, BTreeMap<String, Value>>>,
     pub order: Order,
     pub concurrency: u32,
     /// In order of time; a run's index is its place here.
@@ -61,8 +64,11 @@ pub enum Order {
 /// How far it is. Small, because it is written at each step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Places in the order of execution whose rows exist.
+    /// Places in the order of execution whose rows are as they should be.
     pub made: u32,
+    /// Places whose rows exist, perhaps with parameters from before an edit.
+    #[serde(default)]
+    pub exist: u32,
     /// Places in the order of execution that have begun or been passed over.
     pub next: u32,
     #[serde(default)]
@@ -140,9 +146,10 @@ impl Backfill {
 
     #[must_use]
     pub fn state(&self, progress: &Progress) -> BackfillState {
-        let over = progress.next >= self.total() && progress.running == 0;
+        let over = progress.succeeded + progress.failed + progress.stopped >= self.total();
         match (over, &progress.cancelled, &progress.paused) {
-            (_, Some(_), _) if progress.running == 0 && progress.made_all(self) => BackfillState::Cancelled,
+            // Rows that were not made when it was cancelled never will be.
+            (_, Some(_), _) if progress.running == 0 => BackfillState::Cancelled,
             (_, Some(_), _) => BackfillState::Running,
             (true, ..) if progress.failed > 0 => BackfillState::Failed,
             (true, ..) if progress.succeeded == 0 && progress.stopped > 0 => BackfillState::Cancelled,
@@ -154,10 +161,6 @@ impl Backfill {
 }
 
 impl Progress {
-    fn made_all(&self, backfill: &Backfill) -> bool {
-        self.next >= backfill.total()
-    }
-
     /// Takes note that one of its runs went from one state to another.
     pub fn follow(&mut self, before: RunState, after: RunState) {
         if before == after {
@@ -215,6 +218,7 @@ mod tests {
             params: BTreeMap::new(),
             param_types: BTreeMap::new(),
             executors: BTreeMap::new(),
+            outside: BTreeMap::new(),
             order,
             concurrency: CONCURRENCY,
             intervals: (0..count).map(|ix| Interval { start: Micros(ix * day), end: Micros((ix + 1) * day) }).collect(),

@@ -473,6 +473,14 @@ impl Document {
             let message = format!("workflow \"{}\" has max_active or concurrency 0; it could never run", self.workflow);
             errors.push(DocumentError::new("wrong-type", &self.source, message));
         }
+        if self.schedule.is_some()
+            && let Some((name, _)) = self.params.iter().find(|(_, param)| param.default.is_none())
+        {
+            let message = format!("workflow \"{}\" has a schedule, and parameter \"{name}\" no default", self.workflow);
+            let mut error = DocumentError::new("bad-schedule", &self.source, message);
+            error.hint = Some("nobody gives a value when a schedule fires; write default=...".to_owned());
+            errors.push(error);
+        }
         if let Some(schedule) = &self.schedule
             && let Err(message) = schedule.check()
         {

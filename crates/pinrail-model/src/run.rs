@@ -120,6 +120,8 @@ pub enum Pending {
     Schedule { overrun: Overrun, most_active: u32 },
     /// Its place in the backfill.
     Backfill,
+    /// Nothing but a run for the same interval: its turn has come.
+    Turn,
 }
 
 /// Who holds or switches something, when and why.
@@ -525,6 +527,8 @@ pub type TaskIx = usize;
 pub enum Event {
     /// The run was just made. One that is not pending finds what is ready.
     Created,
+    /// It is the turn of a pending run of a backfill.
+    Turned,
     /// `admit` lets a pending run begin with these jobs.
     Admitted {
         graph: Arc<Graph>,

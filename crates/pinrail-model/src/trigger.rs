@@ -3,12 +3,14 @@
 //! Pure, as all that decides. What became of each fire time is in the answer: it makes a run, or it is passed over with
 //! the reason; none is passed over in silence. Which run may begin when is [`crate::admit`]'s to say.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::document::Sha;
+use crate::document::{ParamType, Sha};
 use crate::ids::RunId;
 use crate::names::{ProjectName, WorkflowName};
 use crate::run::Control;
@@ -71,6 +73,9 @@ pub struct Trigger {
     pub schedule: Schedule,
     pub overrun: Overrun,
     pub most_active: u32,
+    /// Parameters of its runs: the defaults of the workflow.
+    pub params: BTreeMap<String, Value>,
+    pub param_types: BTreeMap<String, ParamType>,
     /// Every fire time until here, included, has been dealt with.
     pub done_until: Micros,
     #[serde(default)]
@@ -295,6 +300,8 @@ mod tests {
             schedule: Schedule { covers: Covers::Day, catch_up, ..Schedule::new(fires) },
             overrun: Overrun::default(),
             most_active: MOST_ACTIVE,
+            params: BTreeMap::new(),
+            param_types: BTreeMap::new(),
             done_until: at("2024-01-01T12:00:00Z"),
             paused: None,
             passed: Vec::new(),

@@ -5,12 +5,14 @@
 //! what all operations have in common is added to the document in one place.
 
 mod attempts;
+mod backfills;
 mod backup;
 mod document;
 mod extract;
 mod idempotency;
 mod metrics;
 mod once;
+mod operations;
 mod page;
 mod projects;
 mod runs;
@@ -50,6 +52,8 @@ fn operations() -> OpenApiRouter<Arc<App>> {
         secrets::routes(),
         tokens::routes(),
         backup::routes(),
+        backfills::routes(),
+        operations::routes(),
     ];
     let api = resources.into_iter().fold(OpenApiRouter::default(), OpenApiRouter::merge);
     let api = api.routes(routes!(document::openapi)).layer(from_fn(extract::known_parameters));

@@ -19,6 +19,8 @@ mod inputs;
 pub mod logs;
 pub mod mask;
 pub mod owner;
+pub mod plan;
+pub mod planning;
 pub mod problem;
 pub mod project;
 pub mod queries;

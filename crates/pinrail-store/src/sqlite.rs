@@ -10,6 +10,7 @@ mod plans;
 mod pointers;
 mod read;
 mod rows;
+mod scheduling;
 mod writer;
 
 use std::collections::HashSet;

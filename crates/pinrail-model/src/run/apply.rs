@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::edges::is_legal;
 use super::{
-    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Loss, NewCode, Outcome, Phase, PhaseRecord,
+    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Loss, NewCode, Outcome, Pending, Phase, PhaseRecord,
     PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task, TaskIx, Timer, Verdict, Work,
 };
 use crate::document::{RunIf, seconds};
@@ -33,6 +33,7 @@ pub fn apply(run: &mut Run, event: &Event, now: Now, fx: &mut Effects) -> Result
     let mut machine = Machine { run, now: now.wall, fx };
     match event {
         Event::Created => machine.created(),
+        Event::Turned => machine.turned()?,
         Event::Admitted { graph } => machine.admitted(graph)?,
         Event::Claimed { task, attempt, session, executor } => {
             machine.known(*task)?;
@@ -122,6 +123,16 @@ impl Machine<'_> {
         self.fx.run_touched = true;
         self.note("run-created", None, json!({}));
         self.begin();
+    }
+
+    fn turned(&mut self) -> Result<(), Refused> {
+        if self.run.pending != Some(Pending::Backfill) {
+            return Err(Refused::WrongState("it is not waiting for its turn".to_owned()));
+        }
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.run.pending = Some(Pending::Turn);
+        Ok(())
     }
 
     fn admitted(&mut self, graph: &Arc<Graph>) -> Result<(), Refused> {
