@@ -676,6 +676,10 @@ impl App {
         let stored = self.run(principal, id).await?;
         let project = stored.run.project.clone();
         principal.may(Role::Operator, &project)?;
+        if !stored.run.cause.is_of_a_workflow() {
+            let detail = format!("run {id} is of no workflow; there is no other code for its job");
+            return Err(Problem::new("wrong-state", detail));
+        }
         let _held = self.bundles.hold().await;
         let (_, version, bundle) = self.code_for(principal, &project, &stored.run.workflow, bundle).await?;
         self.operate(principal, id, CommandKind::Reload { run: id, code: Code { bundle, version } }).await
