@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._context import Context
     from ._values import Row
-    from ._workflow import Cron, Every, Param, Template, Workflow, cron, every, template
+    from ._workflow import Cron, Every, Once, Param, Template, Workflow, cron, every, once, template
 
 __version__ = '0.1.0'
 
@@ -26,6 +26,7 @@ __all__ = [
     'DefinitionError',
     'Every',
     'Job',
+    'Once',
     'Param',
     'Result',
     'Row',
@@ -39,6 +40,7 @@ __all__ = [
     'Workflow',
     'cron',
     'every',
+    'once',
     'template',
 ]
 
@@ -47,11 +49,13 @@ _LAZY = {
     'Row': '_values',
     'Cron': '_workflow',
     'Every': '_workflow',
+    'Once': '_workflow',
     'Param': '_workflow',
     'Template': '_workflow',
     'Workflow': '_workflow',
     'cron': '_workflow',
     'every': '_workflow',
+    'once': '_workflow',
     'template': '_workflow',
 }
 

@@ -271,6 +271,7 @@ def _written(
         'owner': workflow.owner,
         'params': {key: param.to_json() for key, param in workflow.params.items()},
         'schedule': workflow.schedule.to_json() if workflow.schedule else None,
+        **workflow.limits,
         'source': workflow.site.to_json(),
         'jobs': [_job(template, edges[template.name], defaults) for template in templates],
     }
@@ -297,7 +298,8 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
                 continue
             entries = as_dict(value)
             value = given if entries is None else {**entries, **given}
-        body[setting.field] = value
+        if value or not setting.left_out:
+            body[setting.field] = value
     # A secret that the environment is to hold is declared by that.
     for secret in body['secret_env'].values():
         if secret not in body['secrets']:
