@@ -474,7 +474,7 @@ impl Document {
             errors.push(DocumentError::new("wrong-type", &self.source, message));
         }
         if self.schedule.is_some()
-            && let Some((name, _)) = self.params.iter().find(|(_, param)| param.default.is_none())
+            && let Some((name, _)) = self.params.iter().find(|(_, param)| param.required)
         {
             let message = format!("workflow \"{}\" has a schedule, and parameter \"{name}\" no default", self.workflow);
             let mut error = DocumentError::new("bad-schedule", &self.source, message);

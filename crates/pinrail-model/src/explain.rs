@@ -83,6 +83,8 @@ pub enum Why {
     },
     /// Its run has not begun: one of the same workflow for the same interval is under way.
     WaitingForInterval {
+        /// The explanation's own `run` is the one that waits.
+        #[serde(rename = "other")]
         run: RunId,
     },
     /// Its run has not begun: as many of its schedule as may be are under way.
@@ -93,6 +95,8 @@ pub enum Why {
     },
     /// Its run has not begun: the one before has to succeed first.
     WaitingForSuccess {
+        /// The explanation's own `run` is the one that waits.
+        #[serde(rename = "other")]
         run: RunId,
     },
     /// Its run has not begun: it waits for its turn in its backfill.
