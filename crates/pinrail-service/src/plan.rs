@@ -75,7 +75,7 @@ pub fn next_fires(schedule: &Schedule, workflow: &str, after: Micros) -> Vec<Nex
 pub fn told(schedule: &Schedule) -> String {
     let mut text = match &schedule.fires {
         Fires::Cron(cron) => format!("{cron} {}", schedule.tz),
-        Fires::Every(seconds) => format!("every {seconds} s"),
+        Fires::Every(seconds) => format!("every {}", elapsed(*seconds)),
         Fires::Once(at) => format!("once at {} {}", at.format("%Y-%m-%d %H:%M:%S"), schedule.tz),
     };
     match schedule.covers {
@@ -86,6 +86,13 @@ pub fn told(schedule: &Schedule) -> String {
         Covers::Month => text.push_str(", covers the month before"),
     }
     text
+}
+
+/// Whole seconds in the largest unit that they are a multiple of.
+fn elapsed(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "min")];
+    let unit = units.into_iter().find(|(length, _)| seconds.is_multiple_of(*length));
+    unit.map_or_else(|| format!("{seconds} s"), |(length, name)| format!("{} {name}", seconds / length))
 }
 
 /// What a deploy does to the schedule of a workflow; none when it has none before and after.
