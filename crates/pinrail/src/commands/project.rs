@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use pinrail_service::compile::Diagnostic;
 use serde_json::{Value, json};
 
+use super::schedules::workflow_changes;
 use crate::client::Place;
 use crate::failure::{DEFINITION, Failure};
 use crate::output::{Output, cell, plural, table};
@@ -103,6 +104,7 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
                 None => "deployed",
             };
             output.say(&format!("  {name}  version {version}, {jobs}, {change}"));
+            workflow_changes(workflow, dry_run).iter().for_each(|line| output.say(line));
         }
         for name in deployed["removed"].as_array().into_iter().flatten() {
             output.say(&format!("  {}  removed: no workflow file has it any longer", cell(name)));

@@ -32,8 +32,12 @@ macro_rules! pages {
 }
 
 pages! {
+    backfills "docs/backfills.md"
     explain "docs/explain.md"
     operations "docs/operations.md"
+    pools "docs/pools.md"
+    schedules "docs/schedules.md"
+    surgery "docs/surgery.md"
     workflows "docs/workflows.md"
     ;
     readme "README.md"

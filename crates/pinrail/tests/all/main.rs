@@ -1,6 +1,7 @@
 //! The real binary, from outside: command line, API, processes, crashes.
 #![allow(clippy::unwrap_used)]
 
+mod backfills;
 mod backup;
 mod crash;
 mod docs;
@@ -18,9 +19,11 @@ mod python;
 mod render;
 mod retention;
 mod secrets;
+mod schedules;
 mod seed;
 mod service;
 #[cfg(feature = "lake")]
 mod sql;
 mod state;
 mod support;
+mod surgery;
