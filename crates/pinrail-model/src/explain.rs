@@ -7,7 +7,7 @@ use crate::admit::{Barred, LimitId, Scope, Shard};
 use crate::fault::{ERROR, Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId};
 use crate::names::{JobName, TableRef};
-use crate::run::{Attempt, Cause, Control, Ending, Ends, Outcome, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict};
+use crate::run::{Attempt, Cause, Control, Ending, Ends, Outcome, Pending, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict};
 use crate::time::Micros;
 use crate::trigger::Overrun;
 
@@ -305,7 +305,11 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
 /// Explains a run that has not begun.
 #[must_use]
 pub fn explain_pending(run: &Run, shard: Option<&Shard>) -> Explanation {
-    let barred = shard.map(|shard| shard.barred(run));
+    let barred = match run.pending {
+        // Before its turn nobody holds it in memory, whether a server is there or not.
+        Some(Pending::Backfill) => Some(Barred::InBackfill),
+        _ => shard.map(|shard| shard.barred(run)),
+    };
     let why = match barred {
         None => Why::WaitingForServer { heard_at: None },
         Some(Barred::SameInterval(other)) => Why::WaitingForInterval { run: other },

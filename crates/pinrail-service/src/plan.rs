@@ -36,6 +36,8 @@ pub struct ScheduleChange {
     /// The schedule in words, before and after.
     pub before: Option<String>,
     pub after: Option<String>,
+    /// The zone of the new schedule.
+    pub tz: Option<String>,
     /// The next fire times of the new schedule, with what their runs cover.
     pub next: Vec<NextFire>,
     /// What the change does in the next seven days; none when the schedule stays.
@@ -107,6 +109,7 @@ pub fn schedule_change(before: Option<&Document>, after: Option<&Document>, now:
     Some(ScheduleChange {
         before: old.map(told),
         after: new.map(told),
+        tz: new.map(|schedule| schedule.tz.clone()),
         next: new.map(|schedule| next_fires(schedule, &name, now)).unwrap_or_default(),
         times,
         uncovered: new.and_then(|schedule| schedule.uncovered(now, 15).ok()).unwrap_or_default(),
