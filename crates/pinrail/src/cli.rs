@@ -221,10 +221,10 @@ enum Command {
     },
     /// Say what became of jobs of a run, whether they ran or not
     #[command(after_help = "Examples:
-  pinrail mark --job load --state succeeded --reason 'loaded by hand'
-  pinrail mark K3F9 --job report+ --state skipped")]
+  pinrail mark --job load --as succeeded --reason 'loaded by hand'
+  pinrail mark K3F9 --job report+ --as skipped")]
     Mark(MarkArgs),
-    /// Skip jobs of a run: what waits for them goes on without them
+    /// Skip jobs of a run, and with them what waits for their success; `disable` lets that go on
     Skip(JobsArgs),
     /// Switch off jobs of a run that have not begun
     Disable(JobsArgs),
@@ -610,7 +610,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Backfill(args) => commands::backfills::backfill(place, output, &args),
         Command::Backfills { command: Some(command), .. } => commands::backfills::change(place, output, &command),
         Command::Backfills { id, .. } => commands::backfills::backfills(place, output, id.as_deref()),
-        Command::Mark(args) => commands::surgery::mark(place, output, &args.jobs, &args.state),
+        Command::Mark(args) => commands::surgery::mark(place, output, &args.jobs, &args.ending),
         Command::Skip(args) => commands::surgery::mark(place, output, &args, "skipped"),
         Command::Disable(args) => commands::surgery::switch(place, output, &args, true),
         Command::Enable(args) => commands::surgery::switch(place, output, &args, false),

@@ -154,6 +154,7 @@ fn headline(made: &Value) -> Vec<String> {
         let terms = format!("class {}, at most {} at once, {order}", cell(&made["class"]), made["concurrency"]);
         let estimate = &made["estimate"];
         let estimate = match estimate["seconds"].as_f64() {
+            Some(seconds) if seconds < 1.0 => format!(" · less than a second by {}", sample(estimate)),
             Some(seconds) => format!(" · about {} by {}", human(seconds), sample(estimate)),
             None => String::new(),
         };

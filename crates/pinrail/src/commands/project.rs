@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use pinrail_service::compile::Diagnostic;
 use serde_json::{Value, json};
 
-use super::schedules::workflow_changes;
+use super::schedules::{Paused, workflow_changes};
 use crate::client::Place;
 use crate::failure::{DEFINITION, Failure};
 use crate::output::{Output, cell, plural, table};
@@ -93,6 +93,7 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
         for diagnostic in diagnostics.iter().filter(|diagnostic| diagnostic.level == "error") {
             eprintln!("{}", render(diagnostic, output));
         }
+        let paused = Paused::of(&client, project.name.as_str())?;
         let verb = if dry_run { "would deploy" } else { "deployed" };
         output.say(&format!("{verb} project {} (bundle {})", project.name, short(&deployed["bundle"])));
         for workflow in deployed["workflows"].as_array().into_iter().flatten() {
@@ -104,7 +105,7 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
                 None => "deployed",
             };
             output.say(&format!("  {name}  version {version}, {jobs}, {change}"));
-            workflow_changes(workflow, dry_run).iter().for_each(|line| output.say(line));
+            workflow_changes(workflow, &paused).iter().for_each(|line| output.say(line));
         }
         for name in deployed["removed"].as_array().into_iter().flatten() {
             output.say(&format!("  {}  removed: no workflow file has it any longer", cell(name)));

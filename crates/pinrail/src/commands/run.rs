@@ -227,7 +227,7 @@ fn wait_for_change(client: &Client, id: &str, wait: &str, shown: &BTreeMap<Strin
 fn is_over(task: &Value) -> bool {
     matches!(
         task["state"].as_str(),
-        Some("succeeded" | "failed" | "skipped" | "cancelled" | "upstream-failed" | "held")
+        Some("succeeded" | "failed" | "skipped" | "disabled" | "cancelled" | "upstream-failed" | "held")
     )
 }
 
@@ -312,7 +312,7 @@ pub fn task_line(output: Output, task: &Value, left: &Left) -> String {
         "succeeded" => (output.good("✔"), left.told(task, &attempt)),
         "failed" => (output.bad("✘"), format!("fault {}", cell(&attempt["fault"]))),
         "upstream-failed" => (output.dim("–"), "a job above it did not succeed".to_owned()),
-        "skipped" | "cancelled" | "held" => (output.dim("–"), state.clone()),
+        "skipped" | "disabled" | "cancelled" | "held" => (output.dim("–"), state.clone()),
         "waiting" | "ready" | "backoff" => (output.dim("·"), state.clone()),
         _ => ("▸".to_owned(), state.clone()),
     };

@@ -1,5 +1,6 @@
 //! Schedules: what fires when, pausing and resuming; and what a deploy does to them.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use pinrail_model::names::WorkflowName;
@@ -161,8 +162,19 @@ pub fn pause(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Who has paused which schedules, in words, by workflow.
+pub struct Paused(BTreeMap<String, String>);
+
+impl Paused {
+    pub fn of(client: &Client, project: &str) -> Result<Self, Failure> {
+        let found = client.list(&format!("/projects/{project}/schedules"))?;
+        let items = found["items"].as_array().into_iter().flatten().filter(|item| !item["paused"].is_null());
+        Ok(Self(items.map(|item| (cell(&item["workflow"]), control("paused", &item["paused"]))).collect()))
+    }
+}
+
 /// What a deploy does to one workflow: to its jobs, its fire times and its runs.
-pub fn workflow_changes(workflow: &Value, dry_run: bool) -> Vec<String> {
+pub fn workflow_changes(workflow: &Value, paused: &Paused) -> Vec<String> {
     let mut lines = Vec::new();
     if workflow["change"] != "new" {
         let diff = &workflow["diff"];
@@ -174,11 +186,12 @@ pub fn workflow_changes(workflow: &Value, dry_run: bool) -> Vec<String> {
             lines.push(format!("job {}  changed: {}", cell(&change["job"]), settings.join(", ")));
         }
     }
-    lines.extend(fire_times(&workflow["schedule"], dry_run));
+    lines.extend(fire_times(&workflow["schedule"]));
+    lines.extend(next_fire(&workflow["schedule"], paused.0.get(&cell(&workflow["name"]))));
     lines.into_iter().map(|line| format!("      {line}")).collect()
 }
 
-fn fire_times(change: &Value, dry_run: bool) -> Vec<String> {
+fn fire_times(change: &Value) -> Vec<String> {
     if change.is_null() {
         return Vec::new();
     }
@@ -190,6 +203,7 @@ fn fire_times(change: &Value, dry_run: bool) -> Vec<String> {
         _ => {}
     }
     let times = &change["times"];
+    let tz = change["tz"].as_str().unwrap_or("UTC").to_owned();
     let count = |name: &str| times[name].as_array().map_or(0, Vec::len);
     let said = |count: usize, word: &str| if count == 0 { format!("none {word}") } else { format!("{count} {word}") };
     if change["before"].is_string() && !times.is_null() {
@@ -199,13 +213,13 @@ fn fire_times(change: &Value, dry_run: bool) -> Vec<String> {
         for one in times["doubled"].as_array().into_iter().flatten().take(MOST_NAMED) {
             lines.push(format!(
                 "  {} will run again for {}, which had its run at {}",
-                cell(&one["fire"]),
-                interval(&one["interval"], "UTC"),
-                cell(&one["fired_at"])
+                local(&one["fire"], &tz),
+                interval(&one["interval"], &tz),
+                local(&one["fired_at"], &tz)
             ));
         }
         for one in times["uncovered"].as_array().into_iter().flatten().take(MOST_NAMED) {
-            lines.push(format!("  no run will cover {} (UTC)", interval(one, "UTC")));
+            lines.push(format!("  no run will cover {}", interval(one, &tz)));
         }
         let more = count("uncovered").saturating_sub(MOST_NAMED);
         if more > 0 {
@@ -221,12 +235,18 @@ fn fire_times(change: &Value, dry_run: bool) -> Vec<String> {
             plural(days.len() as u64, "day")
         ));
     }
-    if let Some(next) = change["next"].as_array().and_then(|next| next.first()) {
-        let would = if dry_run { "would be" } else { "is" };
-        let covers = interval(&next["interval"], "UTC");
-        lines.push(format!("next fire time {would} {}, which covers {covers} (UTC)", local(&next["fire_at"], "UTC")));
-    }
     lines
+}
+
+/// When the schedule fires next, or who keeps it from that.
+fn next_fire(change: &Value, paused: Option<&String>) -> Option<String> {
+    let next = change["next"].as_array()?.first()?;
+    let tz = cell(&change["tz"]);
+    let (fires, covers) = (local(&next["fire_at"], &tz), interval(&next["interval"], &tz));
+    Some(match paused {
+        Some(control) => format!("{control}; it would fire at {fires} {tz}"),
+        None => format!("next fire time {fires} {tz}, covers {covers}"),
+    })
 }
 
 /// The last characters of an id, as people see it.

@@ -325,7 +325,12 @@ fn explain_text(explanation: &Value) -> String {
             lines.extend(failure_lines(&explanation["failure"]));
             lines
         }
+        // Of a person the reason says by itself that it is held.
+        "held" if cell(&explanation["reason"]).starts_with("held by ") => {
+            vec![format!("  {job} is {}", visible(&cell(&explanation["reason"])))]
+        }
         "held" => vec![format!("  {job} is held: {}", cell(&explanation["reason"]))],
+        "ended" if explanation["state"] == "disabled" => vec![format!("  {job} was switched off: it did not run")],
         "waiting-for-server" => {
             let heard = explanation["heard_at"].as_str();
             let heard = heard.map(|at| format!("; the one that worked on it is gone (last heard of at {at})"));

@@ -18,8 +18,8 @@ pub struct MarkArgs {
     #[command(flatten)]
     pub jobs: JobsArgs,
     /// What became of them
-    #[arg(long, value_parser = ["succeeded", "failed", "skipped"])]
-    pub state: String,
+    #[arg(long = "as", value_name = "STATE", value_parser = ["succeeded", "failed", "skipped"])]
+    pub ending: String,
 }
 
 /// Jobs of a run, and why something is done to them.

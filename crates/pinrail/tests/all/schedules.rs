@@ -22,7 +22,7 @@ fn a_schedule_fires_runs_is_paused_and_resumed() {
                                         schedule=every('1s', catch_up='none'), overrun='delay')";
     let project = Project::new(&[("workflows/w.py", workflow)]);
     let server = project.up();
-    assert!(deploy(&project).contains("next fire time is "));
+    assert!(deploy(&project).contains("      next fire time "));
     wait_until("three runs have succeeded", || runs(&project, &["--in", "succeeded"]).len() >= 3);
     let fired = runs(&project, &[]);
     for run in &fired {

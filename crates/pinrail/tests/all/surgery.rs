@@ -17,7 +17,7 @@ fn a_failed_job_is_marked_and_the_run_goes_on() {
     )]);
     let _server = project.up();
     assert_eq!(project.run(&["run", "w"]).code, Some(1));
-    let said = good(&project, &["mark", "--job", "a", "--state", "succeeded", "--reason", "loaded by hand"]);
+    let said = good(&project, &["mark", "--job", "a", "--as", "succeeded", "--reason", "loaded by hand"]);
     assert!(said.starts_with("a of run ") && said.ends_with(" marked as succeeded\n"), "{said}");
     let run = project.wait_for_end();
     assert_eq!((&run["state"], &task(&run, "c")["state"]), (&"succeeded".into(), &"succeeded".into()), "{run}");
@@ -40,7 +40,7 @@ fn a_run_and_a_job_are_held_and_released() {
     let run = project.last_run()["id"].as_str().unwrap().to_owned();
     let said = good(&project, &["hold", &run, "--job", "b", "--reason", "look first"]);
     assert!(said.contains(&format!("pinrail release {} --job b", &run[run.len() - 4..])), "{said}");
-    good(&project, &["mark", &run, "--job", "b", "--state", "skipped"]);
+    good(&project, &["mark", &run, "--job", "b", "--as", "skipped"]);
     good(&project, &["cancel", &run]);
     project.wait_for_end();
 
