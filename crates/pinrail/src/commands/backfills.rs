@@ -18,7 +18,7 @@ use crate::output::{Output, cell, command, grouped, hint, human, plural, table};
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it is looked for Ctrl-C meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Without a terminal a line is printed after so many answers, so that logs do not fill.
+/// Without a terminal a line is printed for one answer of so many, so that logs do not fill.
 const ANSWERS_A_LINE: u32 = 10;
 /// Characters of the bar.
 const BAR: u64 = 20;
@@ -191,7 +191,7 @@ fn follow(client: &Client, output: Output, made: &Value) -> Result<Value, Failur
     loop {
         let backfill = client.get(&path)?;
         let over = is_over(&backfill);
-        if bar.drawn || over || answers % ANSWERS_A_LINE == ANSWERS_A_LINE - 1 {
+        if bar.drawn || over || answers % ANSWERS_A_LINE == 0 {
             bar.show(output, &progress(&backfill), over);
         }
         if over {

@@ -1,10 +1,12 @@
 //! Backfills as people use them: followed to the end, paused, edited, cancelled, and going on after a SIGKILL.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Project, wait_until};
+use crate::support::{Project, Ran, wait_until};
 
 /// A job that fails for one day until a file says that it is mended, and leaves a line for each time it has run.
 fn project(shell: &str) -> (Project, tempfile::TempDir) {
@@ -146,6 +148,25 @@ fn a_backfill_goes_on_after_the_server_was_killed_without_doubling_or_losing_a_r
         .sum();
     assert!((40..=attempts).contains(&ran.lines().count()), "{} lines of {attempts} attempts", ran.lines().count());
     assert!(attempts <= 48, "at most four were under way at each death: {attempts}");
+}
+
+#[test]
+fn ctrl_c_leaves_a_backfill_that_goes_on() {
+    let (project, outside) = project("until test -e OUT/go; do sleep 0.05; done");
+    let _server = project.up();
+    deployed(&project);
+    let mut command = project.command(&["backfill", "w", "--at", "2024-01-01"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut progress = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut progress).unwrap();
+    assert_eq!(progress, "  0/1 · 0 failed\n");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let left: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(left.code, Some(130), "{left:?}");
+    assert!(left.out.contains("detached; it goes on: follow with `pinrail backfills "), "{left:?}");
+    std::fs::write(outside.path().join("go"), "").unwrap();
+    wait_until("it has succeeded", || last_backfill(&project)["state"] == "succeeded");
 }
 
 #[test]
