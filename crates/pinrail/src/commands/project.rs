@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::schedules::{Paused, workflow_changes};
 use crate::client::Place;
 use crate::failure::{DEFINITION, Failure};
-use crate::output::{Output, cell, plural, table};
+use crate::output::{Output, cell, hint, plural, table};
 
 pub fn check(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
@@ -117,6 +117,10 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
         }
         for note in deployed["notes"].as_array().into_iter().flatten() {
             output.say(&format!("  note: {}", cell(note)));
+        }
+        let mut workflows = deployed["workflows"].as_array().into_iter().flatten();
+        if client.embedded().is_some() && workflows.any(|workflow| workflow["schedule"]["after"].is_string()) {
+            output.say(&hint("  note: schedules fire while a server is up: `pinrail up`"));
         }
     }
     output.document(&deployed);

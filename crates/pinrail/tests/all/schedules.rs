@@ -69,6 +69,7 @@ fn a_plan_tells_of_jobs_and_fire_times_and_changes_nothing() {
     let project = Project::new(&[("workflows/w.py", &workflow(6, "template(name='b', shell='true'): ['a']"))]);
     let said = deploy(&project);
     assert!(said.contains("schedule  0 6 * * * America/New_York, covers the day before\n"), "{said}");
+    assert!(said.contains("note: schedules fire while a server is up: `pinrail up`"), "{said}");
     project.write("workflows/w.py", &workflow(7, "template(name='c', shell='true', retries=2): ['a']"));
     let plan = project.run(&["plan"]);
     assert_eq!(plan.code, Some(0), "{plan:?}");
