@@ -22,7 +22,7 @@ pub enum PoolsCommand {
         #[arg(long)]
         description: Option<String>,
     },
-    /// Remove a pool; jobs that name it are then not limited by it
+    /// Remove a pool; jobs that name it wait until it is set again
     Remove { name: String },
 }
 
@@ -65,7 +65,7 @@ pub fn pools(place: &Place, output: Output, command: Option<&PoolsCommand>) -> R
     let name: PoolName = name.parse().map_err(|e| Failure::new(USAGE, format!("{e}")))?;
     let said = match slots {
         Some(slots) => format!("pool {name} has {}", plural(u64::from(slots), "slot")),
-        None => format!("pool {name} is removed; jobs that name it are not limited by it"),
+        None => format!("pool {name} is removed; jobs that name it wait until it is set again"),
     };
     set(place, output, &json!({"kind": "pool", "name": name}), slots, description, &said)
 }

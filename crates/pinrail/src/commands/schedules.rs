@@ -86,9 +86,8 @@ fn details(item: &Value) -> Vec<String> {
         let covers = interval(&fire["interval"], &tz);
         lines.push(format!("  {head:<11} {}, covers {covers}{late}", local(&fire["fire_at"], &tz)));
     }
-    for (at, passed) in item["passed"].as_array().into_iter().flatten().rev().enumerate() {
-        let head = if at == 0 { "passed over" } else { "" };
-        lines.push(format!("  {head:<11} {}", passed_over(passed, &tz)));
+    for passed in item["passed"].as_array().into_iter().flatten().rev() {
+        lines.push(format!("  {}", passed_over(passed, &tz)));
     }
     if let Some(run) = item["failed"].as_str() {
         let short = &run[run.len().saturating_sub(pinrail_model::ids::SHORT)..];

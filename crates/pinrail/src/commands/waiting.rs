@@ -95,6 +95,9 @@ fn limit(who: &str, explanation: &Value) -> String {
     let of = format!("{held} of {capacity}");
     let limit = &explanation["limit"];
     match limit["kind"].as_str() {
+        Some("pool") if *capacity == 0 => {
+            format!("  {who} waits: pool \"{}\" has no slots; nobody has set it", cell(&limit["name"]))
+        }
         Some("pool") => format!("  {who} waits: pool \"{}\" is full ({of} slots)", cell(&limit["name"])),
         Some("quota") => format!("  {who} waits: the quota of project {} is used up ({of})", cell(&limit["project"])),
         Some("workflow") => {

@@ -117,11 +117,16 @@ fn a_full_pool_is_explained_by_who_holds_it() {
     );
     let project = Project::new(&[("workflows/w.py", &workflow)]);
     let _server = project.up();
+    good(&project, &["deploy"]);
     assert_eq!(good(&project, &["pools"]), "project demo has no pools\n");
+    good(&project, &["run", "w", "--job", "b", "--at", "2024-01-03", "--detach"]);
+    let unset = "b waits: pool \"reports\" has no slots; nobody has set it";
+    wait_until("b waits for a pool", || project.run(&["explain", "w@2024-01-03"]).out.contains(unset));
     assert_eq!(
         good(&project, &["pools", "set", "reports", "--slots", "1", "--description", "the old database"]),
         "pool reports has 1 slot\n"
     );
+    assert_eq!(project.wait_for_end()["state"], "succeeded");
     let listed = good(&project, &["pools"]);
     assert!(listed.contains("reports  1      admin  ") && listed.contains("the old database"), "{listed}");
     good(&project, &["run", "w", "--job", "a", "--at", "2024-01-01", "--detach"]);
