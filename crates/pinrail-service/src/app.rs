@@ -1182,6 +1182,8 @@ fn refusal(reply: &Value) -> Option<Problem> {
         "job-not-found",
         "run-not-found",
         "version-not-found",
+        "schedule-not-found",
+        "backfill-not-found",
         "state-failed",
         "bad-document",
     ];
