@@ -284,7 +284,7 @@ fn tell_end(output: Output, ended: &Value) {
     let cancelled = if cancelled > 0 { format!(", {} cancelled", grouped(cancelled)) } else { String::new() };
     let took = crate::output::seconds(&ended["created_at"], &ended["ended_at"]).map(human);
     let took = took.map(|took| format!(" in {took}")).unwrap_or_default();
-    output.say(&format!("  {shown}{took}: {counts}{cancelled}"));
+    output.say(&format!("  {shown}{took} · {counts}{cancelled}"));
     if !ended["stopped"].is_null() {
         output.say(&format!("  {}", control("cancelled", &ended["stopped"])));
     }
