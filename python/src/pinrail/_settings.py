@@ -194,7 +194,11 @@ def _texts(what: str, value: object) -> list[str]:
 def pools(value: object) -> dict[str, int]:
     """Pools and how many slots of each: a name, several, or a dict of names to slots."""
     entries = as_dict(value)
-    given: dict[Any, Any] = dict.fromkeys(_texts('names of pools', value), 1) if entries is None else dict(entries)
+    given: dict[Any, Any] = {}
+    if entries is None:
+        given.update(dict.fromkeys(_texts('names of pools, or a dict of pools to slots', value), 1))
+    else:
+        given.update(entries)
     for name, slots in given.items():
         problem = name_problem(name)
         if problem is not None:
