@@ -132,7 +132,7 @@ pub struct Deployed {
     /// Active workflows that the bundle does not have, which are active no longer.
     pub removed: Vec<WorkflowName>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
-    /// What people should know, such as that schedules do not fire yet.
+    /// What people should know, such as that runs under way keep their version.
     pub notes: Vec<String>,
 }
 

@@ -18,8 +18,8 @@ mod processes;
 mod python;
 mod render;
 mod retention;
-mod secrets;
 mod schedules;
+mod secrets;
 mod seed;
 mod service;
 #[cfg(feature = "lake")]
