@@ -38,6 +38,9 @@ fn a_schedule_fires_runs_is_paused_and_resumed() {
     assert!(paused.out.contains("the schedule of w is paused"), "{}", paused.out);
     let listed = project.run(&["schedules"]).out;
     assert!(listed.contains("paused by admin at ") && listed.contains(": the source is being repaired"), "{listed}");
+    let next = || project.run(&["schedules", "w", "--json"]).json()["next"][0]["fire_at"].clone();
+    let first = next();
+    wait_until("a fire time passes", || next() != first);
     let mut settled = Vec::new();
     wait_until("what was made before the pause is over", || {
         settled = runs(&project, &[]);
