@@ -27,7 +27,6 @@ const WHOLE: &[(&str, &str)] = &[
     ("select data, state from runs  where 1 order by id desc limit", "it walks the key and ends early"),
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens order", "people list them"),
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens\n", "people list them"),
-    ("select data, progress from backfills where id < ?1", "it walks the key and ends early"),
     ("delete from tokens", "retention asks for it, once an hour"),
     ("select a.job, a.ended_at", "it goes through the few runs that it has just found"),
     ("select u.namespace, u.name", "it goes through the few rows that it has just found"),
