@@ -94,6 +94,7 @@ def test_what_is_wrong_with_a_folder_is_told_at_its_place(
     found = compiled['diagnostics']
     assert [(one['file'], one['line'], one['level']) for one in found][:1] == [(file, line, 'error')], found
     assert message in found[0]['message']
+    assert 'workflows/w.py' in [file, *(one['file'] for one in found[0]['related'])], 'the file that does not compile'
     assert compiled['workflows'] == []
 
 

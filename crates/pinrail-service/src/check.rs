@@ -190,17 +190,23 @@ pub(crate) fn of_error(document: &Document, job: &Job, text: &str, error: LakeEr
         workflow: Some(document.workflow.to_string()),
         ..plain(level, code, evidence.message)
     };
-    placed(job, text, place, found, true)
+    placed(job, text, place, found, false)
 }
 
-/// Says where in a job's SQL something is found: in its file, or where the workflow file has the text. Only a `told` place
-/// is named in the message of the latter.
-pub(crate) fn placed(job: &Job, text: &str, place: Option<(u32, u32)>, found: Diagnostic, told: bool) -> Diagnostic {
+/// Says where in a job's SQL something is found: in its file, or where the workflow file has the text. Of the latter the
+/// message says whose text it is, unless it is about a table and names the job by itself.
+pub(crate) fn placed(
+    job: &Job,
+    text: &str,
+    place: Option<(u32, u32)>,
+    found: Diagnostic,
+    of_table: bool,
+) -> Diagnostic {
     let Some(SqlSource::File(file)) = &job.sql else {
         let place = place.map_or_else(String::new, |(line, column)| format!("{line}:{column} of "));
-        let message = match told {
-            true => format!("{place}the SQL of job \"{}\": {}", job.name, found.message),
-            false => found.message,
+        let message = match of_table {
+            false => format!("{place}the SQL of job \"{}\": {}", job.name, found.message),
+            true => found.message,
         };
         return Diagnostic { message, file: Some(job.source.file.clone()), line: Some(job.source.line), ..found };
     };
@@ -208,7 +214,7 @@ pub(crate) fn placed(job: &Job, text: &str, place: Option<(u32, u32)>, found: Di
     let source = text.lines().nth(line.saturating_sub(1) as usize).map(str::to_owned);
     let width = source.as_ref().map(|source| {
         let rest = source.chars().skip(column.saturating_sub(1) as usize);
-        let name = rest.take_while(|c| c.is_alphanumeric() || *c == '_').count();
+        let name = rest.take_while(|c| c.is_alphanumeric() || *c == '_' || (*c == '.' && of_table)).count();
         u32::try_from(name.max(1)).unwrap_or(1)
     });
     Diagnostic { file: Some(file.clone()), line: Some(line), column: Some(column), width, source, ..found }

@@ -106,7 +106,17 @@ async fn complete(
     if looked.found.iter().all(|diagnostic| diagnostic.level != "error") {
         looked.connect();
     }
-    Ok((Some(looked.document), looked.found))
+    let Looked { document, mut found, .. } = looked;
+    // An error is counted for the workflow's file, so it names it.
+    let workflow = &document.source;
+    for error in found.iter_mut().filter(|found| found.level == "error") {
+        let named = error.file.as_ref() == Some(&workflow.file)
+            || error.related.iter().any(|other| other["file"] == workflow.file);
+        if !named {
+            error.related.push(of_source(workflow, format!("workflow \"{}\" is declared here", document.workflow)));
+        }
+    }
+    Ok((Some(document), found))
 }
 
 /// Which jobs take their edges from their SQL, and the document without the marks.
@@ -244,11 +254,7 @@ impl Looked {
                     ("warning", message, hint)
                 };
                 let related = self.at(*other, others.at, plain(level, "double-writer", String::new()), "");
-                let mut related = vec![place(&related, format!("{before} writes it here"))];
-                let workflow = &self.document.source;
-                if self.document.jobs[*job].source.file != workflow.file {
-                    related.push(of_source(workflow, format!("workflow \"{}\" has both", self.document.workflow)));
-                }
+                let related = vec![place(&related, format!("{before} writes it here"))];
                 let found = self.at(*job, write.at, plain(level, "double-writer", message), hint);
                 Diagnostic { related, ..found }
             }
@@ -306,7 +312,7 @@ impl Looked {
     fn at(&self, ix: usize, at: Option<Place>, found: Diagnostic, hint: &str) -> Diagnostic {
         let text = self.texts[ix].as_deref().filter(|_| at.is_some());
         match text {
-            Some(text) => placed(&self.document.jobs[ix], text, at, self.hinted(found, hint), false),
+            Some(text) => placed(&self.document.jobs[ix], text, at, self.hinted(found, hint), true),
             None => self.of_job(ix, found, hint),
         }
     }

@@ -21,20 +21,39 @@ from ._specs import WrongValue, describe
 from ._workflow import Template, check_executor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _KEY = re.compile(r'\s*--\s*([a-z_-]+)\s*:(.*)')
 _SETTINGS = ('description', 'executor', 'owner', 'retries')
 
 
 class _FileSite(Site):
-    """A job that is declared by a file: each setting stands on a line of the header."""
+    """A job that is declared by a file: each setting stands on a line of the header. ``folder`` asked for it."""
 
-    __slots__ = ('lines',)
+    __slots__ = ('folder', 'lines')
 
-    def __init__(self, path: str, lines: dict[str, int]) -> None:
+    def __init__(self, path: str, folder: Site, lines: dict[str, int]) -> None:
         super().__init__(path, 1, 'sql_folder')
+        self.folder = folder
         self.lines = lines
+
+    def diagnostic(
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        setting: str | None = None,
+        name_only: bool = False,
+        span: Span | None = None,
+        level: str = 'error',
+        related: Iterable[dict[str, Any]] = (),
+    ) -> Diagnostic:
+        # A mistake in the file is one of the workflow file too, which is why that one does not compile.
+        related = [*related, self.folder.related('makes a job of this file')]
+        return super().diagnostic(
+            code, message, hint=hint, setting=setting, name_only=name_only, span=span, level=level, related=related
+        )
 
     def span(self, setting: str | None = None, *, value: bool = False) -> Span:
         source = self.source
@@ -61,7 +80,7 @@ def sql_folder(path: str) -> dict[Template, list[str]]:
     folder = os.path.normpath(os.path.join(root, path))
     jobs: dict[Template, list[str]] = {}
     for file in _sql_files(folder):
-        made, after = _of_file(file, root)
+        made, after = _of_file(file, root, site)
         jobs[made] = after
     return jobs or _nothing(site, f'folder "{path}" holds no .sql file', None)
 
@@ -94,7 +113,7 @@ def _sql_files(folder: str) -> Iterator[str]:
                 yield os.path.join(place, file)
 
 
-def _of_file(path: str, root: str) -> tuple[Template, list[str]]:
+def _of_file(path: str, root: str, folder: Site) -> tuple[Template, list[str]]:
     """The job that a file declares, and the jobs that it lists."""
     file = relative_to(path, root) or path
     name = os.path.basename(path)[:-4]
@@ -106,12 +125,12 @@ def _of_file(path: str, root: str) -> tuple[Template, list[str]]:
     except (OSError, SyntaxError, ValueError):
         unreadable = True
     lines = {key: line for key, _, line in reversed(entries)}
-    site = _FileSite(path, lines)
+    site = _FileSite(path, folder, lines)
     made = Template(site)
     made.kind, made.sql = 'sql', {'file': file}
     found = made.diagnostics
     if unreadable:
-        found.append(Diagnostic('syntax-error', f'{file} is not text in UTF-8', file=file))
+        found.append(site.diagnostic('syntax-error', f'{file} is not text in UTF-8'))
     problem = name_problem(name)
     if problem is None:
         made.name = name

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, Statement as Ast, Value as Sq
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Whitespace};
 use pinrail_model::names::{DEFAULT_NAMESPACE, JobName, TableRef};
 use pinrail_model::seam::lake::{SYSTEM, Value, WriteMode};
-use pinrail_model::tables::{Draft, Effect, Outline, Part, Partition, Place, Touch};
+use pinrail_model::tables::{Draft, Effect, Outline, Part, Partition, Touch};
 
 use super::header::{Declared, Header};
 use super::names;

@@ -107,9 +107,9 @@ mod with_engine {
         let ran = project.run(&["check"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         for part in [
-            "warning: \"report\" reads marts.effect, which \"effect\" writes, but does not wait for it",
+            "warning: \"report\" reads marts.effect, which \"effect\" writes, but does not wait for it  (missing-dependency)\n",
             "sql/report.sql:3",
-            " 3 │ from marts.effect\n   │      ^^^^^ Add \"effect\" to the jobs that \"report\" waits for.",
+            " 3 │ from marts.effect\n   │      ^^^^^^^^^^^^ Add \"effect\" to the jobs that \"report\" waits for.",
             "warning: \"inline\" reads marts.effect, which \"effect\" writes, but does not wait for it",
             "workflows/w.py:5",
             "0 errors, 2 warnings",
@@ -266,7 +266,7 @@ mod with_engine {
                 2,
                 "which tables \"a\" reads is seen only when it runs",
             ),
-            ("-- writes: m.a\nselect from where", 2, "error: "),
+            ("-- writes: m.a\nselec 1 as x", 2, "Did you mean SELECT?"),
         ] {
             project.write("sql/a.sql", text);
             let ran = project.run(&["check"]);
@@ -275,6 +275,24 @@ mod with_engine {
             assert!(ran.out.contains(&format!("sql/a.sql:{line}")), "{text}: {}", ran.out);
             assert_eq!(project.run(&["run", "w"]).code, Some(3), "{text}");
         }
+    }
+
+    #[test]
+    fn a_workflow_whose_tables_are_wrong_keeps_its_last_good_version() {
+        let project = Project::new(&[
+            ("workflows/w.py", "workflow = {template(name=n, sql=f'sql/{n}.sql'): [] for n in ('a', 'b')}"),
+            ("workflows/good.py", "workflow = {template(name='x', shell='true'): []}"),
+            ("sql/a.sql", "-- writes: m.a\nselect 1 as x"),
+            ("sql/b.sql", "-- writes: m.b\nselect 1 as x"),
+        ]);
+        assert_eq!(project.run(&["deploy"]).code, Some(0));
+        project.write("sql/b.sql", "-- writes: m.a\nselect 1 as x");
+        let deployed = project.run(&["deploy", "--json"]);
+        assert_eq!(deployed.code, Some(3), "{deployed:?}");
+        let deployed = deployed.json();
+        let kept = &deployed["kept"][0];
+        assert_eq!((&kept["name"], &kept["file"], &kept["errors"]), (&json!("w"), &json!("workflows/w.py"), &json!(1)));
+        assert_eq!(deployed["workflows"][0]["name"], "good", "{deployed}");
     }
 
     #[test]
