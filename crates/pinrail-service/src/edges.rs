@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pinrail_model::document::{Document, Job, JobKind, Source, SqlSource};
-use pinrail_model::fault::Fault;
 use pinrail_model::seam::lake::{LakeError, QueryEngine};
 use pinrail_model::tables::{self, Draft, Edge, Finding, JobTables, Outline, Place, Reason};
 use serde_json::{Value, json};
@@ -19,7 +18,6 @@ use serde_json::{Value, json};
 use crate::app::param_types;
 use crate::check::{of_error, placed};
 use crate::compile::{Compiled, Diagnostic, plain};
-use crate::problem::Problem;
 use crate::values::typed;
 
 /// The mark of a job in what the workflow files print, beside the jobs that it lists.
@@ -39,24 +37,16 @@ pub(crate) fn need_engine(compiled: &Compiled) -> bool {
 }
 
 /// Completes the documents that the workflow files came to, and seals the good ones.
-///
-/// # Errors
-/// When the engine fails for a reason of its own.
-pub(crate) async fn settle(
-    compiled: &mut Compiled,
-    agreed: Vec<Value>,
-    root: &Path,
-    engine: Option<&dyn QueryEngine>,
-) -> Result<(), Problem> {
+pub(crate) async fn settle(compiled: &mut Compiled, agreed: Vec<Value>, root: &Path, engine: Option<&dyn QueryEngine>) {
     for json in std::mem::take(&mut compiled.sketches) {
         // What makes a sketch unreadable has been told of the workflow that it is of.
-        if let (Some(document), found) = complete(json, root, engine).await? {
+        if let (Some(document), found) = complete(json, root, engine).await {
             compiled.sketches.push(document.seal().0);
             add(compiled, found);
         }
     }
     for json in agreed {
-        let (document, found) = complete(json.clone(), root, engine).await?;
+        let (document, found) = complete(json.clone(), root, engine).await;
         let good = found.iter().all(|diagnostic| diagnostic.level != "error");
         add(compiled, found);
         match document {
@@ -70,7 +60,6 @@ pub(crate) async fn settle(
             }
         }
     }
-    Ok(())
 }
 
 fn add(compiled: &mut Compiled, found: Vec<Diagnostic>) {
@@ -86,7 +75,7 @@ async fn complete(
     mut json: Value,
     root: &Path,
     engine: Option<&dyn QueryEngine>,
-) -> Result<(Option<Document>, Vec<Diagnostic>), Problem> {
+) -> (Option<Document>, Vec<Diagnostic>) {
     let auto = take_auto(&mut json);
     let document = match Document::read(&json) {
         Ok(document) => document,
@@ -97,12 +86,12 @@ async fn complete(
                 hint: error.hint,
                 ..plain("error", error.code, error.message)
             });
-            return Ok((None, found.collect()));
+            return (None, found.collect());
         }
     };
     let texts = document.jobs.iter().map(|job| text(job, root)).collect();
     let mut looked = Looked { document, auto, texts, tables: Vec::new(), found: Vec::new() };
-    looked.look(engine).await?;
+    looked.look(engine).await;
     if looked.found.iter().all(|diagnostic| diagnostic.level != "error") {
         looked.connect();
     }
@@ -116,7 +105,7 @@ async fn complete(
             error.related.push(of_source(workflow, format!("workflow \"{}\" is declared here", document.workflow)));
         }
     }
-    Ok((Some(document), found))
+    (Some(document), found)
 }
 
 /// Which jobs take their edges from their SQL, and the document without the marks.
@@ -144,16 +133,13 @@ struct Looked {
 
 impl Looked {
     /// Finds out what the jobs read and write.
-    async fn look(&mut self, engine: Option<&dyn QueryEngine>) -> Result<(), Problem> {
+    async fn look(&mut self, engine: Option<&dyn QueryEngine>) {
         let mut outlines = self.outlines(engine).await;
         for ix in 0..self.document.jobs.len() {
             let job = &self.document.jobs[ix];
             let mut known = JobTables::default();
             match outlines.remove(&ix) {
                 Some(Ok(outline)) => known.outline = outline,
-                Some(Err(error)) if error.fault != Fault::User => {
-                    return Err(Problem::new("internal", error.evidence.message));
-                }
                 // A check tells of it otherwise; without edges there is nothing to run.
                 Some(Err(error)) if self.auto[ix] => {
                     let text = self.texts[ix].as_deref().unwrap_or_default();
@@ -178,7 +164,6 @@ impl Looked {
             }
             self.tables.push(known);
         }
-        Ok(())
     }
 
     async fn outlines(&self, engine: Option<&dyn QueryEngine>) -> BTreeMap<usize, Result<Outline, LakeError>> {

@@ -51,7 +51,7 @@ impl Header {
             if key.is_empty() || !key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-') {
                 continue;
             }
-            if !KEYS.contains(&key) && !(declares_job && OWN_SETTINGS.contains(&key)) {
+            if !(KEYS.contains(&key) || (declares_job && OWN_SETTINGS.contains(&key))) {
                 return Err(unknown(key, number, declares_job));
             }
             if header.entries.insert(key.to_owned(), (number, value.trim().to_owned())).is_some() {

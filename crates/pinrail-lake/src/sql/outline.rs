@@ -147,7 +147,8 @@ impl Looking<'_> {
     fn query(&mut self, mut ast: Ast) -> Result<()> {
         let names = names::fold(&mut ast)?;
         let statement = DfStatement::Statement(Box::new(ast));
-        let (references, _) = resolve_table_references(&statement, false).map_err(error::from_datafusion)?;
+        let (references, _) = resolve_table_references(&statement, false)
+            .map_err(|e| error::user("sql-invalid", error::tidy(&e.strip_backtrace())))?;
         for reference in references {
             let name = reference.table();
             if reference.schema().is_none() && (names.functions.contains_key(name) || names.files.contains_key(name)) {
