@@ -21,4 +21,5 @@ pub mod schema;
 pub mod seam;
 pub mod select;
 pub mod steps;
+pub mod tables;
 pub mod time;

@@ -31,6 +31,7 @@ use utoipa::ToSchema;
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
+use crate::edges;
 use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
@@ -497,7 +498,7 @@ impl App {
         {
             settings.interpreter = Some(folder.join(name).display().to_string());
         }
-        let compiled = self.compiler.compile(self.sandbox.as_ref(), &root, &settings).await?;
+        let compiled = self.compiler.compile(self.sandbox.as_ref(), self.engine.as_deref(), &root, &settings).await?;
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {
@@ -515,7 +516,8 @@ impl App {
             self.commit(writes).await?;
         }
         // Kept only to save time: one that is lost or cut off is made again. What took too long may take less time later.
-        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT);
+        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT)
+            && (self.engine.is_some() || !edges::need_engine(&compiled));
         if let Some(folder) = kept.parent().filter(|_| lasting) {
             let temporary = kept.with_extension("new");
             let written = std::fs::create_dir_all(folder)

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pinrail_model::document::{Document, Sha, canonical};
+use pinrail_model::document::{Sha, canonical};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput};
+use pinrail_model::seam::lake::QueryEngine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::edges;
 use crate::problem::Problem;
 use crate::project::Project;
 
@@ -121,7 +123,7 @@ impl Compiled {
     }
 
     /// A document that cannot be used breaks the file that it is from.
-    fn breaks(&mut self, document: &Value) {
+    pub(crate) fn breaks(&mut self, document: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let names = self.broken.entry(text(&document["source"]["file"])).or_default();
         names.push(text(&document["workflow"]));
@@ -151,10 +153,18 @@ impl Compiler {
     ///
     /// # Errors
     /// When the interpreter cannot be run or the compilation did not end; what is wrong in the files is a diagnostic.
-    pub async fn compile(&self, sandbox: &dyn Sandbox, root: &Path, project: &Project) -> Result<Compiled, Problem> {
+    pub async fn compile(
+        &self,
+        sandbox: &dyn Sandbox,
+        engine: Option<&dyn QueryEngine>,
+        root: &Path,
+        project: &Project,
+    ) -> Result<Compiled, Problem> {
         let (first, second) =
             tokio::try_join!(self.print(sandbox, root, project, "1"), self.print(sandbox, root, project, "4242"))?;
-        Ok(compare(first, second))
+        let (mut compiled, agreed) = compare(first, second);
+        edges::settle(&mut compiled, agreed, root, engine).await;
+        Ok(compiled)
     }
 
     async fn print(
@@ -237,12 +247,13 @@ struct Loading {
     loading: String,
 }
 
-/// What both imports agree on, and an error for each workflow and file on which they do not.
-fn compare(first: Printed, second: Printed) -> Compiled {
+/// The documents that both imports agree on, and an error for each workflow and file on which they do not.
+fn compare(first: Printed, second: Printed) -> (Compiled, Vec<Value>) {
     let Printed { workflows, diagnostics, broken, sketches } = first;
     let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken, sketches };
     let mut doubtful = compiled.join(second.diagnostics, second.broken);
     let late = compiled.late();
+    let mut agreed = Vec::new();
     let only_there = |other: &&Value| !workflows.iter().any(|json| json["workflow"] == other["workflow"]);
     for json in workflows.iter().chain(second.workflows.iter().filter(only_there)) {
         let is_in = |list: &[Value]| list.iter().any(|other| canonical(other) == canonical(json));
@@ -255,21 +266,7 @@ fn compare(first: Printed, second: Printed) -> Compiled {
             }
             continue;
         }
-        match Document::read(json) {
-            Ok(document) => {
-                let (sealed, version) = document.seal();
-                compiled.documents.insert(version, sealed);
-            }
-            Err(errors) => {
-                compiled.breaks(json);
-                compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
-                    file: Some(error.place.file),
-                    line: Some(error.place.line),
-                    hint: error.hint,
-                    ..plain("error", error.code, error.message)
-                }));
-            }
-        }
+        agreed.push(json.clone());
     }
     for file in doubtful.difference(&late).cloned() {
         let message = format!("what is wrong with \"{file}\" differs from one import to the next");
@@ -280,7 +277,7 @@ fn compare(first: Printed, second: Printed) -> Compiled {
             ..plain("error", "not-deterministic", message)
         });
     }
-    compiled
+    (compiled, agreed)
 }
 
 const BY_CHANCE: &str = "Do not use random numbers, the time, or the order of a set in a workflow file.";
@@ -336,12 +333,12 @@ mod tests {
 
     /// Where the imports disagree, and how many workflows are left; the same whichever import was the first.
     fn doubts(one: impl Fn() -> Printed, other: impl Fn() -> Printed) -> (Vec<String>, usize) {
-        let found = [compare(one(), other()), compare(other(), one())].map(|compiled| {
+        let found = [compare(one(), other()), compare(other(), one())].map(|(compiled, agreed)| {
             let chance = compiled.diagnostics.iter().filter(|diagnostic| diagnostic.code == "not-deterministic");
             let mut files: Vec<String> = chance.map(|diagnostic| diagnostic.file.clone().unwrap()).collect();
             files.sort();
             assert!(files.iter().all(|file| compiled.broken.contains_key(file)), "{files:?} are broken");
-            (files, compiled.documents.len())
+            (files, agreed.len())
         });
         let [first, second] = found;
         assert_eq!(first, second);

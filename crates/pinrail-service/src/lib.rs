@@ -14,6 +14,7 @@ pub mod backup;
 pub mod bundles;
 mod check;
 pub mod compile;
+mod edges;
 pub mod http;
 mod inputs;
 pub mod logs;

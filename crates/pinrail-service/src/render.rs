@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::app::{App, find_job, find_workflow, no_engine, param_types, params, sql_problem};
 use crate::compile::Compiled;
+use crate::edges::declares;
 use crate::problem::Problem;
 use crate::project::is_inside;
 use crate::tokens::{Principal, Role};
@@ -92,7 +93,8 @@ impl App {
         let files = self.files_of(project, root, settings).await?;
         let writes = found.job.map(|job| declared(job, &ds)).filter(|declared| !declared.is_empty());
         let file = found.file;
-        let query = SqlQuery { text: found.text, file: file.clone(), values, files, writes };
+        let declares_job = found.job.is_some_and(|job| declares(job, file.as_deref()));
+        let query = SqlQuery { text: found.text, file: file.clone(), values, files, writes, declares_job };
         let view = View { project: project.clone(), at: None, attempt: None };
         engine.check(&query, &view).await.map_err(|error| {
             // With its file the place is one that an editor can go to.

@@ -15,6 +15,7 @@ from ._specs import Result, Shell, Spec, Sql, Table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._context import Context
+    from ._folder import sql_folder
     from ._values import Row
     from ._workflow import Cron, Every, Param, Template, Workflow, cron, every, template
 
@@ -39,6 +40,7 @@ __all__ = [
     'Workflow',
     'cron',
     'every',
+    'sql_folder',
     'template',
 ]
 
@@ -52,6 +54,7 @@ _LAZY = {
     'Workflow': '_workflow',
     'cron': '_workflow',
     'every': '_workflow',
+    'sql_folder': '_folder',
     'template': '_workflow',
 }
 

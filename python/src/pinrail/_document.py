@@ -298,6 +298,9 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
             entries = as_dict(value)
             value = given if entries is None else {**entries, **given}
         body[setting.field] = value
+    if template.auto:
+        # The server, which can read SQL, adds the jobs to ``after`` before it makes the document.
+        body['auto'] = True
     # A secret that the environment is to hold is declared by that.
     for secret in body['secret_env'].values():
         if secret not in body['secrets']:

@@ -230,7 +230,7 @@ SETTINGS = {
     'owner': Setting('owner', text, _nothing, True),
 }
 KINDS = ('class_', 'sql', 'shell')
-TEMPLATE_NAMES = ('name', *KINDS, *SETTINGS)
+TEMPLATE_NAMES = ('name', *KINDS, *SETTINGS, 'after')
 WORKFLOW_NAMES = ('schedule', 'owner', 'description', 'params', 'defaults')
 # Settings of a workflow that are planned, and what does nearly the same today.
 NOT_YET = {'limits': 'leave it out; a job has timeout='}

@@ -64,6 +64,8 @@ class Template:
         self.sql: Optional[dict[str, str]] = None
         self.shell: Optional[list[str]] = None
         self.settings: dict[str, Any] = {}
+        # Waits, beside what is listed, for the jobs that write the tables which its SQL reads.
+        self.auto = False
         self.diagnostics: list[Diagnostic] = []
 
     def __repr__(self) -> str:
@@ -96,10 +98,11 @@ if TYPE_CHECKING:
         priority: Optional[int] = None,
         description: Optional[str] = None,
         owner: Optional[str] = None,
+        after: Optional[Literal['auto']] = None,
     ) -> Template:
         """Declares a job: one of ``class_`` (dotted name), ``sql`` (file) and ``shell`` (command), and settings.
 
-        Durations are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes.
+        ``after='auto'`` lets a job with ``sql`` also wait for the jobs that write the tables which it reads. Durations are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes.
         ``timeout`` aborts, ``warn_after`` only warns. A setting left out comes from ``Workflow(defaults=...)`` or
         from ``[defaults]`` of pinrail.toml.
         """
@@ -143,19 +146,36 @@ else:
             except WrongValue as wrong:
                 message = f'setting "{key}" of {what} must be {wrong.expected}'
                 found.append(site.diagnostic('wrong-type', message, hint=wrong.hint, setting=key))
-        executor = made.settings.get('executor')
-        if executor is not None and made.kind is not None and executor not in EXECUTORS[made.kind]:
-            possible = ' or '.join(f'"{one}"' for one in EXECUTORS[made.kind])
-            found.append(
-                site.diagnostic(
-                    'bad-executor',
-                    f'executor "{executor}" cannot run {what}, which is of kind {made.kind}',
-                    hint=f'possible: {possible}',
-                    setting='executor',
-                )
-            )
+        check_executor(made, what)
+        _take_after(made, what, given.get('after'))
         settle(found)
         return made
+
+
+def check_executor(made: Template, what: str) -> None:
+    """Reports an executor that cannot run a job of this kind."""
+    executor = made.settings.get('executor')
+    if executor is not None and made.kind is not None and executor not in EXECUTORS[made.kind]:
+        possible = ' or '.join(f'"{one}"' for one in EXECUTORS[made.kind])
+        message = f'executor "{executor}" cannot run {what}, which is of kind {made.kind}'
+        made.diagnostics.append(
+            made.site.diagnostic('bad-executor', message, hint=f'possible: {possible}', setting='executor')
+        )
+
+
+def _take_after(made: Template, what: str, value: object) -> None:
+    if value is None:
+        return
+    if value != 'auto':
+        message = f'setting "after" of {what} must be "auto", not {describe(value)}'
+        hint = 'list the jobs that it waits for behind the template: template(...): [...]'
+    elif made.kind not in (None, 'sql'):
+        message = f'setting "after" of {what} takes what it waits for from SQL, and the job has none'
+        hint = 'list the jobs that it waits for behind the template: template(...): [...]'
+    else:
+        made.auto = True
+        return
+    made.diagnostics.append(made.site.diagnostic('wrong-type', message, hint=hint, setting='after'))
 
 
 def _take_name(made: Template, name: object) -> None:

@@ -39,6 +39,9 @@ fn summary(errors: usize, warnings: usize, workflows: usize) -> String {
 pub fn render(diagnostic: &Diagnostic, output: Output) -> String {
     let level = if diagnostic.level == "error" { output.bad("error") } else { output.good("warning") };
     let mut text = format!("{level}: {}", diagnostic.message);
+    if diagnostic.level == "warning" {
+        text.push_str(&output.dim(&format!("  ({})", diagnostic.code)));
+    }
     let (Some(file), Some(line)) = (&diagnostic.file, diagnostic.line) else {
         if let Some(hint) = &diagnostic.hint {
             text.push_str(&format!("\n   hint: {hint}"));
