@@ -247,3 +247,15 @@ impl Secrets<'_> {
         self.vault.open(row).map_err(|e| e.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_an_hour() {
+        let waits: Vec<u64> = (1..=14).map(|tries| delay(tries).as_secs()).collect();
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600, 3600]);
+        assert_eq!(delay(u32::MAX), LONGEST_DELAY);
+    }
+}

@@ -202,3 +202,64 @@ impl Message<'_> {
         document
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pinrail_model::ids::RunId;
+    use pinrail_model::notify::NoticeEvent;
+    use pinrail_model::time::Interval;
+
+    use super::*;
+
+    fn notice(line: &str) -> Notice {
+        Notice {
+            event: NoticeEvent::Failure,
+            at: Micros(0),
+            project: "p".parse().expect("a name"),
+            workflow: "w".parse().expect("a name"),
+            run: RunId::from_parts(1, 1),
+            interval: Interval { start: Micros(0), end: Micros(0) },
+            ds: "2013-01-02".to_owned(),
+            job: None,
+            fault: None,
+            title: "it failed".to_owned(),
+            lines: vec![line.to_owned()],
+            next: Some("pinrail retry".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_failure_call_nobody_in_a_chat() {
+        let (sender, notice) = (Sender::default(), notice("<!channel> & <@U1>"));
+        sender.is_at("https://pinrail.example.org/");
+        let message = Message { id: "ntc_1".to_owned(), notice: &notice, test: false };
+        let text = message.chat(&sender)["text"].as_str().expect("a text").to_owned();
+        let run = notice.run;
+        assert_eq!(
+            text,
+            format!(
+                "w@2013-01-02: it failed\n  &lt;!channel&gt; &amp; &lt;@U1&gt;\n  next: pinrail retry\n  \
+                 https://pinrail.example.org/api/v1/runs/{run}"
+            )
+        );
+    }
+
+    /// The second case of RFC 4231, with a time before it.
+    #[test]
+    fn a_signature_is_the_hmac_of_time_and_body() {
+        let found = signature("Jefe", Micros(1_700_000_000_000_000), "what do ya want for nothing?");
+        assert_eq!(found.split_once(",v1=").map(|(at, code)| (at, code.len())), Some(("t=1700000000", 64)));
+        let mut code = Hmac::<Sha256>::new_from_slice(b"Jefe").expect("any length will do");
+        code.update(b"what do ya want for nothing?");
+        let wanted = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(hex::encode(code.finalize().into_bytes()), wanted);
+    }
+
+    #[test]
+    fn a_mail_server_that_cannot_be_is_refused_without_its_password() {
+        assert!(Sender::with_mail("smtps://u:secret@mail.example.org", "Pinrail <p@example.org>").is_ok());
+        let wrong = Sender::with_mail("mail.example.org:secret", "p@example.org").expect_err("no URL");
+        assert!(!wrong.contains("secret"), "{wrong}");
+        assert!(Sender::with_mail("smtp://mail.example.org", "nobody").is_err());
+    }
+}

@@ -219,6 +219,26 @@ fn a_failure_of_deployed_code_is_told_in_the_words_of_explain_and_signed() {
 }
 
 #[test]
+fn what_happens_without_a_server_that_stays_is_told_by_the_next_one_and_secrets_stay_secret() {
+    let receiver = Receiver::that_accepts();
+    let workflow = "
+workflow = Workflow({
+    template(name='load', shell='echo $KEY is wrong >&2; exit 3', secret_env={'KEY': 'KEY'}): [],
+}, notify={'failure': 'ops'})
+";
+    let project = project(&receiver.url, "", &[("workflows/w.py", workflow)]);
+    assert_eq!(project.run_with(&["secret", "set", "KEY"], "hunter22").code, Some(0));
+    deploy(&project);
+    assert_eq!(project.run(&["run", "w", "--deployed"]).code, Some(1));
+    assert_eq!(log(&project)[0]["state"], "pending");
+    assert!(receiver.got().is_empty());
+    let _server = project.up();
+    receiver.wait_for(1);
+    let body = &receiver.got()[0].body;
+    assert!(body.contains("is wrong") && !body.contains("hunter22"), "{body}");
+}
+
+#[test]
 fn the_first_failure_of_a_run_and_its_recovery_are_told_once() {
     let receiver = Receiver::that_accepts();
     let workflow = "
