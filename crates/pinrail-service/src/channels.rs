@@ -131,7 +131,10 @@ impl Place<'_> {
             return Err(ProjectError { hint: kind.as_deref().and_then(hint), ..self.wrong("kind", message) });
         };
         if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
-            let hint = nearest(key, known.iter().copied()).map(|near| format!("did you mean \"{near}\"?"));
+            let hint = Some(nearest(key, known.iter().copied()).map_or_else(
+                || format!("it may have {}", known.join(", ")),
+                |near| format!("did you mean \"{near}\"?"),
+            ));
             let message = format!("unknown setting \"{key}\" in [notify.{section}], which is of kind {kind}");
             return Err(ProjectError { hint, ..self.wrong(key, message) });
         }
@@ -246,7 +249,7 @@ mod tests {
         );
         assert_eq!(
             say(&format!("{good}[notify.b]\nkind = \"chat\"\nulr = \"x\"")),
-            "pinrail.toml:6: unknown setting \"ulr\" in [notify.b], which is of kind chat (did you mean \"url\"?)"
+            "pinrail.toml:6: unknown setting \"ulr\" in [notify.b], which is of kind chat (it may have kind, url, url_secret)"
         );
         assert_eq!(
             say(&format!("{good}[notify.b]\nkind = \"chat\"\nurl = \"example.org\"")),
@@ -266,8 +269,8 @@ mod tests {
              sla-at-risk, sla-missed (did you mean \"failure\"?)"
         );
         assert_eq!(
-            say(&format!("{good}[notify.on]\nslow = [\"b\"]")),
-            "pinrail.toml:5: there is no channel \"b\" (did you mean \"a\"?)"
+            say(&format!("[notify.ops]\nkind = \"chat\"\nurl = \"http://x/\"\n[notify.on]\nslow = [\"opps\"]")),
+            "pinrail.toml:5: there is no channel \"opps\" (did you mean \"ops\"?)"
         );
         assert_eq!(
             say("[notify]\nops = 3"),
