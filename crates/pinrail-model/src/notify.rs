@@ -295,7 +295,7 @@ fn retries(run: &Run) -> u32 {
 
 fn failed(run: &Run, ix: TaskIx, now: Micros) -> Vec<Told> {
     let explanation = explain(run, None, ix, now);
-    let (title, lines) = words(&explanation);
+    let (title, lines) = words(&run.tasks[ix].job, &explanation);
     let fault = explanation.why.failure().map(|failure| failure.fault);
     let first = explanation.first.map(|first| format!("{first}, then: ")).unwrap_or_default();
     let next = explanation.next.map(|next| format!("{first}{next}"));
@@ -342,8 +342,7 @@ const MOST_LINES: usize = 30;
 const LONGEST_LINE: usize = 400;
 
 /// What `explain` says of a failure, as a title and lines.
-fn words(explanation: &Explanation) -> (String, Vec<String>) {
-    let job = &explanation.job;
+fn words(job: &JobName, explanation: &Explanation) -> (String, Vec<String>) {
     let (title, mut lines) = match &explanation.why {
         Why::Failed { failure, tries } | Why::EndingBadly { failure, tries } => {
             let phase = failure.phase.map(|phase| format!(" in {}", phase.name())).unwrap_or_default();

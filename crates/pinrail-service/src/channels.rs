@@ -269,7 +269,7 @@ mod tests {
              sla-at-risk, sla-missed (did you mean \"failure\"?)"
         );
         assert_eq!(
-            say(&format!("[notify.ops]\nkind = \"chat\"\nurl = \"http://x/\"\n[notify.on]\nslow = [\"opps\"]")),
+            say("[notify.ops]\nkind = \"chat\"\nurl = \"http://x/\"\n[notify.on]\nslow = [\"opps\"]"),
             "pinrail.toml:5: there is no channel \"opps\" (did you mean \"ops\"?)"
         );
         assert_eq!(

@@ -250,12 +250,90 @@ impl Secrets<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use pinrail_model::ids::{NoticeId, RunId};
+    use pinrail_model::notify::{Notice, NoticeEvent};
+    use pinrail_model::time::{Interval, Now};
+    use pinrail_store::SqliteStore;
+
     use super::*;
+    use crate::system::SystemIds;
 
     #[test]
     fn waits_grow_up_to_an_hour() {
         let waits: Vec<u64> = (1..=14).map(|tries| delay(tries).as_secs()).collect();
         assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600, 3600]);
         assert_eq!(delay(u32::MAX), LONGEST_DELAY);
+    }
+
+    /// Says what it is told.
+    #[derive(Default)]
+    struct Told(Mutex<Duration>);
+
+    impl Clock for Told {
+        fn now(&self) -> Now {
+            let mono = *self.0.lock().expect("nobody panics with it");
+            Now { wall: Micros(0).plus(mono), mono }
+        }
+    }
+
+    /// A notice to a channel that nobody deployed.
+    fn undeliverable() -> NoticeRow {
+        let notice = Notice {
+            event: NoticeEvent::Failure,
+            at: Micros(0),
+            project: "p".parse().expect("a name"),
+            workflow: "w".parse().expect("a name"),
+            run: RunId::from_parts(1, 1),
+            interval: Interval { start: Micros(0), end: Micros(0) },
+            ds: "1970-01-01".to_owned(),
+            job: None,
+            fault: None,
+            title: "it failed".to_owned(),
+            lines: Vec::new(),
+            next: None,
+        };
+        let state = NoticeState::Pending;
+        let delivery = Delivery { state, tries: 0, due_at: Micros(0), ended_at: None, answer: None };
+        let channel = "ops".parse().expect("a name");
+        NoticeRow { id: NoticeId::from_parts(1, 1), key: "k".to_owned(), channel, notice, delivery }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_delivered_for_a_day_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Arc::new(Told::default());
+        let deliveries = Arc::new(Deliveries {
+            store: Arc::new(SqliteStore::open(folder.path()).expect("a store")),
+            clock: clock.clone(),
+            ids: Arc::new(SystemIds),
+            vault: Arc::new(Vault::new(folder.path())),
+            owner: crate::owner::channel().0,
+            sender: Arc::default(),
+        });
+        deliveries.commit(Write::Notices(vec![undeliverable()])).await.expect("committed");
+        let mut waits = Vec::new();
+        let row = loop {
+            let query = Query::Notices { project: "p".parse().expect("a name"), state: None, before: None, limit: 1 };
+            let found = deliveries.store.read(&Who::default(), query).await.expect("an answer");
+            let Answer::Notices(mut found) = found else { panic!("not notices") };
+            let row = found.pop().expect("the notice");
+            if row.delivery.state != NoticeState::Pending {
+                break row;
+            }
+            let now = deliveries.clock.now();
+            waits.push(row.delivery.due_at.since(now.wall));
+            *clock.0.lock().expect("nobody panics with it") += row.delivery.due_at.since(now.wall);
+            let due = deliveries.due(deliveries.clock.now().wall).await.expect("what is due");
+            assert_eq!(due, std::slice::from_ref(&row));
+            Arc::clone(&deliveries).deliver(row).await;
+        };
+        assert_eq!(row.delivery.state, NoticeState::Failed);
+        assert_eq!(row.delivery.answer.as_deref(), Some("channel \"ops\" is not deployed any more"));
+        let waited: Duration = waits.iter().sum();
+        assert!(waited > GIVE_UP && waited <= GIVE_UP + LONGEST_DELAY, "{waited:?}");
+        assert_eq!(usize::try_from(row.delivery.tries), Ok(waits.len()));
+        assert!(deliveries.due(Micros(i64::MAX)).await.expect("what is due").is_empty());
     }
 }

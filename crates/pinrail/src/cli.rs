@@ -466,6 +466,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("apply", "deploy"),
     ("log", "logs"),
     ("tail", "logs"),
+    ("alert", "notify"),
+    ("alerts", "notify"),
 ];
 
 /// Runs the command line of this process.
