@@ -38,6 +38,12 @@ pub struct Document {
     pub params: BTreeMap<ParamName, Param>,
     #[serde(default)]
     pub schedule: Option<Schedule>,
+    /// A run is to have succeeded this long after it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sla_seconds: Option<f64>,
+    /// Which channels are told of what.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notify: crate::notify::On,
     pub source: Source,
     /// In file order.
     pub jobs: Vec<Job>,

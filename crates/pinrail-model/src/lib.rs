@@ -15,6 +15,7 @@ pub mod fault;
 pub mod ids;
 pub mod names;
 pub mod near;
+pub mod notify;
 pub mod run;
 pub mod schedule;
 pub mod schema;

@@ -106,6 +106,8 @@ names! {
     JobName, "job", check_name;
     /// A secret of a project.
     SecretName, "secret", check_name;
+    /// Where a project's notices go.
+    ChannelName, "channel", check_name;
     /// A value that a job leaves.
     OutputName, "output", check_name;
     /// A parameter of a workflow.
@@ -128,6 +130,7 @@ schemas! {
     WorkflowName, "The name of a workflow.", "flights";
     JobName, "The name of a job of a workflow.", "daily_delays";
     SecretName, "The name of a secret of a project.", "ftp";
+    ChannelName, "The name of a channel for notices of a project.", "ops";
     ParamName, "The name of a parameter of a workflow.", "min_flights";
 }
 

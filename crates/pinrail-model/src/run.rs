@@ -63,6 +63,9 @@ pub struct Run {
     /// Executors chosen at submission, by job.
     #[serde(default)]
     pub executors: BTreeMap<JobName, ExecutorKind>,
+    /// Who is told of what becomes of it; none for a run of code that is not deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Arc<crate::notify::Rules>>,
     /// In the order of [`Graph::jobs`]. Shared, so that deciding on a copy of a run costs little.
     #[serde(skip)]
     pub tasks: Vec<Arc<Task>>,

@@ -12,6 +12,7 @@ use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
+use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Ends, Run};
 use pinrail_model::schedule::{Schedule, interval_at};
 use pinrail_model::seam::exec::Sandbox;
@@ -33,6 +34,7 @@ use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
 use crate::edges;
 use crate::inputs;
+use crate::notify::Sender;
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
 use crate::project::Project;
@@ -56,6 +58,7 @@ pub struct App {
     pub engine: Option<Arc<dyn QueryEngine>>,
     pub catalog: Option<Arc<dyn Catalog>>,
     pub queries: Queries,
+    pub sender: Arc<Sender>,
     pub state: PathBuf,
 }
 
@@ -584,8 +587,10 @@ impl App {
         if !dry_run {
             step!("deploy.before-commit");
             let keep = kept.iter().map(|kept| kept.name.clone()).collect();
+            let channels = self.bundle(project, bundle).await?.1.notify.channels;
             let (project, at) = (project.clone(), self.now());
-            self.commit(vec![Write::Activate { project, bundle, versions, keep, at }]).await?;
+            let channels = Write::Channels { project: project.clone(), channels };
+            self.commit(vec![Write::Activate { project, bundle, versions, keep, at }, channels]).await?;
         }
         let broken = compiled.broken.into_keys().collect();
         Ok(Deployed { bundle, dry_run, workflows, broken, kept, removed, diagnostics: compiled.diagnostics, notes })
@@ -632,6 +637,8 @@ impl App {
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
+        // Who runs what is in a folder looks at it.
+        let notify = if request.bundle.is_none() { Rules::of(&document) } else { None };
         let param_types = param_types(&document);
         let new = NewRun {
             id,
@@ -649,6 +656,7 @@ impl App {
             executors,
             by: principal.name.clone(),
             jobs: request.jobs,
+            notify,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
         let inputs = self.inputs(project, bundle).await?;

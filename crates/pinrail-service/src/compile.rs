@@ -176,6 +176,7 @@ impl Compiler {
     ) -> Result<Printed, Problem> {
         let interpreter = project.interpreter.as_ref().map_or_else(|| self.interpreter.clone(), PathBuf::from);
         let defaults = Value::Object(project.defaults.clone()).to_string();
+        let notify = project.notify.for_compiler().to_string();
         let root_text = root.display().to_string();
         let argv = [
             interpreter.display().to_string().as_str(),
@@ -187,6 +188,8 @@ impl Compiler {
             project.name.as_str(),
             "--defaults",
             &defaults,
+            "--notify",
+            &notify,
             "--watched",
             &FILE_LIMIT.as_secs().to_string(),
         ]

@@ -10,6 +10,7 @@ mod document;
 mod extract;
 mod idempotency;
 mod metrics;
+mod notices;
 mod once;
 mod page;
 mod projects;
@@ -48,6 +49,7 @@ fn operations() -> OpenApiRouter<Arc<App>> {
         attempts::routes(),
         sql::routes(),
         secrets::routes(),
+        notices::routes(),
         tokens::routes(),
         backup::routes(),
     ];

@@ -16,6 +16,7 @@ use pinrail_model::document::{Document, Job, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, most_telling};
 use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::notify;
 use pinrail_model::run::{
     Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
     Timer, Work, apply,
@@ -68,6 +69,8 @@ pub enum Input {
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
     Figures(oneshot::Sender<Figures>),
+    /// The unfinished runs that have an SLA.
+    Promised(oneshot::Sender<Vec<Run>>),
 }
 
 /// What the owner has in memory and has done since it took over the shard.
@@ -286,6 +289,11 @@ impl Owner {
                 Input::Busy(answer) => {
                     let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
                     let _ = answer.send(busy);
+                }
+                Input::Promised(answer) => {
+                    let runs = self.runs.values().map(|held| &held.run);
+                    let promised = runs.filter(|run| notify::deadline(run).is_some() && !run.state().is_final());
+                    let _ = answer.send(promised.cloned().collect());
                 }
                 Input::Figures(answer) => {
                     let _ = answer.send(self.figures());
@@ -560,6 +568,8 @@ impl Owner {
                 data: happening.data.clone(),
             });
         }
+        let notices = notify::rows(run, &change.fx.history, now.wall, self.parts.ids.as_ref());
+        transition.writes.extend((!notices.is_empty()).then_some(Write::Notices(notices)));
         transition.writes.extend(change.reply.clone());
         transition.publications.clone_from(&change.publications);
         Some(transition)
@@ -665,6 +675,7 @@ impl Owner {
             stop: None,
             outside: new.outside.clone(),
             executors: new.executors.clone(),
+            notify: new.notify.clone().map(Arc::new),
             tasks: Run::new_tasks(&graph, new.bundle, new.version),
             graph: Arc::new(graph),
         };

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use pinrail_model::names::ProjectName;
 use pinrail_model::near::nearest;
 
+use crate::channels::Channels;
+
 /// A project as its folder declares it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Project {
@@ -17,6 +19,8 @@ pub struct Project {
     pub files: Option<BTreeMap<String, String>>,
     /// Template settings that every job of the project starts from.
     pub defaults: serde_json::Map<String, serde_json::Value>,
+    /// Where notices go.
+    pub notify: Channels,
 }
 
 /// The name of the file that makes a folder a project.
@@ -68,6 +72,11 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "defaults",
         meaning: "A setting of a template, for each job that does not give its own",
+        keys: &[],
+    },
+    Section {
+        name: "notify",
+        meaning: "A section of its own, `[notify.NAME]`: a channel for notices; `[notify.on]`: who is told of what",
         keys: &[],
     },
 ];
@@ -132,6 +141,8 @@ impl Project {
             Some(files) => Some(patterns(text, files)?),
         };
         let defaults = table.get("defaults").map(json);
+        let notify = table.get("notify").and_then(toml::Value::as_table);
+        let notify = notify.map(|notify| Channels::read(text, notify)).transpose()?.unwrap_or_default();
         Ok(Self {
             name,
             folder: folder.to_owned(),
@@ -139,6 +150,7 @@ impl Project {
             interpreter: string("python", "interpreter")?,
             files,
             defaults: defaults.and_then(|value| value.as_object().cloned()).unwrap_or_default(),
+            notify,
         })
     }
 }

@@ -44,6 +44,8 @@ const REPLIES: Duration = DAY;
 const RESULTS: Duration = DAY;
 /// Who asked what, for a month.
 const QUERIES: Duration = DAY.saturating_mul(30);
+/// Who was told of what, as long as who asked what.
+const NOTICES: Duration = DAY.saturating_mul(30);
 /// What tables were before, for whoever looks into a mistake within a month.
 const TABLE_HISTORY: Duration = DAY.saturating_mul(30);
 /// A list of tokens tells for a month who could do what until lately.
@@ -89,6 +91,7 @@ pub struct Keep {
     pub tokens: Duration,
     pub results: Duration,
     pub queries: Duration,
+    pub notices: Duration,
     pub table_history: Duration,
     pub bundles: Duration,
     pub unpacked: Duration,
@@ -110,6 +113,7 @@ impl Default for Keep {
             tokens: TOKENS,
             results: RESULTS,
             queries: QUERIES,
+            notices: NOTICES,
             table_history: TABLE_HISTORY,
             bundles: BUNDLES,
             unpacked: UNPACKED,
@@ -206,6 +210,7 @@ impl Retention {
             Forget::Commands | Forget::Transitions => (what, keep.replies),
             Forget::Tokens => (what, keep.tokens),
             Forget::AdHocs => (what, keep.queries),
+            Forget::Notices => (what, keep.notices),
             Forget::TableHistory => (what, keep.table_history),
         });
         // What is true of the tables now will be history of this age.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use pinrail_model::near::nearest;
+use pinrail_model::notify::{NoticeEvent, NoticeState};
 
 use crate::client::Place;
 use crate::commands;
@@ -226,6 +227,9 @@ enum Command {
     /// Set, list and remove the project's secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Try the project's channels for notices, and list what went through them
+    #[command(subcommand)]
+    Notify(NotifyCommand),
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -362,6 +366,32 @@ enum SecretCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum NotifyCommand {
+    /// Send a test notice to a channel, and print what its endpoint answers
+    #[command(after_help = "The channel is the one that this folder's pinrail.toml declares, deployed or not.
+
+Examples:
+  pinrail notify test ops
+  pinrail notify test ops --event sla-at-risk")]
+    Test {
+        /// The channel
+        channel: String,
+        /// What the notice pretends to tell of
+        #[arg(long, default_value = "failure", value_parser = NoticeEvent::ALL.map(NoticeEvent::name))]
+        event: String,
+    },
+    /// List notices, newest first, with what became of each
+    Log {
+        /// pending, delivered or failed
+        #[arg(long = "in", value_name = "STATE", value_parser = NoticeState::ALL.map(NoticeState::name))]
+        in_state: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Make a token; it is shown this once
     Create {
@@ -436,6 +466,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("apply", "deploy"),
     ("log", "logs"),
     ("tail", "logs"),
+    ("alert", "notify"),
+    ("alerts", "notify"),
 ];
 
 /// Runs the command line of this process.
@@ -534,6 +566,12 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
             commands::sdk::install(place, output, python.as_deref(), force)
         }
         Command::Sdk(SdkCommand::Path) => commands::sdk::path(place, output),
+        Command::Notify(NotifyCommand::Test { channel, event }) => {
+            commands::notify::test(place, output, &channel, &event)
+        }
+        Command::Notify(NotifyCommand::Log { in_state, limit }) => {
+            commands::notify::log(place, output, in_state.as_deref(), limit)
+        }
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             let token = commands::server::NewToken { name, role, project: only, expires_in_seconds: expires_in };
             commands::server::token_create(place, output, &token)

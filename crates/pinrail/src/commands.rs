@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod init;
 pub mod inside;
 pub mod login;
+pub mod notify;
 pub mod open;
 pub mod project;
 pub mod run;

@@ -22,6 +22,7 @@ use pinrail_service::attempt::{AttemptParts, Attempts};
 use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
 use pinrail_service::http::serve;
+use pinrail_service::notify::{Deliveries, Sender};
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
 use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
@@ -31,7 +32,7 @@ use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::failure::{FAILED, Failure, REFUSED};
+use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
 use crate::python::default_interpreter;
 use crate::sdk;
@@ -92,6 +93,7 @@ impl Server {
             .enable_all()
             .build()?;
         let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
+        let sender = Arc::new(mail_sender()?);
         let (url, token, installation, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
             let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.folder).map_err(|e| failed(&e))?);
@@ -126,18 +128,32 @@ impl Server {
                 engine,
                 catalog,
                 queries: Queries::new(&state.folder),
+                sender: Arc::clone(&sender),
                 state: state.folder.clone(),
             });
+            let deliveries = Deliveries {
+                store: Arc::clone(&app.store),
+                clock: Arc::clone(&parts.clock),
+                ids: Arc::clone(&parts.ids),
+                vault: Arc::clone(&attempts.parts.vault),
+                owner: handle.clone(),
+                sender: Arc::clone(&sender),
+            };
             let token = app.ensure_admin().await.map_err(|e| failed(&e))?;
             let listener = TcpListener::bind(wanted.listen).await.map_err(|e| {
                 Failure::new(FAILED, format!("cannot listen on {}: {e}", wanted.listen))
                     .hint("Choose another port with --listen 127.0.0.1:PORT.")
             })?;
             let url = format!("http://{}", listener.local_addr()?);
+            sender.is_at(&set("PINRAIL_PUBLIC_URL").unwrap_or_else(|| url.clone()));
             // The API opens only when everything unfinished has been taken over.
             let working = owner::start(owner_parts, attempts, handle.clone(), inputs).await.map_err(|e| failed(&e))?;
             tokio::spawn(end_with(working));
             tokio::spawn(retention.work(!wanted.embedded));
+            if !wanted.embedded {
+                // One that serves a single command would end in the middle; what it leaves is delivered by one that stays.
+                tokio::spawn(deliveries.work());
+            }
             tokio::spawn(async move {
                 if let Err(error) = serve(listener, app).await {
                     tracing::error!(%error, "the API stops");
@@ -211,6 +227,23 @@ impl Drop for Server {
             runtime.shutdown_timeout(Duration::from_millis(200));
         }
         drop(unused);
+    }
+}
+
+/// A variable of the environment that is set to something.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// What notices are sent with: letters need a mail server, which belongs to the machine and not to a project.
+fn mail_sender() -> Result<Sender, Failure> {
+    match (set("PINRAIL_SMTP_URL"), set("PINRAIL_SMTP_FROM")) {
+        (None, _) => Ok(Sender::default()),
+        (Some(url), Some(from)) => Sender::with_mail(&url, &from).map_err(|message| {
+            Failure::new(USAGE, format!("PINRAIL_SMTP_URL and PINRAIL_SMTP_FROM cannot be used: {message}"))
+        }),
+        (Some(_), None) => Err(Failure::new(USAGE, "PINRAIL_SMTP_URL is set, but not PINRAIL_SMTP_FROM")
+            .hint("Say whom letters are from, for example PINRAIL_SMTP_FROM=pinrail@example.org.")),
     }
 }
 

@@ -231,7 +231,7 @@ SETTINGS = {
 }
 KINDS = ('class_', 'sql', 'shell')
 TEMPLATE_NAMES = ('name', *KINDS, *SETTINGS, 'after')
-WORKFLOW_NAMES = ('schedule', 'owner', 'description', 'params', 'defaults')
+WORKFLOW_NAMES = ('schedule', 'owner', 'description', 'params', 'defaults', 'notify', 'sla')
 # Settings of a workflow that are planned, and what does nearly the same today.
 NOT_YET = {'limits': 'leave it out; a job has timeout='}
 DEFAULT_NAMES = tuple(name for name, setting in SETTINGS.items() if setting.default)

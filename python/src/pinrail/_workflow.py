@@ -17,6 +17,7 @@ from ._diagnostics import Diagnostic, Site, collecting, settle
 from ._errors import did_you_mean
 from ._names import name_problem, usable
 from ._narrow import as_dict, as_list
+from ._notify import notify
 from ._settings import (
     DEFAULT_NAMES,
     EXECUTORS,
@@ -32,13 +33,14 @@ from ._specs import Sql, WrongValue, command_of, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from typing import Literal, Union
+    from typing import Literal, TypeVar, Union
 
     from ._specs import Table
 
     Dependency = Union[str, 'Template']
     Dependencies = Union[Dependency, Collection[Dependency]]
     Duration = Union[int, float, str]
+    T = TypeVar('T')
     Fault = Literal[
         'user',
         'data',
@@ -263,7 +265,8 @@ class Workflow:
     """A DAG of jobs: a dict of templates to what each waits for, and settings of the whole.
 
     A value of the dict is a list, tuple or set of names or templates, or one of these alone. ``defaults`` are settings
-    for each job that does not give its own.
+    for each job that does not give its own. ``notify`` names the channels of pinrail.toml that are told, by event or
+    alone; ``sla`` is how long after it was asked for a run is to have succeeded.
     """
 
     site: Site
@@ -273,6 +276,8 @@ class Workflow:
     description: Optional[str]
     params: dict[str, Param]
     defaults: dict[str, Any]
+    notify: dict[str, list[str]]
+    sla: Optional[float]
     diagnostics: list[Diagnostic]
 
     if TYPE_CHECKING:
@@ -286,6 +291,8 @@ class Workflow:
             description: Optional[str] = None,
             params: Optional[Mapping[str, Param]] = None,
             defaults: Optional[Mapping[str, Any]] = None,
+            notify: Union[str, Collection[str], Mapping[str, Union[str, Collection[str]]], None] = None,
+            sla: Optional[Duration] = None,
         ) -> None: ...
 
     else:
@@ -324,8 +331,10 @@ class Workflow:
         self.schedule = None
         self.params = {}
         self.defaults = {}
-        self.owner = self._checked(given, 'owner')
-        self.description = self._checked(given, 'description')
+        self.owner = self._checked(given, 'owner', text)
+        self.description = self._checked(given, 'description', text)
+        self.notify = self._checked(given, 'notify', notify) or {}
+        self.sla = self._checked(given, 'sla', positive_seconds)
         for key in given:
             if key in NOT_YET:
                 message = f'setting "{key}" of a workflow is not supported by this version'
@@ -368,12 +377,12 @@ class Workflow:
         self._take_params(given.get('params'))
         self._take_defaults(given.get('defaults'))
 
-    def _checked(self, given: Mapping[str, object], key: str) -> Optional[str]:
+    def _checked(self, given: Mapping[str, object], key: str, check: Callable[[object], T]) -> Optional[T]:
         value = given.get(key)
         if value is None:
             return None
         try:
-            return text(value)
+            return check(value)
         except WrongValue as wrong:
             self._problem('wrong-type', f'setting "{key}" of a workflow must be {wrong.expected}', wrong.hint, key)
             return None

@@ -1,5 +1,5 @@
-"""``python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--watched SECONDS]``: workflow files to one
-JSON document.
+"""``python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--notify JSON] [--watched SECONDS]``:
+workflow files to one JSON document.
 
 Imports every Python file below ``DIR/workflows`` whose path has no part that begins with an underscore, and prints
 ``{"format": 1, "workflows": [...], "sketches": [...], "diagnostics": [...], "broken": {file: [workflow, ...]}}`` on
@@ -33,6 +33,7 @@ from ._document import document, sketch
 from ._errors import did_you_mean, near
 from ._names import name_problem, usable
 from ._narrow import as_dict
+from ._notify import UNKNOWN, ProjectNotify
 from ._settings import DEFAULT_NAMES, SETTINGS, WORKFLOW_NAMES
 from ._specs import describe
 from ._workflow import Template, Workflow, default_problem
@@ -108,6 +109,7 @@ class _Compile:
         self.collector = Collector(self.root)
         self.finder = Finder(self.root)
         self.given_defaults = defaults
+        self.notify = UNKNOWN
         self.defaults: dict[str, Any] = {}
         # Name, workflow and the file that declares it, in the order of files.
         self.found: list[tuple[str, Workflow, str]] = []
@@ -308,7 +310,7 @@ class _Compile:
             for template in workflow.jobs:
                 if isinstance(template, Template):
                     self._target(template, name)
-            made, found = document(workflow, name, self.defaults)
+            made, found = document(workflow, name, self.defaults, self.notify)
             self.add(*found)
             if made is None:
                 self.broken[file] = []
@@ -504,19 +506,21 @@ def _say(answer: int, message: dict[str, Any]) -> None:
 
 
 def main(words: list[str]) -> int:
-    usage = 'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--watched SECONDS]'
+    usage = 'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--notify JSON]'
+    usage += ' [--watched SECONDS]'
     values = dict(zip(words[::2], words[1::2]))
-    known = {'--root', '--project', '--defaults', '--watched'}
+    known = {'--root', '--project', '--defaults', '--notify', '--watched'}
     watched = values.get('--watched', '')
     if len(words) % 2 or '--root' not in values or set(values) - known or (watched and not watched.isdigit()):
         print(usage, file=sys.stderr)
         return 2
     try:
         defaults = as_dict(json.loads(values.get('--defaults') or '{}'))
-    except ValueError:
-        defaults = None
+        told = ProjectNotify(**json.loads(values['--notify'])) if '--notify' in values else UNKNOWN
+    except (TypeError, ValueError):
+        defaults, told = None, UNKNOWN
     if defaults is None:
-        print(f'{usage}\n--defaults must be a JSON object', file=sys.stderr)
+        print(f'{usage}\n--defaults and --notify must be JSON objects', file=sys.stderr)
         return 2
     if not os.path.isdir(values['--root']):
         print(f'"{values["--root"]}" is not a folder', file=sys.stderr)
@@ -528,6 +532,7 @@ def main(words: list[str]) -> int:
     if sys.path and sys.path[0] in ('', os.getcwd()):
         del sys.path[0]
     compiling = _Compile(values['--root'], defaults)
+    compiling.notify = told
     if watched:
         compiling.seconds = int(watched)
 

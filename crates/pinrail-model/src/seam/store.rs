@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 use crate::document::{ExecutorKind, Sha};
 use crate::explain::Unpublished;
 use crate::fault::Fault;
-use crate::ids::{AttemptId, CommandId, RunId, TokenId, TransitionId};
-use crate::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::ids::{AttemptId, CommandId, NoticeId, RunId, TokenId, TransitionId};
+use crate::names::{ChannelName, JobName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
 use crate::run::{Attempt, Class, Run, Task};
 use crate::seam::lake::{PointerSwap, Pointers};
 use crate::time::{Interval, Micros};
@@ -81,13 +82,15 @@ pub enum Forget {
     Tokens,
     /// Ad hoc queries that were asked before.
     AdHocs,
+    /// Notices that were delivered or given up, and were of something before.
+    Notices,
     /// What table pointers were before the latest [`Write::MarkCatalogs`] that is older, as far as no attempt of an
     /// unfinished run looks at it.
     TableHistory,
 }
 
 impl Forget {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Runs,
         Self::Events,
         Self::Counters,
@@ -97,6 +100,7 @@ impl Forget {
         Self::Transitions,
         Self::Tokens,
         Self::AdHocs,
+        Self::Notices,
         Self::TableHistory,
     ];
 }
@@ -239,6 +243,18 @@ pub enum Write {
     Inputs {
         run: RunId,
         rows: Vec<InputRow>,
+    },
+    /// Takes note of notices, each once; one of a recovery only if the workflow had failed before.
+    Notices(Vec<NoticeRow>),
+    /// How far the delivery of a notice is.
+    Delivery {
+        id: NoticeId,
+        delivery: Delivery,
+    },
+    /// What a project's channels are from now on.
+    Channels {
+        project: ProjectName,
+        channels: BTreeMap<ChannelName, Channel>,
     },
     /// What this installation is called from now on.
     Installation(String),
@@ -462,6 +478,9 @@ pub struct NewRun {
     /// dbt-like selection; none: every job.
     pub jobs: Option<String>,
     pub unique_key: Option<String>,
+    /// Who is told of what becomes of it.
+    #[serde(default)]
+    pub notify: Option<Rules>,
 }
 
 /// Which runs to load.
@@ -585,6 +604,27 @@ pub enum Query {
         project: ProjectName,
         attempt: AttemptId,
     },
+    /// Notices of a project, newest first.
+    Notices {
+        project: ProjectName,
+        state: Option<NoticeState>,
+        before: Option<NoticeId>,
+        limit: u32,
+    },
+    /// Of each channel the pending notice that has been due for longest.
+    DueNotices {
+        at: Micros,
+    },
+    /// The channels of a project, as they were last deployed.
+    Channels {
+        project: ProjectName,
+    },
+    /// How long the jobs of a workflow took in its latest successful runs.
+    Usual {
+        project: ProjectName,
+        workflow: WorkflowName,
+        runs: u32,
+    },
     /// What this installation is called; nothing before it was given a name.
     Installation,
     /// Everything of a table of `system.*`, as rows of JSON values.
@@ -659,6 +699,9 @@ pub enum Answer {
     Files(Vec<FileRow>),
     Inputs(Vec<InputRow>),
     Unpublished(Vec<Unpublished>),
+    Notices(Vec<NoticeRow>),
+    Channels(BTreeMap<ChannelName, Channel>),
+    Usual(Usual),
     Installation(String),
     Rows(Vec<Vec<Value>>),
 }

@@ -83,6 +83,7 @@ impl World {
             stop: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
+            notify: None,
             tasks: Run::new_tasks(&graph, sha, sha),
             graph: Arc::new(graph),
         };

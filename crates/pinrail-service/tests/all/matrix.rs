@@ -157,6 +157,7 @@ impl Things {
             (Some("QueryId"), _) => self.query.clone(),
             (Some("JobName"), _) => self.job.clone(),
             (Some("SecretName"), _) => SECRET.to_owned(),
+            (Some("ChannelName"), _) => "ops".to_owned(),
             (Some("Sha"), _) => Sha::of(&self.blob).to_string(),
             (_, "name") => FILE.to_owned(),
             _ => panic!("the matrix does not know what {name} of {operation} is"),

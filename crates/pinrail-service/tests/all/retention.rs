@@ -150,6 +150,7 @@ impl State {
             stop: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
+            notify: None,
             tasks: Run::new_tasks(&graph, bundle, Sha::of(b"v")),
             graph: Arc::new(graph),
         };

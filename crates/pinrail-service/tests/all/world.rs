@@ -112,6 +112,7 @@ impl World {
             engine: None,
             catalog: None,
             queries: Queries::new(&state),
+            sender: Arc::default(),
             state,
         });
         let admin = app.ensure_admin().await.unwrap();

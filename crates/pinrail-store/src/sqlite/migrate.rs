@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_retention.sql"),
     include_str!("../../migrations/0003_explain.sql"),
     include_str!("../../migrations/0004_indexes.sql"),
+    include_str!("../../migrations/0005_notices.sql"),
 ];
 
 /// The schema that this version writes.

@@ -28,6 +28,8 @@ const WHOLE: &[(&str, &str)] = &[
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens order", "people list them"),
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens\n", "people list them"),
     ("delete from tokens", "retention asks for it, once an hour"),
+    ("select id, key, channel, state, tries, min(due_at)", "it walks what is not delivered yet"),
+    ("select a.job, a.ended_at - a.started_at", "it goes through the few runs that it has just found"),
     ("select u.namespace, u.name", "it goes through the few rows that it has just found"),
     ("select b.project, b.sha from bundles b", "retention asks for it, once an hour"),
     ("select f.value ->> 'sha' from bundles", "retention asks for it, once an hour"),

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params
 use serde_json::Value;
 
 use super::rows::{IDLE_BEFORE, decode};
-use super::{broken, failed, prepare, sha};
+use super::{broken, failed, notices, prepare, sha};
 
 pub(super) fn all<T>(
     connection: &Connection,
@@ -242,6 +242,19 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             Answer::Unpublished(unpublished(connection, &project, attempt)?)
         }
         Query::Unpublished { .. } => Answer::Unpublished(Vec::new()),
+        Query::Notices { project, state, before, limit } if visible(who, &project) => {
+            Answer::Notices(notices::list(connection, &project, state, before, limit)?)
+        }
+        Query::Notices { .. } => Answer::Notices(Vec::new()),
+        Query::DueNotices { at } => Answer::Notices(notices::due(connection, who.project.as_ref(), at)?),
+        Query::Channels { project } if visible(who, &project) => {
+            Answer::Channels(notices::channels(connection, &project)?)
+        }
+        Query::Channels { .. } => Answer::Nothing,
+        Query::Usual { project, workflow, runs } if visible(who, &project) => {
+            Answer::Usual(notices::usual(connection, &project, &workflow, runs)?)
+        }
+        Query::Usual { .. } => Answer::Nothing,
         Query::Installation => installation(connection)?,
         Query::System(table) => Answer::Rows(system(connection, who, table)?),
     })

@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::read::one;
-use super::{broken, failed, prepare};
+use super::{broken, failed, notices, prepare};
 
 /// The stored form of a document, with its version beside it, so that a later one can read an earlier one.
 #[derive(Serialize, Deserialize)]
@@ -155,6 +155,9 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 )?;
             }
         }
+        Write::Notices(rows) => notices::insert(connection, rows)?,
+        Write::Delivery { id, delivery } => notices::deliver(connection, *id, delivery)?,
+        Write::Channels { project, channels } => notices::set_channels(connection, project, channels)?,
         Write::Installation(name) => installation(connection, name)?,
         Write::MarkCatalogs { at } => execute(
             connection,

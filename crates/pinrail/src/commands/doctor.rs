@@ -10,13 +10,14 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use pinrail_exec::{Launcher, LocalSandbox};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
+use pinrail_service::project::Project;
 use pinrail_store::SqliteStore;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::Place;
 use crate::failure::{FAILED, Failure};
-use crate::output::Output;
+use crate::output::{Output, cell, visible};
 use crate::python::{Interpreter, OLDEST, interpreter_of};
 use crate::state::live;
 
@@ -75,6 +76,7 @@ pub fn doctor(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     checks.extend(containment(interpreter.as_ref().ok()));
     checks.extend(state(&place.state()?));
     checks.push(server(place));
+    checks.extend(project.as_ref().ok().and_then(|project| notices(place, project)));
     checks.push(engine());
     if let Ok(interpreter) = &interpreter {
         checks.extend(comforts(interpreter));
@@ -271,6 +273,22 @@ fn server(place: &Place) -> Check {
             "`pinrail up --detach` starts one that stays.",
         ),
     }
+}
+
+/// Channels that did not take what was last sent, by the word of the server that delivers.
+fn notices(place: &Place, project: &Project) -> Option<Check> {
+    let served = place.url.is_some() || place.state().ok().and_then(|folder| live(&folder)).is_some();
+    if !served {
+        return None;
+    }
+    let client = place.connect().ok()?;
+    let pending = client.get(&format!("/projects/{}/notices?state=pending&limit=500", project.name)).ok()?;
+    let refused = |notice: &&Value| notice["tries"].as_u64() > Some(0) && notice["answer"].is_string();
+    let last = pending["items"].as_array()?.iter().find(refused)?;
+    let detail =
+        format!("channel \"{}\" takes no notices: {}", cell(&last["channel"]), visible(&cell(&last["answer"])));
+    let remedy = format!("Try it with `pinrail notify test {}`.", cell(&last["channel"]));
+    Some(Check::note("notices", detail, remedy))
 }
 
 fn engine() -> Check {

@@ -12,8 +12,11 @@ use serde_json::Value;
 
 use crate::support::{Project, Server, repository, wait_until};
 
-/// What a build without the lake cannot reach.
+/// What a build without the lake cannot reach, and what nothing reaches that tells nobody: `notify` has a test of its own.
 fn reachable(step: &str) -> bool {
+    if step.starts_with("notify.") {
+        return false;
+    }
     cfg!(feature = "lake") || !(step.starts_with("publish.") || step.starts_with("lake."))
 }
 

@@ -12,6 +12,7 @@ mod input;
 mod inside;
 mod isolation;
 mod login;
+mod notify;
 mod open;
 mod phases;
 mod processes;
