@@ -31,6 +31,7 @@ use utoipa::ToSchema;
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
+use crate::environments::EnvironmentError;
 use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
 use crate::problem::Problem;
@@ -492,12 +493,14 @@ impl App {
         }
         let (root, mut settings) = self.bundle(project, bundle).await?;
         settings.name = project.clone();
-        if let Some(name) = settings.interpreter.as_ref().filter(|name| name.contains('/'))
-            && let Some(folder) = project_folder(self.store.as_ref(), project).await?
-        {
-            settings.interpreter = Some(folder.join(name).display().to_string());
-        }
-        let compiled = self.compiler.compile(self.sandbox.as_ref(), &root, &settings).await?;
+        let equipped = self.equip(project, bundle, &root, &mut settings).await;
+        let mut compiled = match equipped {
+            Ok(extras) => self.compiler.compile(self.sandbox.as_ref(), &root, &settings, &extras).await?,
+            // As wrong as a mistake in a workflow file, and told like one; not kept, because only part of it is the bundle's.
+            Err(EnvironmentError::Wrong(found)) => return Ok(Compiled::without_environment(found)),
+            Err(other) => return Err(other.into()),
+        };
+        self.check_extras(&root, &settings, &mut compiled);
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {

@@ -7,6 +7,7 @@
 mod attempts;
 mod backup;
 mod document;
+mod environments;
 mod extract;
 mod idempotency;
 mod metrics;
@@ -44,6 +45,7 @@ type Shared = State<Arc<App>>;
 fn operations() -> OpenApiRouter<Arc<App>> {
     let resources = [
         projects::routes(),
+        environments::routes(),
         runs::routes(),
         attempts::routes(),
         sql::routes(),

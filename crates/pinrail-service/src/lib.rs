@@ -14,6 +14,8 @@ pub mod backup;
 pub mod bundles;
 mod check;
 pub mod compile;
+pub mod environments;
+mod equip;
 pub mod http;
 mod inputs;
 pub mod logs;

@@ -86,6 +86,12 @@ pub fn default_interpreter() -> PathBuf {
     std::env::var_os("PINRAIL_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
 }
 
+/// Where Python environments are when a state folder shares those of another one, as throw-away ones of tests do.
+pub fn shared_environments() -> Option<PathBuf> {
+    let folder = std::env::var_os("PINRAIL_ENVIRONMENTS").filter(|folder| !folder.is_empty())?;
+    std::path::absolute(folder).ok()
+}
+
 /// The interpreter that a project names, a path being relative to its folder; else the default one.
 pub fn interpreter_of(project: Option<&Project>) -> PathBuf {
     let named = project.and_then(|project| Some((project, project.interpreter.as_ref()?)));

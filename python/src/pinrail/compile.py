@@ -32,7 +32,7 @@ from ._diagnostics import Collector, Diagnostic, Site, at_line, begin, end, rend
 from ._document import document, sketch
 from ._errors import did_you_mean, near
 from ._names import name_problem, usable
-from ._narrow import as_dict
+from ._narrow import as_dict, as_list
 from ._settings import DEFAULT_NAMES, SETTINGS, WORKFLOW_NAMES
 from ._specs import describe
 from ._workflow import Template, Workflow, default_problem
@@ -101,7 +101,10 @@ class _Compile:
         defaults: dict[str, Any],
         seconds: Optional[float] = None,
         loading: Optional[Callable[[str], None]] = None,
+        extras: Optional[list[str]] = None,
     ) -> None:
+        # Those of the project's lock; None when nobody knows.
+        self.extras = extras
         self.seconds = seconds
         self.loading = loading
         self.root = os.path.realpath(root)
@@ -329,10 +332,26 @@ class _Compile:
             found = self._class(template, template.class_name)
         elif template.sql is not None and 'file' in template.sql:
             found = self._sql_file(template, template.sql['file'])
-        if found is not None:
-            found.workflow = workflow
-            template.diagnostics.append(found)
-            self.add(found)
+        for one in (found, self._extras(template)):
+            if one is not None:
+                one.workflow = workflow
+                template.diagnostics.append(one)
+                self.add(one)
+
+    def _extras(self, template: Template) -> Optional[Diagnostic]:
+        named: list[str] = template.settings.get('extras') or []
+        unknown = [name for name in named if self.extras is not None and name not in self.extras]
+        if template.sql is not None and named:
+            message = f'job "{template.name}" has extras, and SQL has no Python environment'
+            return template.site.diagnostic('unknown-extra', message, setting='extras')
+        if not unknown:
+            return None
+        known = self.extras or []
+        hint = did_you_mean(unknown[0], known) or (
+            f'there are {", ".join(known)}' if known else 'name its lock file below [python.extras] of pinrail.toml'
+        )
+        message = f'extra "{unknown[0]}" of job "{template.name}" is none of the project\'s'
+        return template.site.diagnostic('unknown-extra', message, hint=hint, setting='extras')
 
     def _class(self, template: Template, name: str) -> Optional[Diagnostic]:
         site = template.site
@@ -504,17 +523,21 @@ def _say(answer: int, message: dict[str, Any]) -> None:
 
 
 def main(words: list[str]) -> int:
-    usage = 'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--watched SECONDS]'
+    usage = (
+        'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--extras JSON]'
+        ' [--watched SECONDS]'
+    )
     values = dict(zip(words[::2], words[1::2]))
-    known = {'--root', '--project', '--defaults', '--watched'}
+    known = {'--root', '--project', '--defaults', '--extras', '--watched'}
     watched = values.get('--watched', '')
     if len(words) % 2 or '--root' not in values or set(values) - known or (watched and not watched.isdigit()):
         print(usage, file=sys.stderr)
         return 2
     try:
         defaults = as_dict(json.loads(values.get('--defaults') or '{}'))
+        extras = json.loads(values.get('--extras') or 'null')
     except ValueError:
-        defaults = None
+        defaults = extras = None
     if defaults is None:
         print(f'{usage}\n--defaults must be a JSON object', file=sys.stderr)
         return 2
@@ -527,7 +550,7 @@ def main(words: list[str]) -> int:
     sys.stdout = sys.stderr
     if sys.path and sys.path[0] in ('', os.getcwd()):
         del sys.path[0]
-    compiling = _Compile(values['--root'], defaults)
+    compiling = _Compile(values['--root'], defaults, extras=as_list(extras))
     if watched:
         compiling.seconds = int(watched)
 

@@ -183,7 +183,7 @@ fn look_around(interpreter: &Interpreter) -> Result<Contained, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let argv = vec![interpreter.path.display().to_string(), "-c".to_owned(), include_str!("doctor.py").to_owned()];
     let cwd = PathBuf::from("/");
-    let command = SandboxCommand { argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY };
+    let command = SandboxCommand { argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY, network: false };
     let printed = runtime.block_on(sandbox.run(command)).map_err(|e| e.to_string())?;
     serde_json::from_slice(&printed.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&printed.stderr);
