@@ -170,8 +170,8 @@ struct Plan {
 impl Plan {
     /// How many packages it has, in words.
     fn packages(&self) -> String {
-        let count = self.lock.pins.len();
-        format!("{count} package{}", if count == 1 { "" } else { "s" })
+        let count = self.lock.packages();
+        format!("{count} locked package{}", if count == 1 { "" } else { "s" })
     }
 }
 
@@ -212,7 +212,7 @@ pub struct WantedEnvironment {
     pub digest: Sha,
     /// What it has beyond the lock.
     pub extras: Vec<String>,
-    /// How many the lock names for it.
+    /// How many the lock names for it, also those that another system or version of Python would need.
     pub packages: usize,
     /// Whether it is there.
     pub ready: bool,
@@ -352,7 +352,7 @@ impl Environments {
         let ready = folder.is_dir();
         Ok(Some(WantedEnvironment {
             digest: plan.digest,
-            packages: plan.lock.pins.len(),
+            packages: plan.lock.packages(),
             extras: plan.extras,
             builder: builder().name().to_owned(),
             folder: ready.then(|| folder.display().to_string()),
@@ -543,19 +543,19 @@ impl Environments {
     async fn build_in(&self, plan: &Plan, temporary: &Path, target: &Path) -> Result<(), EnvironmentError> {
         let builder = builder();
         build::build(self.sandbox.as_ref(), &builder, plan, temporary).await?;
-        let packages = plan.lock.pins.iter();
-        let label = Label {
+        let mut label = Label {
             format: FORMAT,
             python: plan.interpreter.version.clone(),
             platform: plan.interpreter.platform.clone(),
             lock: plan.file.clone(),
             extras: plan.extras.clone(),
-            packages: packages.map(|pin| (pin.name.clone(), pin.version.clone().unwrap_or_default())).collect(),
+            packages: BTreeMap::new(),
             builder: builder.name().to_owned(),
             built_at: self.clock.now().wall,
         };
         let (from, to, shared) = (temporary.to_owned(), target.to_owned(), self.folder.join(SHARED));
         let finished = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            label.packages = build::installed(&from);
             build::relocate(&from, &to)?;
             share::share(&from, &shared)?;
             fs::create_dir(from.join(USED))?;

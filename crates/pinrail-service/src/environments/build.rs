@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput};
 
-use super::lock::Pin;
+use super::lock::{Pin, normal};
 use super::{EnvironmentError, Interpreter, Plan, about, found_on_path, short};
 use crate::compile::Diagnostic;
 
@@ -355,6 +355,18 @@ fn settings(offline: bool) -> BTreeMap<String, String> {
         upper.starts_with("PIP_") || upper.starts_with("UV_") || OTHERS.contains(&upper.as_str())
     };
     std::env::vars().filter(|(name, _)| is_one(name)).collect()
+}
+
+/// The packages that are installed in an environment, by name, with their versions.
+pub(super) fn installed(environment: &Path) -> BTreeMap<String, String> {
+    let below = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let places = below(environment.join("lib")).map(|python| python.join("site-packages"));
+    let found = places.flat_map(below).filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".dist-info")?.to_owned();
+        let (package, version) = name.split_once('-')?;
+        Some((normal(package), version.to_owned()))
+    });
+    found.collect()
 }
 
 /// Makes the scripts of an environment speak of the place where it will be.

@@ -50,6 +50,12 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// How many packages it names.
+    #[must_use]
+    pub fn packages(&self) -> usize {
+        self.pins.iter().map(|pin| &pin.name).collect::<BTreeSet<_>>().len()
+    }
+
     /// Whether every package is known by its digest.
     #[must_use]
     pub fn is_hashed(&self) -> bool {
@@ -574,4 +580,20 @@ fn pylock(file: &str, text: &str) -> Result<Lock, Box<Diagnostic>> {
 fn packages_and_sdist(package: &Table) -> Vec<&Table> {
     let sdist = package.get("sdist").and_then(Value::as_table);
     packages(package, "wheels").into_iter().chain(sdist).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch() {
+        let text = std::fs::read_to_string("/tmp/b4/uvlock/uv.lock").unwrap();
+        for extras in [vec![], vec!["ml".to_owned()], vec!["dev".to_owned()]] {
+            let mut lock = uv("uv.lock", &text, &extras).unwrap();
+            lock.pins.iter_mut().for_each(|pin| pin.hashes.clear());
+            println!("{}---", lock.requirements());
+        }
+    }
 }

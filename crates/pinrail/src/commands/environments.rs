@@ -44,7 +44,7 @@ pub fn prepare(
             break;
         }
         for one in &missing {
-            let packages = plural(one["packages"].as_u64().unwrap_or_default(), "package");
+            let packages = plural(one["packages"].as_u64().unwrap_or_default(), "locked package");
             let digest: String = short(&one["digest"]).chars().take(4).collect();
             let with = with_extras(one);
             output
