@@ -26,6 +26,10 @@ pub struct Interpreter {
     pub pytest: Option<String>,
     /// The version of the SDK, if it is installed, which only editors need.
     pub sdk: Option<String>,
+    /// The version of pip, which builds Python environments where there is no uv.
+    pub pip: Option<String>,
+    /// It can make virtual environments.
+    pub venv: bool,
 }
 
 impl Interpreter {

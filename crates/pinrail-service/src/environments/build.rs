@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 const MEMORY: u64 = 4 << 30;
 /// Lines of a builder's own words that are told.
 const MOST_WORDS: usize = 8;
-/// How often `pip` tries a connection again, so that an index that is away is told of within seconds.
+/// How often builders try a connection again, so that an index that is away is told of within seconds.
 const RETRIES: &str = "2";
 /// The first `pip` that installs into another interpreter's environment.
 const OLDEST_PIP: u32 = 23;
@@ -129,7 +129,7 @@ impl Build<'_> {
             } else {
                 words(&[&python, "-m", "pip"])
             };
-            pip.extend(words(&["--disable-pip-version-check", "--no-color", "--no-input", "--retries", RETRIES]));
+            pip.extend(words(&["--disable-pip-version-check", "--no-color", "--no-input"]));
             pip
         };
         if !self.plan.lock.pins.is_empty() {
@@ -214,9 +214,11 @@ impl Build<'_> {
         let head = format!("Python environment {} cannot be built", short(self.plan.digest));
         let errors = said.iter().position(|line| line.to_lowercase().starts_with("error")).unwrap_or(0);
         let errors = &said[errors.max(said.len().saturating_sub(MOST_WORDS))..];
-        let work = self.folder.parent().unwrap_or(self.folder).display().to_string();
-        let last: String =
-            errors.iter().map(|line| format!("\n{}: {}", self.builder, line.replace(&work, "…"))).collect();
+        // Where the server keeps things is of no use to people.
+        let places =
+            [self.folder.parent().unwrap_or(self.folder), &self.plan.root].map(|path| path.display().to_string());
+        let told = |line: &String| places.iter().fold(line.clone(), |line, place| line.replace(place, "…"));
+        let last: String = errors.iter().map(|line| format!("\n{}: {}", self.builder, told(line))).collect();
         let limit = match end {
             SandboxEnd::TooLong => Some(format!("{head}: it takes longer than {} minutes", LIMIT.as_secs() / 60)),
             SandboxEnd::TooMuchMemory => Some(format!("{head}: it needs more than {} GiB of memory", MEMORY >> 30)),
@@ -354,7 +356,8 @@ fn settings(offline: bool) -> BTreeMap<String, String> {
         let upper = name.to_ascii_uppercase();
         upper.starts_with("PIP_") || upper.starts_with("UV_") || OTHERS.contains(&upper.as_str())
     };
-    std::env::vars().filter(|(name, _)| is_one(name)).collect()
+    let retries = ["PIP_RETRIES", "UV_HTTP_RETRIES"].map(|name| (name.to_owned(), RETRIES.to_owned()));
+    retries.into_iter().chain(std::env::vars().filter(|(name, _)| is_one(name))).collect()
 }
 
 /// The packages that are installed in an environment, by name, with their versions.

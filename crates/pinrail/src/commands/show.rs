@@ -1,5 +1,6 @@
 //! Looking at runs: lists, details, logs, files, counters, reasons.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -89,12 +90,25 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
                 output.say(&output.dim(&format!("      {name} = {text}")));
             }
         }
+        environments_of(&run).iter().for_each(|line| output.say(&output.dim(line)));
     }
     if !output.json {
         failed_cleanups(&run, None).iter().for_each(|line| output.say(line));
     }
     output.document(&run);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each Python environment that the last attempts of a run's jobs have.
+fn environments_of(run: &Value) -> Vec<String> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for task in run["tasks"].as_array().into_iter().flatten() {
+        let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
+        if let Some(digest) = attempt.and_then(|attempt| attempt["environment"].as_str()) {
+            found.entry(digest.chars().take(8).collect()).or_default().push(cell(&task["name"]));
+        }
+    }
+    found.into_iter().map(|(digest, jobs)| format!("  Python environment {digest}: {}", jobs.join(", "))).collect()
 }
 
 /// A line for each cleanup that failed: it changes no outcome, but may have left something behind.

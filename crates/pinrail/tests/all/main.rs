@@ -5,6 +5,7 @@ mod backup;
 mod crash;
 mod docs;
 mod doctor;
+mod environments;
 mod explain;
 mod init;
 mod input;
