@@ -587,13 +587,170 @@ fn packages_and_sdist(package: &Table) -> Vec<&Table> {
 mod tests {
     use super::*;
 
+    /// The requirements that a lock comes to, one a line, without hashes.
+    fn lines(lock: &Lock) -> Vec<String> {
+        let text = lock.requirements().replace(" \\\n    ", " ");
+        text.lines().map(|line| line.split(" --hash").next().unwrap().to_owned()).collect()
+    }
+
+    fn digest(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
     #[test]
-    fn scratch() {
-        let text = std::fs::read_to_string("/tmp/b4/uvlock/uv.lock").unwrap();
-        for extras in [vec![], vec!["ml".to_owned()], vec!["dev".to_owned()]] {
-            let mut lock = uv("uv.lock", &text, &extras).unwrap();
-            lock.pins.iter_mut().for_each(|pin| pin.hashes.clear());
-            println!("{}---", lock.requirements());
-        }
+    fn requirements_are_read_as_pip_reads_them() {
+        let text = format!(
+            "# by hand\n--index-url https://packages.example.org/simple\n\nFoo.Bar[extra]==1.0 \\\n    --hash={} \\\n    \
+             # a remark in between\n    --hash={}\nbaz === 2+local ; python_version < '3.10' --hash={}  # why\n\
+             qux @ https://packages.example.org/qux.whl ; os_name == 'nt' --hash={}\n",
+            digest('a'),
+            digest('b'),
+            digest('c'),
+            digest('d'),
+        );
+        let lock = requirements("r.txt", &text).unwrap();
+        assert!(lock.is_hashed());
+        assert_eq!(lock.indexes, ["--index-url", "https://packages.example.org/simple"]);
+        assert_eq!(
+            lines(&lock),
+            [
+                "baz==2+local ; python_version < '3.10'",
+                "foo-bar==1.0",
+                "qux @ https://packages.example.org/qux.whl ; os_name == 'nt'"
+            ]
+        );
+        let places: Vec<(u32, usize)> = lock.pins.iter().map(|pin| (pin.line, pin.hashes.len())).collect();
+        assert_eq!(places, [(4, 2), (8, 1), (9, 1)]);
+        // The same packages in another order and with other remarks are the same lock.
+        let other = requirements("r.txt", "b==2\na==1 # x\n").unwrap();
+        assert_eq!(other.requirements(), requirements("s.txt", "\u{feff}A==1\n\nB==2").unwrap().requirements());
+        assert_eq!(other.packages(), 2);
+    }
+
+    #[test]
+    fn each_wrong_line_is_told_with_its_number() {
+        let text =
+            "a==1\nb\nc>=1\nd~=1.0\ne==1,<2\nf==1.*\n./g.whl\n--pre\nh @ https://h.example.org/h.whl\ni==1 --x=1";
+        let found = requirements("r.txt", text).unwrap_err();
+        let lines: Vec<u32> = found.iter().filter_map(|one| one.line).collect();
+        assert_eq!(lines, (2..=10).collect::<Vec<u32>>());
+        assert!(found.iter().all(|one| one.hint.is_some() && one.code == "bad-lock"));
+    }
+
+    const UV_LOCK: &str = r#"
+version = 1
+revision = 3
+requires-python = ">=3.9"
+
+[[package]]
+name = "demo"
+version = "0"
+source = { editable = "." }
+dependencies = [
+    { name = "web", extra = ["socks"] },
+    { name = "colour", marker = "sys_platform == 'win32'" },
+    { name = "table", version = "1.0", source = { registry = "x" }, marker = "python_full_version < '3.10'" },
+    { name = "table", version = "2.0", source = { registry = "x" }, marker = "python_full_version >= '3.10'" },
+]
+
+[package.optional-dependencies]
+ml = [{ name = "number" }]
+
+[package.dev-dependencies]
+dev = [{ name = "test" }]
+
+[[package]]
+name = "web"
+version = "3.1"
+source = { registry = "x" }
+sdist = { url = "x", hash = "sha256:aa" }
+wheels = [{ url = "x", hash = "sha256:bb" }]
+
+[package.optional-dependencies]
+socks = [{ name = "socks", marker = "python_full_version >= '3.8'" }]
+
+[[package]]
+name = "socks"
+version = "1.7"
+source = { registry = "x" }
+
+[[package]]
+name = "table"
+version = "1.0"
+source = { registry = "x" }
+dependencies = [{ name = "shared" }]
+
+[[package]]
+name = "table"
+version = "2.0"
+source = { registry = "x" }
+dependencies = [{ name = "shared" }, { name = "table", version = "2.0" }]
+
+[[package]]
+name = "shared"
+version = "5"
+source = { registry = "x" }
+
+[[package]]
+name = "colour"
+version = "0.4"
+source = { registry = "x" }
+
+[[package]]
+name = "number"
+version = "2.4"
+source = { registry = "x" }
+dependencies = [{ name = "shared" }]
+
+[[package]]
+name = "test"
+version = "9"
+source = { registry = "x" }
+dependencies = [{ name = "colour", marker = "sys_platform == 'win32'" }]
+"#;
+
+    #[test]
+    fn a_uv_lock_is_followed_from_the_project_under_the_markers_of_each_way() {
+        let of = |extras: &[&str]| {
+            let extras: Vec<String> = extras.iter().map(|extra| (*extra).to_owned()).collect();
+            lines(&uv("uv.lock", UV_LOCK, &extras).unwrap())
+        };
+        let base = [
+            "colour==0.4 ; (sys_platform == 'win32')",
+            "shared==5 ; ((python_full_version < '3.10')) or ((python_full_version >= '3.10'))",
+            "socks==1.7 ; (python_full_version >= '3.8')",
+            "table==1.0 ; (python_full_version < '3.10')",
+            "table==2.0 ; (python_full_version >= '3.10')",
+            "web==3.1",
+        ];
+        assert_eq!(of(&[]), base);
+        let ml = of(&["ml"]);
+        assert!(ml.contains(&"number==2.4".to_owned()) && ml.contains(&"shared==5".to_owned()), "{ml:?}");
+        assert!(of(&["dev"]).contains(&"test==9".to_owned()));
+        let lock = uv("uv.lock", UV_LOCK, &[]).unwrap();
+        let web = lock.pins.iter().find(|pin| pin.name == "web").unwrap();
+        assert_eq!((web.hashes.len(), UV_LOCK.lines().nth(web.line as usize - 1)), (2, Some("name = \"web\"")));
+        let second = lock.pins.iter().find(|pin| pin.version.as_deref() == Some("2.0")).unwrap();
+        assert_eq!(UV_LOCK.lines().nth(second.line as usize), Some("version = \"2.0\""));
+        let conflicting = UV_LOCK.replace("sys_platform == 'win32'", "extra == 'extra-4-demo-ml'");
+        let refused = uv("uv.lock", &conflicting, &[]).unwrap_err();
+        assert_eq!(refused.message, "\"colour\" depends on extras that conflict");
+    }
+
+    #[test]
+    fn a_pylock_gives_its_packages_with_markers_and_hashes() {
+        let text = format!(
+            "lock-version = \"1.0\"\n[[packages]]\nname = \"A_b\"\nversion = \"1\"\nmarker = \"os_name == 'nt'\"\n\
+             wheels = [{{ url = \"x\", hashes = {{ sha256 = \"{}\" }} }}]\n",
+            &digest('a')[7..]
+        );
+        let lock = pylock("pylock.toml", &text).unwrap();
+        assert_eq!((lines(&lock), lock.is_hashed()), (vec!["a-b==1 ; os_name == 'nt'".to_owned()], true));
+        let extras = text.replace("os_name == 'nt'", "'ml' in extras");
+        assert_eq!(pylock("pylock.toml", &extras).unwrap_err().line, Some(3));
+        let code = text.replace("wheels = [", "vcs = {}\nx = [");
+        assert_eq!(pylock("pylock.toml", &code).unwrap_err().message, "\"A_b\" has no version and digest");
+        assert!(pylock("pylock.toml", "lock-version = \"2.0\"").is_err());
+        assert_eq!(pylock("pylock.toml", "x = [").unwrap_err().line, Some(1));
     }
 }
