@@ -1,6 +1,5 @@
 //! Looking at runs: lists, details, logs, files, counters, reasons.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -101,11 +100,15 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
 
 /// A line for each Python environment that the last attempts of a run's jobs have.
 fn environments_of(run: &Value) -> Vec<String> {
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
     for task in run["tasks"].as_array().into_iter().flatten() {
         let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
         if let Some(digest) = attempt.and_then(|attempt| attempt["environment"].as_str()) {
-            found.entry(digest.chars().take(8).collect()).or_default().push(cell(&task["name"]));
+            let (digest, job) = (digest.chars().take(8).collect(), cell(&task["name"]));
+            match found.iter_mut().find(|(known, _)| *known == digest) {
+                Some((_, jobs)) => jobs.push(job),
+                None => found.push((digest, vec![job])),
+            }
         }
     }
     found.into_iter().map(|(digest, jobs)| format!("  Python environment {digest}: {}", jobs.join(", "))).collect()

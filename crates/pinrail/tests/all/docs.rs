@@ -32,6 +32,7 @@ macro_rules! pages {
 }
 
 pages! {
+    environments "docs/environments.md"
     explain "docs/explain.md"
     operations "docs/operations.md"
     workflows "docs/workflows.md"
