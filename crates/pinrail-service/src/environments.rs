@@ -188,6 +188,8 @@ struct Wheels {
     folder: PathBuf,
     /// In the project's folder and not in the bundle: it may change while the bundle does not.
     in_place: bool,
+    /// The wheels of packages that the lock names, with their digests.
+    files: BTreeMap<String, Sha>,
 }
 
 /// An environment that is there.
@@ -399,11 +401,7 @@ impl Environments {
         };
         let interpreter = self.interpreter(&code.interpreter(&self.interpreter)).await?;
         let wheels = match &code.settings.wheels {
-            Some(name) => Some(wheels(code, name)?),
-            None => None,
-        };
-        let from = match &wheels {
-            Some(wheels) => Some(self.digests(wheels, &lock)?),
+            Some(name) => Some(self.wheels(code, name, &lock)?),
             None => None,
         };
         let content = json!({
@@ -414,7 +412,7 @@ impl Environments {
             "executable": interpreter.executable,
             "requirements": lock.requirements(),
             "indexes": lock.indexes,
-            "wheels": from,
+            "wheels": wheels.as_ref().map(|wheels| &wheels.files),
         });
         let digest = Sha::of(canonical(&content).as_bytes());
         let file = code.settings.lock.clone().unwrap_or_default();
@@ -422,11 +420,12 @@ impl Environments {
         Ok(Some(Plan { digest, root, interpreter, lock, file, wheels, extras }))
     }
 
-    /// The wheels of a folder that can be meant by a lock, with their digests.
-    fn digests(&self, wheels: &Wheels, lock: &Lock) -> Result<BTreeMap<String, Sha>, EnvironmentError> {
-        let io = |error: &std::io::Error| EnvironmentError::io(&wheels.folder, error);
-        let mut found = BTreeMap::new();
-        for entry in fs::read_dir(&wheels.folder).map_err(|e| io(&e))? {
+    /// The folder of wheels, with those in it that a lock can mean.
+    fn wheels(&self, code: Code<'_>, name: &str, lock: &Lock) -> Result<Wheels, EnvironmentError> {
+        let (folder, in_place) = wheels_folder(code, name)?;
+        let io = |error: &std::io::Error| EnvironmentError::io(&folder, error);
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&folder).map_err(|e| io(&e))? {
             let entry = entry.map_err(|e| io(&e))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some((package, _)) = name.strip_suffix(".whl").and_then(|name| name.split_once('-')) else { continue };
@@ -434,10 +433,10 @@ impl Environments {
             if lock.pins.iter().any(|pin| pin.name == package) {
                 let path = entry.path();
                 let digest = self.wheel(&path).map_err(|e| EnvironmentError::io(&path, &e))?;
-                found.insert(name, digest);
+                files.insert(name, digest);
             }
         }
-        Ok(found)
+        Ok(Wheels { name: name.to_owned(), folder, in_place, files })
     }
 
     fn wheel(&self, path: &Path) -> std::io::Result<Sha> {
@@ -602,13 +601,13 @@ fn about(file: &str, message: String, hint: &str) -> Diagnostic {
 }
 
 /// The folder of wheels: of the bundle, or in place when it is no part of it.
-fn wheels(code: Code<'_>, name: &str) -> Result<Wheels, EnvironmentError> {
+fn wheels_folder(code: Code<'_>, name: &str) -> Result<(PathBuf, bool), EnvironmentError> {
     let in_bundle = code.root.join(name);
     if in_bundle.is_dir() {
-        return Ok(Wheels { name: name.to_owned(), folder: in_bundle, in_place: false });
+        return Ok((in_bundle, false));
     }
     match code.folder.map(|folder| folder.join(name)).filter(|folder| folder.is_dir()) {
-        Some(folder) => Ok(Wheels { name: name.to_owned(), folder, in_place: true }),
+        Some(folder) => Ok((folder, true)),
         None => {
             let message = format!("the folder of wheels \"{name}\" does not exist");
             let hint = "Fill it with `pip download -d FOLDER -r LOCK`; it is part of the bundle, or, named below [files], \

@@ -57,6 +57,8 @@ struct Build<'a> {
     sandbox: &'a dyn Sandbox,
     plan: &'a Plan,
     folder: &'a Path,
+    /// The wheels from which alone it is built, if the project has some.
+    wheels: &'a Path,
     builder: &'static str,
 }
 
@@ -67,11 +69,20 @@ pub(super) async fn build(
     plan: &Plan,
     folder: &Path,
 ) -> Result<(), EnvironmentError> {
-    let build = Build { sandbox, plan, folder, builder: builder.name() };
     let io = |error: std::io::Error| EnvironmentError::io(folder, &error);
     // Beside the environment, which has to be made by the builder, and named like it, to go with it.
     let work = folder.with_extension(format!("{}-work", folder.extension().unwrap_or_default().to_string_lossy()));
-    fs::create_dir_all(&work).map_err(io)?;
+    let wheels = work.join("wheels");
+    fs::create_dir_all(&wheels).map_err(io)?;
+    for (source, name) in
+        plan.wheels.iter().flat_map(|from| from.files.keys().map(|name| (from.folder.join(name), name)))
+    {
+        // As they were when the digest was taken, and all that the builder gets to see of the state folder and the project.
+        fs::hard_link(&source, wheels.join(name))
+            .or_else(|_| fs::copy(&source, wheels.join(name)).map(drop))
+            .map_err(io)?;
+    }
+    let build = Build { sandbox, plan, folder, wheels: &wheels, builder: builder.name() };
     let requirements = work.join("requirements.txt");
     fs::write(&requirements, plan.lock.requirements()).map_err(io)?;
     let built = match builder {
@@ -156,9 +167,7 @@ impl Build<'_> {
     fn sources(&self) -> Vec<String> {
         let mut options = Vec::new();
         match &self.plan.wheels {
-            Some(wheels) => {
-                options.extend(words(&["--no-index", "--find-links", &wheels.folder.display().to_string()]));
-            }
+            Some(_) => options.extend(words(&["--no-index", "--find-links", &self.wheels.display().to_string()])),
             None => options.extend(self.plan.lock.indexes.clone()),
         }
         if self.plan.lock.is_hashed() {
@@ -215,10 +224,9 @@ impl Build<'_> {
         let errors = said.iter().position(|line| line.to_lowercase().starts_with("error")).unwrap_or(0);
         let errors = &said[errors.max(said.len().saturating_sub(MOST_WORDS))..];
         // Where the server keeps things is of no use to people.
-        let places =
-            [self.folder.parent().unwrap_or(self.folder), &self.plan.root].map(|path| path.display().to_string());
-        let told = |line: &String| places.iter().fold(line.clone(), |line, place| line.replace(place, "…"));
-        let last: String = errors.iter().map(|line| format!("\n{}: {}", self.builder, told(line))).collect();
+        let place = self.folder.parent().unwrap_or(self.folder).display().to_string();
+        let last: String =
+            errors.iter().map(|line| format!("\n{}: {}", self.builder, line.replace(&place, "…"))).collect();
         let limit = match end {
             SandboxEnd::TooLong => Some(format!("{head}: it takes longer than {} minutes", LIMIT.as_secs() / 60)),
             SandboxEnd::TooMuchMemory => Some(format!("{head}: it needs more than {} GiB of memory", MEMORY >> 30)),

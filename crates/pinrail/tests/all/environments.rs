@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -202,69 +202,92 @@ fn jobs_commands_and_workflow_files_have_the_locked_packages_and_no_others_by_uv
     locked_packages_and_no_others(Builder::Uv);
 }
 
-/// How many of the mistakes below are found before anything is built.
-const BEFORE_BUILDING: usize = 10;
+/// Checks a project with each of these locks: it is told these words, and nothing is left of it.
+fn checks(builder: Builder, cases: &[(&str, &[&str])]) {
+    let project = project();
+    for (lock, words) in cases {
+        project.write("requirements.txt", lock);
+        let checked = run(&project, builder, &["check"]);
+        assert_eq!(checked.code, Some(3), "{lock:?}: {checked:?}");
+        for word in *words {
+            assert!(checked.out.contains(word), "{lock:?}: {word:?} is not in {}", checked.out);
+        }
+        let state = project.state().display().to_string();
+        assert!(!checked.out.contains(&state), "{}", checked.out);
+        nothing_is_left_over(&project);
+    }
+    assert!(listed(&project).0.is_empty(), "none of them is an environment");
+}
 
 #[test]
-fn mistakes_in_a_lock_are_told_at_their_line_and_nothing_is_left_of_them() {
+fn mistakes_in_a_lock_are_told_at_their_line() {
+    let hashless = format!("greeting==1.0 --hash=sha256:{}\nshouting==2.0\n", "0".repeat(64));
+    checks(
+        Builder::Uv,
+        &[
+            (
+                "greeting\n",
+                &["\"greeting\" does not say which version of greeting it is", "─ requirements.txt:1", " 1 │ greeting"],
+            ),
+            ("# a\n\ngreeting>=1\n", &["\"greeting>=1\" does not say", "requirements.txt:3", "Write NAME==VERSION"]),
+            ("greeting==1.*\n", &["\"greeting==1.*\" does not say"]),
+            ("-r others.txt\n", &["\"-r\" is not allowed in a lock", "an extra has a file of its own"]),
+            ("-e .\n", &["\"-e\" is not allowed in a lock"]),
+            ("--pre\n", &["\"--pre\" is not allowed in a lock"]),
+            ("greeting @ http://127.0.0.1:1/greeting.whl\n", &["\"greeting\" is an address without a hash"]),
+            ("greeting==1.0 --hash=md5:00\n", &["\"md5:00\" is no hash"]),
+            (
+                "greeting==1.0\ngreeting==1.1\n",
+                &["\"greeting\" is pinned twice", "in requirements.txt:1", "requirements.txt:2"],
+            ),
+            (&hashless, &["\"shouting\" has no hash, but others have, such as \"greeting\"", "requirements.txt:2"]),
+        ],
+    );
+}
+
+fn what_cannot_be_built(builder: Builder) {
+    let wrong_hash = format!("# locked\ngreeting==1.0 \\\n    --hash=sha256:{}\n", "0".repeat(64));
+    checks(
+        builder,
+        &[
+            (
+                &wrong_hash,
+                &["the file of \"greeting\" 1.0 has another hash than the lock says", "─ requirements.txt:2"],
+            ),
+            ("greeting==7.0\n", &["the folder \"wheels\" has no wheel of \"greeting\" 7.0 that fits Python 3."]),
+            (
+                "shouting==2.0\n",
+                &["the lock is not complete: ", "requires", "greeting", "not installed", "requirements.txt:1"],
+            ),
+            (
+                "greeting==1.0\nshouting==3.0\n",
+                &["no wheel of \"shouting\" 3.0 that fits", "requirements.txt:2", " 2 │ shouting==3.0"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_built_is_told_at_its_line_by_pip() {
+    what_cannot_be_built(Builder::Pip);
+}
+
+#[test]
+fn what_cannot_be_built_is_told_at_its_line_by_uv() {
+    what_cannot_be_built(Builder::Uv);
+}
+
+#[test]
+fn nothing_is_deployed_or_run_with_a_lock_that_is_wrong() {
     let project = project();
-    let zeros = "0".repeat(64);
-    let hashless = format!("greeting==1.0 --hash=sha256:{zeros}\nshouting==2.0\n");
-    let wrong_hash = format!("# locked\ngreeting==1.0 \\\n    --hash=sha256:{zeros}\n");
-    let cases: &[(&str, &[&str])] = &[
-        (
-            "greeting\n",
-            &["\"greeting\" does not say which version of greeting it is", "─ requirements.txt:1", " 1 │ greeting"],
-        ),
-        ("# a\n\ngreeting>=1\n", &["\"greeting>=1\" does not say", "requirements.txt:3", "Write NAME==VERSION"]),
-        ("greeting==1.*\n", &["\"greeting==1.*\" does not say"]),
-        ("-r others.txt\n", &["\"-r\" is not allowed in a lock", "an extra has a file of its own"]),
-        ("-e .\n", &["\"-e\" is not allowed in a lock"]),
-        ("--pre\n", &["\"--pre\" is not allowed in a lock"]),
-        ("greeting @ http://127.0.0.1:1/greeting.whl\n", &["\"greeting\" is an address without a hash"]),
-        ("greeting==1.0 --hash=md5:00\n", &["\"md5:00\" is no hash"]),
-        (
-            "greeting==1.0\ngreeting==1.1\n",
-            &["\"greeting\" is pinned twice", "in requirements.txt:1", "requirements.txt:2"],
-        ),
-        (&hashless, &["\"shouting\" has no hash, but others have, such as \"greeting\"", "requirements.txt:2"]),
-        (&wrong_hash, &["the file of \"greeting\" 1.0 has another hash than the lock says", "─ requirements.txt:2"]),
-        ("greeting==7.0\n", &["the folder \"wheels\" has no wheel of \"greeting\" 7.0 that fits Python 3."]),
-        (
-            "shouting==2.0\n",
-            &["the lock is not complete: ", "requires", "greeting", "not installed", "requirements.txt:1"],
-        ),
-        (
-            "greeting==1.0\nshouting==3.0\n",
-            &["no wheel of \"shouting\" 3.0 that fits", "requirements.txt:2", " 2 │ shouting==3.0"],
-        ),
-    ];
-    for builder in [Builder::Pip, Builder::Uv] {
-        // What is wrong before anything is built is the same for both.
-        for (lock, words) in cases.iter().skip(if builder == Builder::Uv { BEFORE_BUILDING } else { 0 }) {
-            project.write("requirements.txt", lock);
-            let checked = run(&project, builder, &["check"]);
-            assert_eq!(checked.code, Some(3), "{lock:?}: {checked:?}");
-            for word in *words {
-                assert!(
-                    checked.out.contains(word),
-                    "{} of {lock:?}: {word:?} is not in {}",
-                    builder.name(),
-                    checked.out
-                );
-            }
-            let state = project.state().display().to_string();
-            assert!(!checked.out.contains(&state), "{}", checked.out);
-            nothing_is_left_over(&project);
-        }
-    }
-    let deployed = run(&project, Builder::Pip, &["deploy"]);
+    project.write("requirements.txt", "greeting==7.0\n");
+    let deployed = run(&project, Builder::Uv, &["deploy"]);
     assert_eq!(deployed.code, Some(3), "{deployed:?}");
     assert!(deployed.err.contains("nothing was deployed"), "{deployed:?}");
-    let ran = run(&project, Builder::Pip, &["run", "w"]);
+    let ran = run(&project, Builder::Uv, &["run", "w"]);
     assert_eq!(ran.code, Some(3), "{ran:?}");
-    assert!(ran.err.contains("no wheel of \"shouting\" 3.0"), "{ran:?}");
-    assert!(listed(&project).0.is_empty(), "none of them is an environment");
+    assert!(ran.err.contains("no wheel of \"greeting\" 7.0"), "{ran:?}");
+    assert_eq!(run(&project, Builder::Uv, &["runs", "--json"]).json()["items"], Value::Array(Vec::new()));
 }
 
 #[test]
@@ -353,6 +376,8 @@ struct Index {
     port: u16,
     /// Connections are taken and never answered.
     mute: Arc<AtomicBool>,
+    /// With the next connection nobody listens any more.
+    gone: Arc<AtomicBool>,
 }
 
 impl Index {
@@ -360,12 +385,16 @@ impl Index {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mute: Arc<AtomicBool> = Arc::default();
-        let (is_mute, wheels) = (Arc::clone(&mute), wheels.to_owned());
+        let gone: Arc<AtomicBool> = Arc::default();
+        let (is_mute, is_gone, wheels) = (Arc::clone(&mute), Arc::clone(&gone), wheels.to_owned());
         // Ends with the test's process.
         std::thread::spawn(move || {
             let mut kept = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
+                if is_gone.load(Ordering::SeqCst) {
+                    return;
+                }
                 if is_mute.load(Ordering::SeqCst) {
                     kept.push(stream);
                     continue;
@@ -390,7 +419,13 @@ impl Index {
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
             }
         });
-        Self { port, mute }
+        Self { port, mute, gone }
+    }
+
+    /// Returns when nobody listens any more.
+    fn leave(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        wait_until("the index is gone", || TcpStream::connect(("127.0.0.1", self.port)).is_err());
     }
 
     fn lock(&self) -> String {
@@ -414,6 +449,31 @@ fn an_index_that_nobody_serves_is_nobodys_mistake_and_may_be_tried_again() {
         assert_eq!((&problem["code"], &problem["retryable"]), (&"packages-unreachable".into(), &true.into()));
         assert!(problem["detail"].as_str().unwrap().contains("the index of packages cannot be reached"), "{problem}");
     }
+}
+
+#[test]
+fn an_index_that_is_gone_is_an_external_fault_of_the_attempt() {
+    let project = project();
+    project.write("pinrail.toml", ONLINE);
+    project.write("workflows/w.py", ALONE);
+    let index = Index::serving(&project.path().join("wheels"));
+    project.write("requirements.txt", &index.lock());
+    let deployed = run(&project, Builder::Uv, &["deploy"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    std::fs::remove_dir_all(project.state().join("environments")).unwrap();
+    index.leave();
+    let _server = up(&project, &[]);
+    let asked = run(&project, Builder::Uv, &["run", "w", "--deployed", "--detach"]);
+    assert_eq!(asked.code, Some(0), "{asked:?}");
+    let mut attempt = Value::Null;
+    wait_until("the first attempt has failed", || {
+        attempt = task(&project.last_run(), "greet")["attempts"][0].clone();
+        attempt["state"] == "failed"
+    });
+    assert_eq!(attempt["fault"], "external", "{attempt}");
+    let said = project.run(&["logs", "--job", "greet", "--attempt", "1"]).out;
+    assert!(said.contains("the index of packages cannot be reached"), "{said}");
+    assert_eq!(project.run(&["cancel"]).code, Some(0));
 }
 
 #[test]
