@@ -143,6 +143,9 @@ impl Code<'_> {
 /// An interpreter as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Interpreter {
+    /// How it is called.
+    #[serde(skip)]
+    path: PathBuf,
     /// What a virtual environment refers to: never one itself.
     executable: PathBuf,
     version: String,
@@ -478,12 +481,13 @@ impl Environments {
             let hint = "Name a Python interpreter (3.9 or later) in pinrail.toml: [python] interpreter = \"python3\".";
             EnvironmentError::machine(error.to_string(), hint)
         })?;
-        let interpreter: Interpreter = serde_json::from_slice(&output.stdout).map_err(|_| {
+        let mut interpreter: Interpreter = serde_json::from_slice(&output.stdout).map_err(|_| {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().next_back().unwrap_or("it says nothing");
             let message = format!("the Python interpreter \"{}\" cannot be used: {said}", name.display());
             EnvironmentError::machine(message, "Name another one in pinrail.toml: [python] interpreter = \"python3\".")
         })?;
+        interpreter.path.clone_from(&path);
         if let Some(stamp) = now {
             locked(&self.interpreters).insert(path, (stamp, interpreter.clone()));
         }

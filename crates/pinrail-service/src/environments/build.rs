@@ -96,10 +96,10 @@ pub(super) async fn build(
 
 impl Build<'_> {
     async fn by_uv(&self, uv: &str, requirements: &Path) -> Result<(), EnvironmentError> {
-        let executable = self.plan.interpreter.executable.display().to_string();
+        let interpreter = self.plan.interpreter.path.display().to_string();
         let (folder, python) = (self.folder.display().to_string(), self.python());
         let quiet = ["--no-progress", "--color", "never", "--no-python-downloads"];
-        let mut make = words(&[uv, "venv", "--quiet", "--no-project", "--python", &executable]);
+        let mut make = words(&[uv, "venv", "--quiet", "--no-project", "--python", &interpreter]);
         make.extend(words(&quiet));
         make.push(folder);
         self.run(make).await?;
@@ -117,7 +117,7 @@ impl Build<'_> {
     }
 
     async fn by_pip(&self, requirements: &Path) -> Result<(), EnvironmentError> {
-        let Interpreter { executable, version, pip, venv, ensurepip, .. } = &self.plan.interpreter;
+        let Interpreter { path, version, pip, venv, ensurepip, .. } = &self.plan.interpreter;
         let major = pip.as_deref().and_then(|pip| pip.split('.').next()?.parse::<u32>().ok());
         let outside = major.is_some_and(|major| major >= OLDEST_PIP);
         if !venv || !(outside || *ensurepip) {
@@ -128,15 +128,15 @@ impl Build<'_> {
             let hint = "Install uv, or the package of your system that has pip and venv, such as python3-venv.";
             return Err(EnvironmentError::machine(message, hint));
         }
-        let executable = executable.display().to_string();
+        let interpreter = path.display().to_string();
         let (folder, python) = (self.folder.display().to_string(), self.python());
-        let mut make = words(&[&executable, "-m", "venv"]);
+        let mut make = words(&[&interpreter, "-m", "venv"]);
         make.extend(outside.then(|| "--without-pip".to_owned()));
         make.push(folder);
         self.run(make).await?;
         let pip = || {
             let mut pip = if outside {
-                words(&[&executable, "-m", "pip", "--python", &python])
+                words(&[&interpreter, "-m", "pip", "--python", &python])
             } else {
                 words(&[&python, "-m", "pip"])
             };
@@ -349,24 +349,50 @@ fn settings(offline: bool) -> BTreeMap<String, String> {
         let alone = [("PIP_CONFIG_FILE", "/dev/null"), ("UV_NO_CONFIG", "1")];
         return alone.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     }
-    const OTHERS: [&str; 9] = [
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "ALL_PROXY",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-    ];
-    let is_one = |name: &str| {
-        let upper = name.to_ascii_uppercase();
-        upper.starts_with("PIP_") || upper.starts_with("UV_") || OTHERS.contains(&upper.as_str())
-    };
     let retries = ["PIP_RETRIES", "UV_HTTP_RETRIES"].map(|name| (name.to_owned(), RETRIES.to_owned()));
+    let is_one = |name: &str| SETTINGS.contains(&name.to_ascii_uppercase().as_str()) || name.starts_with("UV_INDEX");
     retries.into_iter().chain(std::env::vars().filter(|(name, _)| is_one(name))).collect()
 }
+
+/// Where packages come from and how they are reached. Others, such as where they are installed or in which versions, are
+/// not for the machine to say.
+const SETTINGS: &[&str] = &[
+    "ALL_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "PIP_CACHE_DIR",
+    "PIP_CERT",
+    "PIP_CLIENT_CERT",
+    "PIP_CONFIG_FILE",
+    "PIP_DEFAULT_TIMEOUT",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
+    "PIP_INDEX_URL",
+    "PIP_KEYRING_PROVIDER",
+    "PIP_NO_INDEX",
+    "PIP_PROXY",
+    "PIP_RETRIES",
+    "PIP_TIMEOUT",
+    "PIP_TRUSTED_HOST",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "UV_CACHE_DIR",
+    "UV_CONFIG_FILE",
+    "UV_DEFAULT_INDEX",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+    "UV_HTTP_RETRIES",
+    "UV_HTTP_TIMEOUT",
+    "UV_INSECURE_HOST",
+    "UV_KEYRING_PROVIDER",
+    "UV_NATIVE_TLS",
+    "UV_NO_INDEX",
+    "UV_SYSTEM_CERTS",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+];
 
 /// The packages that are installed in an environment, by name, with their versions.
 pub(super) fn installed(environment: &Path) -> BTreeMap<String, String> {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use crate::support::{Project, Ran, repository, task, test_python, wait_until};
+use crate::support::{Project, Ran, repository, task, test_python, venv, wait_until};
 
 const TOML: &str = "[project]
 name = \"demo\"
@@ -524,6 +524,45 @@ fn up(project: &Project, environment: &[(&str, &str)]) -> crate::support::Server
     let mut all = vec![("PATH", path.as_str()), ("PINRAIL_PYTHON", python.as_str())];
     all.extend(environment);
     project.up_with(&all)
+}
+
+#[test]
+fn an_interpreter_without_pip_is_no_hindrance_and_its_own_packages_stay_with_it() {
+    let project = project();
+    let bare = venv(&project.path().join(".venv"));
+    let packages = "import sysconfig; print(sysconfig.get_path('purelib'), end='')";
+    let folder = Command::new(&bare).args(["-c", packages]).output().unwrap().stdout;
+    std::fs::write(Path::new(&String::from_utf8(folder).unwrap()).join("shouting.py"), "").unwrap();
+    project.write("workflows/w.py", ALONE);
+    project.write("pinrail.toml", &TOML.replace("[python]", "[python]\ninterpreter = \".venv/bin/python\""));
+    let ran = run(&project, Builder::Pip, &["run", "w", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let outputs = task(&ran.json(), "greet")["outputs"].clone();
+    assert_eq!((&outputs["word"], &outputs["alone"]), (&"hello".into(), &true.into()));
+}
+
+#[test]
+fn states_that_share_a_folder_of_environments_build_one_once() {
+    let project = project();
+    project.write("workflows/w.py", ALONE);
+    let beside = tempfile::tempdir().unwrap();
+    let (shared, steps) = (beside.path().join("shared"), beside.path().join("steps"));
+    let checks: Vec<_> = ["one", "two", "three"]
+        .map(|state| beside.path().join(state).display().to_string())
+        .iter()
+        .map(|state| {
+            let mut check = command(&project, Builder::Uv, &["check", "--state", state]);
+            check.env("PINRAIL_ENVIRONMENTS", &shared).env("PINRAIL_STEPS", &steps);
+            check.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for check in checks {
+        let checked: Ran = check.wait_with_output().unwrap().into();
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+    }
+    let passed = std::fs::read_to_string(&steps).unwrap();
+    assert_eq!(passed.lines().filter(|step| *step == "environment.before-build").count(), 1, "{passed}");
+    assert!(!project.state().exists() && !beside.path().join("one/environments").exists());
 }
 
 #[test]
