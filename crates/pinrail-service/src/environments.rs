@@ -143,8 +143,7 @@ impl Code<'_> {
 /// An interpreter as it describes itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Interpreter {
-    /// How it is called.
-    #[serde(skip)]
+    /// How it is called, by its own word: what is found on the path may only choose one.
     path: PathBuf,
     /// What a virtual environment refers to: never one itself.
     executable: PathBuf,
@@ -245,7 +244,7 @@ pub struct KnownEnvironment {
     pub size_bytes: u64,
     /// Bytes of those files that no other environment has.
     pub own_bytes: u64,
-    /// The project's bundles that used it and are not known to be gone.
+    /// The project's bundles that used it within the last month, or that are still deployed.
     pub bundles: Vec<Sha>,
 }
 
@@ -481,13 +480,12 @@ impl Environments {
             let hint = "Name a Python interpreter (3.9 or later) in pinrail.toml: [python] interpreter = \"python3\".";
             EnvironmentError::machine(error.to_string(), hint)
         })?;
-        let mut interpreter: Interpreter = serde_json::from_slice(&output.stdout).map_err(|_| {
+        let interpreter: Interpreter = serde_json::from_slice(&output.stdout).map_err(|_| {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().next_back().unwrap_or("it says nothing");
             let message = format!("the Python interpreter \"{}\" cannot be used: {said}", name.display());
             EnvironmentError::machine(message, "Name another one in pinrail.toml: [python] interpreter = \"python3\".")
         })?;
-        interpreter.path.clone_from(&path);
         if let Some(stamp) = now {
             locked(&self.interpreters).insert(path, (stamp, interpreter.clone()));
         }
@@ -642,13 +640,24 @@ fn changed_at(path: &Path) -> Option<Micros> {
     i64::try_from(age.as_micros()).ok().map(Micros)
 }
 
-/// The project and bundle, and the time, of each use of an environment.
-pub(crate) fn uses(environment: &Path) -> Vec<(ProjectName, Sha, Micros)> {
+/// Who used an environment.
+pub(crate) struct Use {
+    pub project: ProjectName,
+    pub bundle: Sha,
+    /// The last time.
+    pub at: Micros,
+    /// The file that says so.
+    pub marker: PathBuf,
+}
+
+/// Who used an environment, as far as it is noted.
+pub(crate) fn uses(environment: &Path) -> Vec<Use> {
     let entries = fs::read_dir(environment.join(USED)).into_iter().flatten().flatten();
     let used = entries.filter_map(|entry| {
-        let name = entry.file_name();
+        let (name, marker) = (entry.file_name(), entry.path());
         let (project, bundle) = name.to_str()?.split_once('.')?;
-        Some((project.parse().ok()?, bundle.parse().ok()?, changed_at(&entry.path())?))
+        let (project, bundle, at) = (project.parse().ok()?, bundle.parse().ok()?, changed_at(&marker)?);
+        Some(Use { project, bundle, at, marker })
     });
     used.collect()
 }
@@ -658,7 +667,7 @@ fn known(folder: &Path, project: &ProjectName) -> Option<KnownEnvironment> {
     let digest: Sha = folder.file_name()?.to_str()?.parse().ok()?;
     let label: Label = serde_json::from_slice(&fs::read(folder.join(LABEL)).ok()?).ok()?;
     let mut used: Vec<(Sha, Micros)> =
-        uses(folder).into_iter().filter(|(by, ..)| by == project).map(|(_, bundle, at)| (bundle, at)).collect();
+        uses(folder).into_iter().filter(|used| used.project == *project).map(|used| (used.bundle, used.at)).collect();
     used.sort_by_key(|(bundle, at)| (std::cmp::Reverse(*at), *bundle));
     let last_used_at = used.first()?.1;
     let (size_bytes, own_bytes) = share::sizes(folder);

@@ -24,7 +24,7 @@ use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 
 use crate::bundles::Bundles;
-use crate::environments::{SHARED, environments_folder, unshared, uses};
+use crate::environments::{SHARED, Use, environments_folder, unshared, uses};
 use crate::queries::results_folder;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -338,21 +338,23 @@ impl Retention {
         let folder = environments_folder(&self.state);
         let (unused, grace) = (self.before(self.keep.environments), self.before(self.keep.grace));
         let is_one = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<Sha>().ok()).is_some();
-        let mut old = listed(&folder).await;
+        let mut all = listed(&folder).await;
         // What has another name, but for the shared files, was being built when its server died.
-        old.retain(|path| path.is_dir() && path.file_name().is_some_and(|name| name != SHARED));
-        old.retain(|path| is_older(path, if is_one(path) { unused } else { grace }));
-        if !old.is_empty() {
-            let needed = self.needed_bundles().await?;
-            old.retain(|path| {
-                uses(path).iter().all(|(project, bundle, _)| !needed.contains(&(project.clone(), *bundle)))
-            });
-        }
+        all.retain(|path| path.is_dir() && path.file_name().is_some_and(|name| name != SHARED));
+        let needed = if all.is_empty() { BTreeSet::new() } else { self.needed_bundles().await? };
+        let is_needed = |used: &Use| needed.contains(&(used.project.clone(), used.bundle));
+        let is_old = |path: &Path| is_older(path, if is_one(path) { unused } else { grace });
+        let (old, kept): (Vec<PathBuf>, Vec<PathBuf>) =
+            all.into_iter().partition(|path| is_old(path) && !uses(path).iter().any(is_needed));
+        // A project under work makes a bundle for each change: which ones used an environment long ago tells nobody anything.
+        let uses = kept.iter().flat_map(|path| uses(path)).filter(|used| !is_needed(used));
+        let markers: Vec<PathBuf> = uses.map(|used| used.marker).filter(|marker| is_older(marker, unused)).collect();
         let cache = self.state.join("pycache");
         let modules = old.iter().map(|path| cache.join(path.strip_prefix("/").unwrap_or(path)));
         let modules: Vec<PathBuf> = modules.filter(|path| path.exists()).collect();
         let mut count = self.delete(old, FOLDERS_AT_ONCE, move |path| is_older(path, unused.max(grace))).await;
         count += self.delete(modules, FOLDERS_AT_ONCE, |_| true).await;
+        count += self.delete(markers, FILES_AT_ONCE, move |path| is_older(path, unused)).await;
         let shared = folder.join(SHARED);
         let unshared = tokio::task::spawn_blocking(move || unshared(&shared)).await.unwrap_or_default();
         Ok(count + self.delete(unshared, FILES_AT_ONCE, |_| true).await)

@@ -22,7 +22,7 @@ const MEMORY: u64 = 4 << 30;
 const MOST_WORDS: usize = 8;
 /// How often builders try a connection again, so that an index that is away is told of within seconds.
 const RETRIES: &str = "2";
-/// The first `pip` that installs into another interpreter's environment.
+/// A `pip` of this version or later installs into another interpreter's environment.
 const OLDEST_PIP: u32 = 23;
 /// Scripts are small; a larger file is a program.
 const LARGEST_SCRIPT: u64 = 1 << 20;

@@ -22,6 +22,7 @@ if sys.path and sys.path[0] in ('', os.getcwd()):
 print(
     json.dumps(
         {
+            'path': sys.executable,
             'executable': os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable),
             'version': platform.python_version(),
             'implementation': sys.implementation.name,

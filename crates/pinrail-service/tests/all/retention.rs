@@ -470,9 +470,12 @@ async fn environments_go_when_nobody_used_them_for_a_month_and_nobody_may_need_t
     let stays = [
         environment(&named("deployed"), &[idle, deployed], 1),
         environment(&named("running"), &[running], 1),
-        environment(&named("recent"), &[idle], TODAY - 29),
+        environment(&named("recent"), &[idle, deployed], TODAY - 29),
         environment(&format!("{}.1f", named("being built")), &[], TODAY),
     ];
+    for bundle in [idle, deployed] {
+        set_modified(&stays[2].join(format!("used/p.{bundle}")), Micros(DAY));
+    }
     let shared = |name: &str| state.path("environments/files/ab").join(name);
     for (name, of) in [("only", &gone[0]), ("both", &gone[1])] {
         write(&shared(name), name);
@@ -485,9 +488,11 @@ async fn environments_go_when_nobody_used_them_for_a_month_and_nobody_may_need_t
     state.on_day(TODAY);
     state.retention(Arc::clone(&state.store)).pass().await.unwrap();
     assert_eq!(gone.map(|folder| folder.exists()), [false; 3]);
-    assert_eq!(stays.map(|folder| folder.join("lib/module.py").exists()), [true; 4]);
+    assert_eq!(stays.each_ref().map(|folder| folder.join("lib/module.py").exists()), [true; 4]);
     assert_eq!(["only", "both", "left"].map(|name| shared(name).exists()), [false, true, false]);
     assert!(!modules.exists());
+    // Who used it so long ago that it is of no interest is forgotten.
+    assert_eq!([idle, deployed].map(|bundle| stays[2].join(format!("used/p.{bundle}")).exists()), [false, true]);
 }
 
 /// A warehouse in which nothing names these files.

@@ -33,10 +33,12 @@ workflow = {
 }
 ";
 const JOBS: &str = "
+import shutil
 import sys
 
 def greet(ctx):
     import greeting
+    ctx.output('script', shutil.which('greeting'))
     ctx.output('word', greeting.WORD)
     ctx.output('prefix', sys.prefix)
     try:
@@ -147,6 +149,7 @@ fn locked_packages_and_no_others(builder: Builder) {
         assert_eq!(output(job, "word"), "hello");
         assert_eq!(output(job, "alone"), true);
         assert_eq!(output(job, "prefix"), folder(&base).to_str().unwrap());
+        assert_eq!(output(job, "script"), folder(&base).join("bin/greeting").to_str().unwrap());
     }
     assert_eq!(output("shout", "word"), "HELLO");
     assert_eq!(output("shout", "prefix"), folder(&loud).to_str().unwrap());
