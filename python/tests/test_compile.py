@@ -304,6 +304,9 @@ workflow = {
     ]
     jobs = {job['name']: job.get('extras') for job in compiled['sketches'][0]['jobs']}
     assert jobs == {'a': ['ml'], 'b': ['gpu', 'ml'], 'c': None}
+    wrong = compile_process(files.root, '--extras', '["ml"]', '--defaults', '{"extras": "mk"}')
+    found = json.loads(wrong.stdout)['diagnostics'][0]
+    assert (found['file'], found['message']) == ('pinrail.toml', 'extra "mk" of the defaults is none of the project\'s')
     # Nobody knows which there are: whoever runs the job will.
     assert [found['line'] for found in json.loads(compile_process(files.root).stdout)['diagnostics']] == [6]
 

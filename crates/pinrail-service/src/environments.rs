@@ -95,12 +95,6 @@ impl EnvironmentError {
             Self::Machine { message, hint } => (Fault::Platform, Evidence::new(message).remedy(hint)),
         }
     }
-
-    /// Whether another try may find it otherwise although nobody has mended anything.
-    #[must_use]
-    pub fn may_pass(&self) -> bool {
-        !matches!(self, Self::Wrong(_))
-    }
 }
 
 impl From<EnvironmentError> for Problem {

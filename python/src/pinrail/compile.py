@@ -167,6 +167,8 @@ class _Compile:
     def _project_defaults(self) -> None:
         for key, value in self.given_defaults.items():
             problem = default_problem(key, value)
+            if problem is None and key == 'extras' and value is not None:
+                problem = self._unknown_extra(SETTINGS[key].check(value), 'the defaults')
             if problem is None:
                 if value is not None:
                     self.defaults[key] = SETTINGS[key].check(value)
@@ -340,18 +342,25 @@ class _Compile:
 
     def _extras(self, template: Template) -> Optional[Diagnostic]:
         named: list[str] = template.settings.get('extras') or []
-        unknown = [name for name in named if self.extras is not None and name not in self.extras]
         if template.sql is not None and named:
             message = f'job "{template.name}" has extras, and SQL has no Python environment'
             return template.site.diagnostic('unknown-extra', message, setting='extras')
+        problem = self._unknown_extra(named, f'job "{template.name}"')
+        if problem is None:
+            return None
+        code, message, hint = problem
+        return template.site.diagnostic(code, message, hint=hint, setting='extras')
+
+    def _unknown_extra(self, named: list[str], whose: str) -> Optional[tuple[str, str, str]]:
+        """Code, message and hint for the first extra that the project does not have."""
+        known = self.extras or []
+        unknown = [name for name in named if self.extras is not None and name not in known]
         if not unknown:
             return None
-        known = self.extras or []
         hint = did_you_mean(unknown[0], known) or (
             f'there are {", ".join(known)}' if known else 'name its lock file below [python.extras] of pinrail.toml'
         )
-        message = f'extra "{unknown[0]}" of job "{template.name}" is none of the project\'s'
-        return template.site.diagnostic('unknown-extra', message, hint=hint, setting='extras')
+        return 'unknown-extra', f'extra "{unknown[0]}" of {whose} is none of the project\'s', hint
 
     def _class(self, template: Template, name: str) -> Optional[Diagnostic]:
         site = template.site

@@ -50,18 +50,24 @@ fn share_one(path: &Path, executable: bool, shared: &Path) -> io::Result<()> {
         match fs::hard_link(&common, &beside) {
             Ok(()) => return fs::rename(&beside, path),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // A file has only so many links; this one stays a copy.
-            Err(error) if error.raw_os_error() == Some(nix::libc::EMLINK) => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => return stays_alone(error),
         }
         fs::create_dir_all(shared.join(&digest[..2]))?;
         fs::set_permissions(path, Permissions::from_mode(if executable { 0o555 } else { 0o444 }))?;
         match fs::hard_link(path, &common) {
+            Ok(()) => return Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            other => return other,
+            Err(error) => return stays_alone(error),
         }
     }
     Ok(())
+}
+
+/// A file has only so many links, and some file systems have none: then it stays a copy.
+fn stays_alone(error: io::Error) -> io::Result<()> {
+    use nix::libc::{EMLINK, EOPNOTSUPP, EPERM, EXDEV};
+    let cannot = error.raw_os_error().is_some_and(|code| [EMLINK, EOPNOTSUPP, EPERM, EXDEV].contains(&code));
+    if cannot { Ok(()) } else { Err(error) }
 }
 
 /// The shared file may come and go between two looks; it is not worth more than this.
