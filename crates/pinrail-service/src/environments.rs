@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
@@ -54,6 +55,8 @@ const USED: &str = "used";
 pub(crate) const SHARED: &str = "files";
 /// Held by the process that builds.
 const LOCK: &str = "lock";
+/// Decisions that are remembered, each of which saves an attempt some milliseconds; then it is begun anew.
+const MOST_DECIDED: usize = 10_000;
 /// An interpreter says what it is in well under a second.
 const PROBE_LIMIT: Duration = Duration::from_secs(30);
 const PROBE_MEMORY: u64 = 512 << 20;
@@ -331,7 +334,11 @@ impl Environments {
         if let Some(stamp) = stamp(&environment.python()).filter(|_| plan.wheels.is_none_or(|wheels| !wheels.in_place))
         {
             let asked = (code.bundle, extras.to_vec(), code.interpreter(&self.interpreter));
-            locked(&self.decided).insert(asked, (stamp, environment.clone()));
+            let mut decided = locked(&self.decided);
+            if decided.len() >= MOST_DECIDED {
+                decided.clear();
+            }
+            decided.insert(asked, (stamp, environment.clone()));
         }
         Ok(Some(environment))
     }
@@ -341,7 +348,7 @@ impl Environments {
     /// # Errors
     /// When that cannot be told.
     pub async fn wanted(
-        &self,
+        self: &Arc<Self>,
         code: Code<'_>,
         extras: &[String],
     ) -> Result<Option<WantedEnvironment>, EnvironmentError> {
@@ -388,18 +395,15 @@ impl Environments {
     }
 
     /// Decides what an environment is made of.
-    async fn plan(&self, code: Code<'_>, extras: &[String]) -> Result<Option<Plan>, EnvironmentError> {
+    async fn plan(self: &Arc<Self>, code: Code<'_>, extras: &[String]) -> Result<Option<Plan>, EnvironmentError> {
         let mut extras = extras.to_vec();
         extras.sort_unstable();
         extras.dedup();
-        let Some(lock) = lock::read(code.root, code.settings, &extras).map_err(EnvironmentError::Wrong)? else {
-            return Ok(None);
-        };
+        let (here, root, named) = (Arc::clone(self), code.root.to_owned(), extras.clone());
+        let (folder, settings) = (code.folder.map(Path::to_owned), code.settings.clone());
+        let found = aside(&self.folder, move || Ok(here.read(&root, folder.as_deref(), &settings, &named))).await??;
+        let Some((lock, wheels)) = found else { return Ok(None) };
         let interpreter = self.interpreter(&code.interpreter(&self.interpreter)).await?;
-        let wheels = match &code.settings.wheels {
-            Some(name) => Some(self.wheels(code, name, &lock)?),
-            None => None,
-        };
         let content = json!({
             "format": FORMAT,
             "python": interpreter.version,
@@ -416,9 +420,22 @@ impl Environments {
         Ok(Some(Plan { digest, root, interpreter, lock, file, wheels, extras }))
     }
 
-    /// The folder of wheels, with those in it that a lock can mean.
-    fn wheels(&self, code: Code<'_>, name: &str, lock: &Lock) -> Result<Wheels, EnvironmentError> {
-        let (folder, in_place) = wheels_folder(code, name)?;
+    /// Reads the lock and, if there are some, the wheels that it can mean. Wheels may be large.
+    fn read(
+        &self,
+        root: &Path,
+        folder: Option<&Path>,
+        settings: &Project,
+        extras: &[String],
+    ) -> Result<Option<(Lock, Option<Wheels>)>, EnvironmentError> {
+        let Some(lock) = lock::read(root, settings, extras).map_err(EnvironmentError::Wrong)? else { return Ok(None) };
+        let wheels = settings.wheels.as_ref().map(|name| self.wheels(wheels_folder(root, folder, name)?, name, &lock));
+        Ok(Some((lock, wheels.transpose()?)))
+    }
+
+    /// The wheels in a folder that a lock can mean.
+    fn wheels(&self, found: (PathBuf, bool), name: &str, lock: &Lock) -> Result<Wheels, EnvironmentError> {
+        let (folder, in_place) = found;
         let io = |error: &std::io::Error| EnvironmentError::io(&folder, error);
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&folder).map_err(|e| io(&e))? {
@@ -494,14 +511,12 @@ impl Environments {
             known.unwrap_or_else(|| {
                 let (here, digest) = (Arc::clone(self), plan.digest);
                 let built = tokio::spawn(async move {
-                    let built = here.build(&plan).await;
+                    let built = AssertUnwindSafe(here.build(&plan)).catch_unwind().await;
+                    // Whoever comes now looks anew.
                     locked(&here.flights).remove(&plan.digest);
-                    built
+                    built.unwrap_or_else(|_| Err(failed("the server failed while it built a Python environment")))
                 });
-                let landed = async move {
-                    let hint = "Look at the server's log.";
-                    built.await.unwrap_or_else(|error| Err(EnvironmentError::machine(error.to_string(), hint)))
-                };
+                let landed = async move { built.await.unwrap_or_else(|error| Err(failed(&error.to_string()))) };
                 let flight = landed.boxed().shared();
                 flights.insert(digest, flight.clone());
                 flight
@@ -518,18 +533,20 @@ impl Environments {
             // Another process was faster.
             return Ok(());
         }
-        let io = |error: &std::io::Error| EnvironmentError::io(&target, error);
-        self.remove_leftovers(&target).map_err(|e| io(&e))?;
+        let (folder, place) = (self.folder.clone(), target.clone());
+        aside(&target, move || remove_leftovers(&folder, &place)).await?;
         let temporary = target.with_extension(format!("{:x}", u64::from_le_bytes(crate::system::random())));
         step!("environment.before-build");
         let built = self.build_in(plan, &temporary, &target).await;
-        if built.is_err() {
+        if let Err(error) = built {
+            let (folder, place) = (self.folder.clone(), target.clone());
             // What cannot be removed is left to the next build and to retention.
-            let _ = fs::remove_dir_all(&temporary);
+            let _ = aside(&target, move || remove_leftovers(&folder, &place)).await;
+            return Err(error);
         }
-        built?;
         step!("environment.before-rename");
-        fs::rename(&temporary, &target).and_then(|()| File::open(&self.folder)?.sync_all()).map_err(|e| io(&e))?;
+        let renamed = fs::rename(&temporary, &target).and_then(|()| File::open(&self.folder)?.sync_all());
+        renamed.map_err(|error| EnvironmentError::io(&target, &error))?;
         step!("environment.after-rename");
         Ok(())
     }
@@ -549,7 +566,7 @@ impl Environments {
             built_at: self.clock.now().wall,
         };
         let (from, to, shared) = (temporary.to_owned(), target.to_owned(), self.folder.join(SHARED));
-        let finished = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        aside(temporary, move || {
             label.packages = build::installed(&from);
             build::relocate(&from, &to)?;
             share::share(&from, &shared)?;
@@ -557,33 +574,45 @@ impl Environments {
             fs::write(from.join(LABEL), serde_json::to_vec(&label)?)?;
             // Thousands of files: one call instead of one for each.
             nix::unistd::syncfs(File::open(&from)?).map_err(std::io::Error::from)
-        });
-        let finished = finished.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        finished.map_err(|error| EnvironmentError::io(temporary, &error))
-    }
-
-    /// What builds of the same environment left that were killed. Under the lock, so nobody works on it.
-    fn remove_leftovers(&self, target: &Path) -> std::io::Result<()> {
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_some() && path.with_extension("") == target {
-                fs::remove_dir_all(path)?;
-            }
-        }
-        Ok(())
+        })
+        .await
     }
 
     /// Keeps builds of other processes off: several may share a folder.
     async fn lock_folder(&self) -> Result<Flock<File>, EnvironmentError> {
         let folder = self.folder.clone();
-        let lock = move || -> std::io::Result<Flock<File>> {
+        aside(&self.folder, move || {
             fs::create_dir_all(&folder)?;
             let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
             Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
-        };
-        let held = tokio::task::spawn_blocking(lock).await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        held.map_err(|error| EnvironmentError::io(&self.folder, &error))
+        })
+        .await
     }
+}
+
+/// Does what takes a while on disks where nobody else has to wait for it; a failure is one of this place.
+async fn aside<T: Send + 'static>(
+    place: &Path,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, EnvironmentError> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    done.map_err(|error| EnvironmentError::io(place, &error))
+}
+
+/// Removes what builds of an environment left that failed or were killed. Under the lock, so nobody works on it.
+fn remove_leftovers(folder: &Path, target: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some() && path.with_extension("") == target {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A failure of our own.
+fn failed(message: &str) -> EnvironmentError {
+    EnvironmentError::machine(message, "Look at the server's log.")
 }
 
 /// A diagnostic about a lock as a whole.
@@ -597,12 +626,12 @@ fn about(file: &str, message: String, hint: &str) -> Diagnostic {
 }
 
 /// The folder of wheels: of the bundle, or in place when it is no part of it.
-fn wheels_folder(code: Code<'_>, name: &str) -> Result<(PathBuf, bool), EnvironmentError> {
-    let in_bundle = code.root.join(name);
+fn wheels_folder(root: &Path, folder: Option<&Path>, name: &str) -> Result<(PathBuf, bool), EnvironmentError> {
+    let in_bundle = root.join(name);
     if in_bundle.is_dir() {
         return Ok((in_bundle, false));
     }
-    match code.folder.map(|folder| folder.join(name)).filter(|folder| folder.is_dir()) {
+    match folder.map(|folder| folder.join(name)).filter(|folder| folder.is_dir()) {
         Some(folder) => Ok((folder, true)),
         None => {
             let message = format!("the folder of wheels \"{name}\" does not exist");

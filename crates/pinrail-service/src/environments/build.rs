@@ -11,7 +11,7 @@ use std::time::Duration;
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput};
 
 use super::lock::{Pin, normal};
-use super::{EnvironmentError, Interpreter, Plan, about, found_on_path, short};
+use super::{EnvironmentError, Interpreter, Plan, Wheels, about, aside, found_on_path, short};
 use crate::compile::Diagnostic;
 
 /// One step of a build: fetching gigabytes takes minutes, more is a network that does not work.
@@ -69,29 +69,30 @@ pub(super) async fn build(
     plan: &Plan,
     folder: &Path,
 ) -> Result<(), EnvironmentError> {
-    let io = |error: std::io::Error| EnvironmentError::io(folder, &error);
     // Beside the environment, which has to be made by the builder, and named like it, to go with it.
     let work = folder.with_extension(format!("{}-work", folder.extension().unwrap_or_default().to_string_lossy()));
-    let wheels = work.join("wheels");
-    fs::create_dir_all(&wheels).map_err(io)?;
-    for (source, name) in
-        plan.wheels.iter().flat_map(|from| from.files.keys().map(|name| (from.folder.join(name), name)))
-    {
-        // As they were when the digest was taken, and all that the builder gets to see of the state folder and the project.
-        fs::hard_link(&source, wheels.join(name))
-            .or_else(|_| fs::copy(&source, wheels.join(name)).map(drop))
-            .map_err(io)?;
-    }
+    let (requirements, wheels) = (work.join("requirements.txt"), work.join("wheels"));
+    let (text, from, to) = (plan.lock.requirements(), plan.wheels.clone(), work.clone());
+    aside(folder, move || lay_out(&to, &text, from.as_ref())).await?;
     let build = Build { sandbox, plan, folder, wheels: &wheels, builder: builder.name() };
-    let requirements = work.join("requirements.txt");
-    fs::write(&requirements, plan.lock.requirements()).map_err(io)?;
-    let built = match builder {
-        Builder::Uv(uv) => build.by_uv(&uv.display().to_string(), &requirements).await,
-        Builder::Pip => build.by_pip(&requirements).await,
-    };
-    let removed = fs::remove_dir_all(&work);
-    built?;
-    removed.map_err(io)
+    match builder {
+        Builder::Uv(uv) => build.by_uv(&uv.display().to_string(), &requirements).await?,
+        Builder::Pip => build.by_pip(&requirements).await?,
+    }
+    aside(folder, move || fs::remove_dir_all(work)).await
+}
+
+/// Puts what the builder needs into a folder. It gets to see no other wheels, and nothing of the project.
+fn lay_out(work: &Path, requirements: &str, wheels: Option<&Wheels>) -> std::io::Result<()> {
+    let folder = work.join("wheels");
+    fs::create_dir_all(&folder)?;
+    if let Some(wheels) = wheels {
+        for name in wheels.files.keys() {
+            let (source, target) = (wheels.folder.join(name), folder.join(name));
+            fs::hard_link(&source, &target).or_else(|_| fs::copy(&source, &target).map(drop))?;
+        }
+    }
+    fs::write(work.join("requirements.txt"), requirements)
 }
 
 impl Build<'_> {
