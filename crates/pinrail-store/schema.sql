@@ -47,6 +47,13 @@ CREATE TABLE catalogs (
   seq     integer not null
 ) strict, without rowid;
 
+CREATE TABLE channels (
+  project text not null,
+  name    text not null,
+  data    text not null,
+  primary key (project, name)
+) strict, without rowid;
+
 CREATE TABLE commands (
   seq   integer primary key autoincrement,
   id    text    not null unique,
@@ -127,6 +134,24 @@ CREATE TABLE logs (
 CREATE TABLE meta (
   key   text primary key,
   value text not null
+) strict, without rowid;
+
+CREATE TABLE notices (
+  id       text primary key,
+  key      text    not null unique,
+  project  text    not null,
+  workflow text    not null,
+  run      text    not null,
+  job      text,
+  event    text    not null,
+  channel  text    not null,
+  at       integer not null,
+  state    text    not null,
+  tries    integer not null,
+  due_at   integer not null,
+  ended_at integer,
+  answer   text,
+  data     text    not null
 ) strict, without rowid;
 
 CREATE TABLE overlays (
@@ -292,6 +317,12 @@ CREATE INDEX counters_run on counters (run);
 
 CREATE INDEX idempotency_at on idempotency (at);
 
+CREATE INDEX notices_pending on notices (project, channel, due_at) where state = 'pending';
+
+CREATE INDEX notices_project on notices (project, id);
+
+CREATE INDEX notices_state on notices (project, state, id);
+
 CREATE INDEX queries_project on queries (project, id);
 
 CREATE INDEX runs_awake on runs (id) where finished = 0 and dormant = 0;
@@ -299,6 +330,8 @@ CREATE INDEX runs_awake on runs (id) where finished = 0 and dormant = 0;
 CREATE INDEX runs_backfill on runs (backfill, id, state) where backfill is not null;
 
 CREATE INDEX runs_bundle on runs (bundle);
+
+CREATE INDEX runs_ended on runs (project, workflow, ended_at, state) where finished = 1;
 
 CREATE INDEX runs_ending on runs (substr(id, -2), id);
 

@@ -28,6 +28,7 @@ const OWNED: &[(&str, &str)] = &[
     ("arrow", "pinrail-lake"),
     ("parquet", "pinrail-lake"),
     ("axum", "pinrail-service"),
+    ("lettre", "pinrail-service"),
 ];
 
 /// What the pure core must not reach, by any path.

@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
             name_file(&mut e, query);
             e
         };
-        let header = Header::parse(&query.text).map_err(in_file)?;
+        let header = Header::parse(&query.text, query.declares_job).map_err(in_file)?;
         let rendered = template::render(&query.text, &query.values).map_err(in_file)?;
         let declared = declared(query, &header, &query.values).map_err(in_file)?;
         let handles = Arc::new(Handles::default());

@@ -26,6 +26,7 @@ use pinrail_model::seam::lake::{
     Catalog, Checked, InTurn, LakeError, PointerSwap, Pointers, Query, QueryDone, QueryEngine, QueryLimits,
     ResultFormat, ResultSink, SystemTables, TableInfo, View, Written,
 };
+use pinrail_model::tables::{Draft, Outline};
 use pinrail_model::time::{Clock, Micros};
 use url::Url;
 
@@ -36,6 +37,7 @@ use crate::error::{self, Result};
 use crate::files::Handles;
 use crate::orphans;
 use crate::results;
+use crate::sql::outline;
 use crate::stop::Stop;
 use crate::store::{Files, LocalFiles, Store};
 use crate::system::NoSystemTables;
@@ -182,6 +184,14 @@ impl QueryEngine for Lake {
             checked.push(Roomy(Box::pin(check)).await);
         }
         checked
+    }
+
+    async fn outline(&self, drafts: &[Draft]) -> Vec<std::result::Result<Outline, LakeError>> {
+        let mut outlines = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            outlines.push(Roomy(Box::pin(async { outline::of(draft) })).await);
+        }
+        outlines
     }
 
     async fn run(

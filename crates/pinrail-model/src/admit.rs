@@ -205,7 +205,11 @@ pub enum Barred {
     /// One for the same interval is under way.
     SameInterval(RunId),
     /// As many as may be are under way.
-    Overrun { overrun: Overrun, most_active: u32, active: Vec<RunId> },
+    Overrun {
+        overrun: Overrun,
+        most_active: u32,
+        active: Vec<RunId>,
+    },
     /// Another of its schedule comes first.
     Behind(RunId),
     /// The one before did not succeed.
@@ -262,7 +266,10 @@ impl Shard {
 
     /// The tasks whose attempts have a process at a worker.
     pub fn of_session(&self, id: SessionId) -> impl Iterator<Item = Key> + '_ {
-        self.places.iter().filter(move |(_, place)| matches!(place.at, At::Working(Some(at)) if at == id)).map(|(key, _)| *key)
+        self.places
+            .iter()
+            .filter(move |(_, place)| matches!(place.at, At::Working(Some(at)) if at == id))
+            .map(|(key, _)| *key)
     }
 
     /// Slots of all workers.
@@ -606,9 +613,11 @@ impl Shard {
 
     /// The class whose turn it is, of those that have somebody ready.
     fn class(&self) -> Option<Class> {
-        let starved = self.ready.keys().skip(1).filter(|class| {
-            self.passed_over.get(class).is_some_and(|times| *times >= MOST_PASSED_OVER)
-        });
+        let starved = self
+            .ready
+            .keys()
+            .skip(1)
+            .filter(|class| self.passed_over.get(class).is_some_and(|times| *times >= MOST_PASSED_OVER));
         let longest = starved.max_by_key(|class| (self.passed_over.get(class), **class));
         longest.or_else(|| self.ready.keys().next()).copied()
     }
@@ -840,7 +849,8 @@ impl Shard {
             batch.more && batch.inside < batch.concurrency && self.held_scope(&batch.line.0, &batch.line.1).is_none()
         };
         // No backfill has all its runs in before another has any.
-        let next = self.backfills.iter().filter(|(_, batch)| fits(batch)).min_by_key(|(id, batch)| (batch.inside, **id));
+        let next =
+            self.backfills.iter().filter(|(_, batch)| fits(batch)).min_by_key(|(id, batch)| (batch.inside, **id));
         next.map(|(id, _)| Admitted::Advance { backfill: *id })
     }
 }
@@ -866,8 +876,7 @@ impl Line {
         }
         let Pending::Schedule { overrun, most_active } = waiting.pending else { return Barred::Nothing };
         let scheduled = self.waiting.iter().filter(|(_, other)| matches!(other.pending, Pending::Schedule { .. }));
-        let active: Vec<RunId> =
-            self.active.iter().filter(|(_, active)| active.scheduled).map(|(id, _)| *id).collect();
+        let active: Vec<RunId> = self.active.iter().filter(|(_, active)| active.scheduled).map(|(id, _)| *id).collect();
         let first = scheduled.map(|(at, _)| *at).next();
         let most = if overrun == Overrun::StartNew { most_active.max(1) } else { 1 };
         if active.len() >= most as usize {

@@ -48,6 +48,12 @@ pub struct Document {
     /// Attempts of all its runs that may be under way at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// A run is to have succeeded this long after it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sla_seconds: Option<f64>,
+    /// Which channels are told of what.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notify: crate::notify::On,
     pub source: Source,
     /// In file order.
     pub jobs: Vec<Job>,
@@ -217,6 +223,9 @@ pub struct Job {
     /// A failure of this job does not fail the run.
     #[serde(default)]
     pub may_fail: bool,
+    /// What its Python environment has beyond the project's lock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extras: Vec<String>,
     #[serde(default)]
     pub secrets: Vec<SecretName>,
     /// Environment variable to secret, for shell jobs.

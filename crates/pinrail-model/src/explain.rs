@@ -7,7 +7,9 @@ use crate::admit::{Barred, LimitId, Scope, Shard};
 use crate::fault::{ERROR, Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId};
 use crate::names::{JobName, TableRef};
-use crate::run::{Attempt, Cause, Control, Ending, Ends, Outcome, Pending, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict};
+use crate::run::{
+    Attempt, Cause, Control, Ending, Ends, Outcome, Pending, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict,
+};
 use crate::time::Micros;
 use crate::trigger::Overrun;
 

@@ -97,6 +97,8 @@ ids! {
     QueryId = "qry_", "query";
     /// A bearer token (not its secret).
     TokenId = "tok_", "token";
+    /// A notice to one channel.
+    NoticeId = "ntc_", "notice";
     /// A table, whatever its name becomes.
     TableId = "tbl_", "table";
 }
@@ -125,14 +127,14 @@ macro_rules! schemas { ($($name:ident)*) => {$(
         &$name::from_parts(1_700_000_000_000, 1 << 79).to_string(),
     ));
 )*} }
-schemas!(RunId BackfillId AttemptId SessionId QueryId TokenId);
+schemas!(RunId BackfillId AttemptId SessionId QueryId TokenId NoticeId);
 
 macro_rules! from_parts { ($($name:ident)*) => {$(
     impl FromParts for $name {
         fn from_parts(millis: u64, random: u128) -> Self { $name::from_parts(millis, random) }
     }
 )*} }
-from_parts!(RunId BackfillId AttemptId SessionId TransitionId CommandId QueryId TokenId TableId);
+from_parts!(RunId BackfillId AttemptId SessionId TransitionId CommandId QueryId TokenId NoticeId TableId);
 
 #[cfg(test)]
 mod tests {

@@ -108,6 +108,8 @@ names! {
     PoolName, "pool", check_name;
     /// A secret of a project.
     SecretName, "secret", check_name;
+    /// Where a project's notices go.
+    ChannelName, "channel", check_name;
     /// A value that a job leaves.
     OutputName, "output", check_name;
     /// A parameter of a workflow.
@@ -131,6 +133,7 @@ schemas! {
     JobName, "The name of a job of a workflow.", "daily_delays";
     PoolName, "The name of a pool.", "reports";
     SecretName, "The name of a secret of a project.", "ftp";
+    ChannelName, "The name of a channel for notices of a project.", "ops";
     ParamName, "The name of a parameter of a workflow.", "min_flights";
 }
 

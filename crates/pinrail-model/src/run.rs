@@ -74,6 +74,9 @@ pub struct Run {
     /// Executors chosen at submission, by job.
     #[serde(default)]
     pub executors: BTreeMap<JobName, ExecutorKind>,
+    /// Who is told of what becomes of it; none for a run of code that is not deployed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Arc<crate::notify::Rules>>,
     /// In the order of [`Graph::jobs`]. Shared, so that deciding on a copy of a run costs little.
     #[serde(skip)]
     pub tasks: Vec<Arc<Task>>,
@@ -318,6 +321,9 @@ pub struct Attempt {
     pub generation: u32,
     pub session: SessionId,
     pub executor: ExecutorKind,
+    /// The Python environment that its processes have, if its project has a lock.
+    #[serde(default)]
+    pub environment: Option<Sha>,
     pub started_at: Micros,
     pub ended_at: Option<Micros>,
     pub phases: Vec<PhaseRecord>,
@@ -616,6 +622,10 @@ pub struct NewCode {
 /// What a worker saw.
 #[derive(Debug, Clone)]
 pub enum Report {
+    /// It has its Python environment.
+    Equipped {
+        environment: Sha,
+    },
     PhaseStarted(Phase),
     PhaseEnded {
         phase: Phase,

@@ -334,7 +334,9 @@ impl Schedule {
                     }
                 }
             }
-            Fires::Cron(cron) => parse(cron)?.find_previous_occurrence(&at, false).map(Some).map_err(|e| never(cron, &e)),
+            Fires::Cron(cron) => {
+                parse(cron)?.find_previous_occurrence(&at, false).map(Some).map_err(|e| never(cron, &e))
+            }
             Fires::Every(seconds) => {
                 let every = (*seconds).max(1).cast_signed();
                 let last = (at.timestamp_micros() - 1).div_euclid(1_000_000);

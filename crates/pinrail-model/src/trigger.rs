@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::document::{ParamType, Sha};
 use crate::ids::RunId;
 use crate::names::{ProjectName, WorkflowName};
+use crate::notify::Rules;
 use crate::run::Control;
 use crate::schedule::{CatchUp, Schedule};
 use crate::time::{Interval, Micros};
@@ -45,8 +46,7 @@ pub enum Overrun {
 }
 
 impl Overrun {
-    pub const ALL: [Self; 5] =
-        [Self::StartNew, Self::Skip, Self::Delay, Self::DelayUntilSuccess, Self::AbortRunning];
+    pub const ALL: [Self; 5] = [Self::StartNew, Self::Skip, Self::Delay, Self::DelayUntilSuccess, Self::AbortRunning];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -76,6 +76,9 @@ pub struct Trigger {
     /// Parameters of its runs: the defaults of the workflow.
     pub params: BTreeMap<String, Value>,
     pub param_types: BTreeMap<String, ParamType>,
+    /// What its runs tell of.
+    #[serde(default)]
+    pub notify: Option<Rules>,
     /// Every fire time until here, included, has been dealt with.
     pub done_until: Micros,
     #[serde(default)]
@@ -302,6 +305,7 @@ mod tests {
             most_active: MOST_ACTIVE,
             params: BTreeMap::new(),
             param_types: BTreeMap::new(),
+            notify: None,
             done_until: at("2024-01-01T12:00:00Z"),
             paused: None,
             passed: Vec::new(),
@@ -374,12 +378,15 @@ mod tests {
         assert_eq!(trigger.due_at(), None);
         assert_eq!(trigger.advance(at("2024-01-03T06:00:00Z")), []);
         trigger.resume(at("2024-01-03T07:00:00Z"));
-        assert_eq!(trigger.passed, [Passed {
-            from: at("2024-01-02T06:00:00Z"),
-            to: at("2024-01-03T06:00:00Z"),
-            count: 2,
-            why: PassedOver::Paused
-        }]);
+        assert_eq!(
+            trigger.passed,
+            [Passed {
+                from: at("2024-01-02T06:00:00Z"),
+                to: at("2024-01-03T06:00:00Z"),
+                count: 2,
+                why: PassedOver::Paused
+            }]
+        );
         let mut trigger = daily(CatchUp::Latest);
         trigger.pause(control());
         trigger.resume(at("2024-01-03T07:00:00Z"));

@@ -12,14 +12,15 @@ use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
+use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Ends, Run};
 use pinrail_model::schedule::{interval_at, zone_of};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
-    Activation, ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow, ListedRun,
-    NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition,
-    VersionRow, Who, Write,
+    Activation, ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow,
+    ListedRun, NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic,
+    Transition, VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -31,7 +32,10 @@ use utoipa::ToSchema;
 use crate::attempt::{Attempts, project_folder};
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
+use crate::edges;
+use crate::environments::EnvironmentError;
 use crate::inputs;
+use crate::notify::Sender;
 use crate::owner::{Input, OwnerHandle};
 use crate::plan::{JobChanges, ScheduleChange, job_changes, schedule_change};
 use crate::problem::Problem;
@@ -56,6 +60,7 @@ pub struct App {
     pub engine: Option<Arc<dyn QueryEngine>>,
     pub catalog: Option<Arc<dyn Catalog>>,
     pub queries: Queries,
+    pub sender: Arc<Sender>,
     pub state: PathBuf,
 }
 
@@ -500,12 +505,17 @@ impl App {
         }
         let (root, mut settings) = self.bundle(project, bundle).await?;
         settings.name = project.clone();
-        if let Some(name) = settings.interpreter.as_ref().filter(|name| name.contains('/'))
-            && let Some(folder) = project_folder(self.store.as_ref(), project).await?
-        {
-            settings.interpreter = Some(folder.join(name).display().to_string());
-        }
-        let compiled = self.compiler.compile(self.sandbox.as_ref(), &root, &settings).await?;
+        let equipped = self.equip(project, bundle, &root, &mut settings).await;
+        let mut compiled = match equipped {
+            Ok(extras) => {
+                let engine = self.engine.as_deref();
+                self.compiler.compile(self.sandbox.as_ref(), engine, &root, &settings, &extras).await?
+            }
+            // As wrong as a mistake in a workflow file, and told like one; not kept, because only part of it is the bundle's.
+            Err(EnvironmentError::Wrong(found)) => return Ok(Compiled::without_environment(found)),
+            Err(other) => return Err(other.into()),
+        };
+        self.check_extras(&root, &settings, &mut compiled);
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {
@@ -523,7 +533,8 @@ impl App {
             self.commit(writes).await?;
         }
         // Kept only to save time: one that is lost or cut off is made again. What took too long may take less time later.
-        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT);
+        let lasting = compiled.diagnostics.iter().all(|diagnostic| diagnostic.code != TIMEOUT)
+            && (self.engine.is_some() || !edges::need_engine(&compiled));
         if let Some(folder) = kept.parent().filter(|_| lasting) {
             let temporary = kept.with_extension("new");
             let written = std::fs::create_dir_all(folder)
@@ -593,8 +604,9 @@ impl App {
         if !dry_run {
             step!("deploy.before-commit");
             let keep = kept.iter().map(|kept| kept.name.clone()).collect();
+            let channels = self.bundle(project, bundle).await?.1.notify.channels;
             let (project, at) = (project.clone(), self.now());
-            let activation = Activation { project, bundle, versions, keep, at };
+            let activation = Activation { project, bundle, versions, keep, channels, at };
             self.command(principal, CommandKind::Activate(Box::new(activation))).await?;
         }
         let broken = compiled.broken.into_keys().collect();
@@ -642,6 +654,8 @@ impl App {
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
+        // Who runs what is in a folder looks at it.
+        let notify = if request.bundle.is_none() { Rules::of(&document) } else { None };
         let param_types = param_types(&document);
         let new = NewRun {
             id,
@@ -659,6 +673,7 @@ impl App {
             executors,
             by: principal.name.clone(),
             jobs: request.jobs,
+            notify,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
         let inputs = self.inputs(project, bundle).await?;

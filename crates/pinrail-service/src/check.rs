@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::app::{App, param_types};
 use crate::compile::{Compiled, Diagnostic, plain};
+use crate::edges::declares;
 use crate::problem::Problem;
 use crate::tokens::Principal;
 use crate::values::{Scope, declared};
@@ -139,7 +140,8 @@ impl App {
             let is_open = |name: &str| given.get(name).is_some_and(Value::is_null);
             let open = !left.is_empty() || paths(&text).any(|path| path.strip_prefix("params.").is_some_and(is_open));
             let writes = Some(writes).filter(|declared| !declared.is_empty());
-            let query = SqlQuery { text: text.clone(), file, values, files: files.clone(), writes };
+            let declares_job = declares(job, file.as_deref());
+            let query = SqlQuery { text: text.clone(), file, values, files: files.clone(), writes, declares_job };
             texts.push((Text { job, text, open, above }, InTurn { query, unknown: std::mem::take(&mut unknown) }));
         }
         Some(texts)
@@ -176,27 +178,43 @@ fn outputs<'a>(text: &'a str, job: &Job) -> Vec<(&'a str, String)> {
 }
 
 fn diagnostic(document: &Document, text: &Text<'_>, error: LakeError) -> Diagnostic {
-    let LakeError { code, fault, evidence, place } = error;
-    let certain = fault == Fault::User && !(text.above && BY_TABLES.contains(&code));
+    let certain = error.fault == Fault::User && !(text.above && BY_TABLES.contains(&error.code));
+    of_error(document, text.job, &text.text, error, if certain { "error" } else { "warning" })
+}
+
+/// What the engine says of a job's SQL.
+pub(crate) fn of_error(document: &Document, job: &Job, text: &str, error: LakeError, level: &str) -> Diagnostic {
+    let LakeError { code, evidence, place, .. } = error;
     let found = Diagnostic {
         hint: evidence.remedy,
         workflow: Some(document.workflow.to_string()),
-        ..plain(if certain { "error" } else { "warning" }, code, evidence.message)
+        ..plain(level, code, evidence.message)
     };
-    let Some(SqlSource::File(file)) = &text.job.sql else {
+    placed(job, text, place, found, false)
+}
+
+/// Says where in a job's SQL something is found: in its file, or where the workflow file has the text. Of the latter the
+/// message says whose text it is, unless it is about a table and names the job by itself.
+pub(crate) fn placed(
+    job: &Job,
+    text: &str,
+    place: Option<(u32, u32)>,
+    found: Diagnostic,
+    of_table: bool,
+) -> Diagnostic {
+    let Some(SqlSource::File(file)) = &job.sql else {
         let place = place.map_or_else(String::new, |(line, column)| format!("{line}:{column} of "));
-        return Diagnostic {
-            message: format!("{place}the SQL of job \"{}\": {}", text.job.name, found.message),
-            file: Some(text.job.source.file.clone()),
-            line: Some(text.job.source.line),
-            ..found
+        let message = match of_table {
+            false => format!("{place}the SQL of job \"{}\": {}", job.name, found.message),
+            true => found.message,
         };
+        return Diagnostic { message, file: Some(job.source.file.clone()), line: Some(job.source.line), ..found };
     };
     let (line, column) = place.unwrap_or((1, 1));
-    let source = text.text.lines().nth(line.saturating_sub(1) as usize).map(str::to_owned);
+    let source = text.lines().nth(line.saturating_sub(1) as usize).map(str::to_owned);
     let width = source.as_ref().map(|source| {
         let rest = source.chars().skip(column.saturating_sub(1) as usize);
-        let name = rest.take_while(|c| c.is_alphanumeric() || *c == '_').count();
+        let name = rest.take_while(|c| c.is_alphanumeric() || *c == '_' || (*c == '.' && of_table)).count();
         u32::try_from(name.max(1)).unwrap_or(1)
     });
     Diagnostic { file: Some(file.clone()), line: Some(line), column: Some(column), width, source, ..found }

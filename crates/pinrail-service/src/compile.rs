@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pinrail_model::document::{Document, Sha, canonical};
+use pinrail_model::document::{Sha, canonical};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput};
+use pinrail_model::seam::lake::QueryEngine;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use crate::edges;
 use crate::problem::Problem;
 use crate::project::Project;
 
@@ -24,7 +26,14 @@ pub const TIMEOUT: &str = "import-timeout";
 const MEMORY: u64 = 1 << 30;
 
 /// The codes of the problems with which an operation that compiles may answer.
-pub const CODES: &[&str] = &["bad-bundle", "definition-errors", "interpreter-failed", "isolation-missing"];
+pub const CODES: &[&str] = &[
+    "bad-bundle",
+    "definition-errors",
+    "interpreter-failed",
+    "isolation-missing",
+    "packages-unreachable",
+    "environment-failed",
+];
 
 /// What workflow files came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -78,6 +87,13 @@ impl Diagnostic {
 }
 
 impl Compiled {
+    /// Nothing but what is wrong with the Python environment, without which no workflow file can be imported.
+    #[must_use]
+    pub fn without_environment(diagnostics: Vec<Diagnostic>) -> Self {
+        let broken = BTreeMap::from([(crate::project::FILE.to_owned(), Vec::new())]);
+        Self { documents: BTreeMap::new(), diagnostics, broken, sketches: Vec::new() }
+    }
+
     #[must_use]
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.level == "error").count()
@@ -121,7 +137,7 @@ impl Compiled {
     }
 
     /// A document that cannot be used breaks the file that it is from.
-    fn breaks(&mut self, document: &Value) {
+    pub(crate) fn breaks(&mut self, document: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let names = self.broken.entry(text(&document["source"]["file"])).or_default();
         names.push(text(&document["workflow"]));
@@ -147,14 +163,23 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Compiles the workflow files of an unpacked bundle.
+    /// Compiles the workflow files of an unpacked bundle, whose templates may name these extras.
     ///
     /// # Errors
     /// When the interpreter cannot be run or the compilation did not end; what is wrong in the files is a diagnostic.
-    pub async fn compile(&self, sandbox: &dyn Sandbox, root: &Path, project: &Project) -> Result<Compiled, Problem> {
-        let (first, second) =
-            tokio::try_join!(self.print(sandbox, root, project, "1"), self.print(sandbox, root, project, "4242"))?;
-        Ok(compare(first, second))
+    pub async fn compile(
+        &self,
+        sandbox: &dyn Sandbox,
+        engine: Option<&dyn QueryEngine>,
+        root: &Path,
+        project: &Project,
+        extras: &[String],
+    ) -> Result<Compiled, Problem> {
+        let print = |seed| self.print(sandbox, root, project, extras, seed);
+        let (first, second) = tokio::try_join!(print("1"), print("4242"))?;
+        let (mut compiled, agreed) = compare(first, second);
+        edges::settle(&mut compiled, agreed, root, engine).await;
+        Ok(compiled)
     }
 
     async fn print(
@@ -162,10 +187,12 @@ impl Compiler {
         sandbox: &dyn Sandbox,
         root: &Path,
         project: &Project,
-        seed: &str,
+        extras: &[String],
+        seed: &'static str,
     ) -> Result<Printed, Problem> {
         let interpreter = project.interpreter.as_ref().map_or_else(|| self.interpreter.clone(), PathBuf::from);
         let defaults = Value::Object(project.defaults.clone()).to_string();
+        let notify = project.notify.for_compiler().to_string();
         let root_text = root.display().to_string();
         let argv = [
             interpreter.display().to_string().as_str(),
@@ -177,6 +204,10 @@ impl Compiler {
             project.name.as_str(),
             "--defaults",
             &defaults,
+            "--notify",
+            &notify,
+            "--extras",
+            &json!(extras).to_string(),
             "--watched",
             &FILE_LIMIT.as_secs().to_string(),
         ]
@@ -190,7 +221,7 @@ impl Compiler {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let command = SandboxCommand { argv, env, cwd: root.to_owned(), limit: LIMIT, memory: MEMORY };
+        let command = SandboxCommand { argv, env, cwd: root.to_owned(), limit: LIMIT, memory: MEMORY, network: false };
         let output = sandbox.run(command).await.map_err(|error| match error {
             SandboxError::Program(message) => Problem::new("interpreter-failed", message).hint(INTERPRETER),
             SandboxError::Isolation { message, hint } => Problem::new("isolation-missing", message).hint(hint),
@@ -237,12 +268,13 @@ struct Loading {
     loading: String,
 }
 
-/// What both imports agree on, and an error for each workflow and file on which they do not.
-fn compare(first: Printed, second: Printed) -> Compiled {
+/// The documents that both imports agree on, and an error for each workflow and file on which they do not.
+fn compare(first: Printed, second: Printed) -> (Compiled, Vec<Value>) {
     let Printed { workflows, diagnostics, broken, sketches } = first;
     let mut compiled = Compiled { documents: BTreeMap::new(), diagnostics, broken, sketches };
     let mut doubtful = compiled.join(second.diagnostics, second.broken);
     let late = compiled.late();
+    let mut agreed = Vec::new();
     let only_there = |other: &&Value| !workflows.iter().any(|json| json["workflow"] == other["workflow"]);
     for json in workflows.iter().chain(second.workflows.iter().filter(only_there)) {
         let is_in = |list: &[Value]| list.iter().any(|other| canonical(other) == canonical(json));
@@ -255,21 +287,7 @@ fn compare(first: Printed, second: Printed) -> Compiled {
             }
             continue;
         }
-        match Document::read(json) {
-            Ok(document) => {
-                let (sealed, version) = document.seal();
-                compiled.documents.insert(version, sealed);
-            }
-            Err(errors) => {
-                compiled.breaks(json);
-                compiled.diagnostics.extend(errors.into_iter().map(|error| Diagnostic {
-                    file: Some(error.place.file),
-                    line: Some(error.place.line),
-                    hint: error.hint,
-                    ..plain("error", error.code, error.message)
-                }));
-            }
-        }
+        agreed.push(json.clone());
     }
     for file in doubtful.difference(&late).cloned() {
         let message = format!("what is wrong with \"{file}\" differs from one import to the next");
@@ -280,7 +298,7 @@ fn compare(first: Printed, second: Printed) -> Compiled {
             ..plain("error", "not-deterministic", message)
         });
     }
-    compiled
+    (compiled, agreed)
 }
 
 const BY_CHANCE: &str = "Do not use random numbers, the time, or the order of a set in a workflow file.";
@@ -315,8 +333,6 @@ pub(crate) fn plain(level: &str, code: &str, message: String) -> Diagnostic {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn workflow(name: &str, command: &str) -> Value {
@@ -336,12 +352,12 @@ mod tests {
 
     /// Where the imports disagree, and how many workflows are left; the same whichever import was the first.
     fn doubts(one: impl Fn() -> Printed, other: impl Fn() -> Printed) -> (Vec<String>, usize) {
-        let found = [compare(one(), other()), compare(other(), one())].map(|compiled| {
+        let found = [compare(one(), other()), compare(other(), one())].map(|(compiled, agreed)| {
             let chance = compiled.diagnostics.iter().filter(|diagnostic| diagnostic.code == "not-deterministic");
             let mut files: Vec<String> = chance.map(|diagnostic| diagnostic.file.clone().unwrap()).collect();
             files.sort();
             assert!(files.iter().all(|file| compiled.broken.contains_key(file)), "{files:?} are broken");
-            (files, compiled.documents.len())
+            (files, agreed.len())
         });
         let [first, second] = found;
         assert_eq!(first, second);

@@ -8,9 +8,11 @@ mod attempts;
 mod backfills;
 mod backup;
 mod document;
+mod environments;
 mod extract;
 mod idempotency;
 mod metrics;
+mod notices;
 mod once;
 mod operations;
 mod page;
@@ -46,10 +48,12 @@ type Shared = State<Arc<App>>;
 fn operations() -> OpenApiRouter<Arc<App>> {
     let resources = [
         projects::routes(),
+        environments::routes(),
         runs::routes(),
         attempts::routes(),
         sql::routes(),
         secrets::routes(),
+        notices::routes(),
         tokens::routes(),
         backup::routes(),
         backfills::routes(),

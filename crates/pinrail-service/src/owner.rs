@@ -20,9 +20,10 @@ use pinrail_model::document::{Document, Job, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling};
 use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::notify;
 use pinrail_model::run::{
-    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
-    Timer, Work, apply,
+    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run,
+    TaskIx, Timer, Work, apply,
 };
 use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
@@ -79,6 +80,8 @@ pub enum Input {
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
     Figures(oneshot::Sender<Figures>),
+    /// The unfinished runs that have an SLA.
+    Promised(oneshot::Sender<Vec<Run>>),
 }
 
 /// What the owner has in memory and has done since it took over the shard.
@@ -328,6 +331,11 @@ impl Owner {
                 Input::Busy(answer) => {
                     let busy = self.runs.values().filter(|held| !held.run.state().is_final()).count();
                     let _ = answer.send(busy);
+                }
+                Input::Promised(answer) => {
+                    let runs = self.runs.values().map(|held| &held.run);
+                    let promised = runs.filter(|run| notify::deadline(run).is_some() && !run.state().is_final());
+                    let _ = answer.send(promised.cloned().collect());
                 }
                 Input::Figures(answer) => {
                     let _ = answer.send(self.figures());
@@ -621,6 +629,8 @@ impl Owner {
                 data: happening.data.clone(),
             });
         }
+        let notices = notify::rows(run, &change.fx.history, now.wall, self.parts.ids.as_ref());
+        transition.writes.extend((!notices.is_empty()).then_some(Write::Notices(notices)));
         transition.writes.extend(change.reply.clone());
         transition.publications.clone_from(&change.publications);
         Some(transition)
@@ -755,6 +765,7 @@ impl Owner {
             jobs: new.jobs.clone(),
             outside: new.outside.clone(),
             executors: new.executors.clone(),
+            notify: new.notify.clone().map(Arc::new),
             tasks: Run::new_tasks(&graph, new.bundle, new.version),
             graph: Arc::new(graph),
         };

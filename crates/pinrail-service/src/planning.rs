@@ -8,6 +8,7 @@ use pinrail_model::backfill::{Backfill, BackfillState, CONCURRENCY, MOST_RUNS, O
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{BackfillId, RunId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::notify::SAMPLE;
 use pinrail_model::run::{Class, Control, Ending, Graph};
 use pinrail_model::schedule::{interval_at, zone_of};
 use pinrail_model::seam::store::{
@@ -150,9 +151,6 @@ pub struct Estimate {
     pub sample: u32,
 }
 
-/// Runs by which durations are judged.
-const SAMPLE: u32 = 20;
-
 impl App {
     // Schedules.
 
@@ -204,7 +202,8 @@ impl App {
     ) -> Result<BackfillView, Problem> {
         principal.may(Role::Operator, project)?;
         let _held = self.bundles.hold().await;
-        let workflow = request.workflow.clone().ok_or_else(|| Problem::new("bad-request", "a backfill needs \"workflow\""))?;
+        let workflow =
+            request.workflow.clone().ok_or_else(|| Problem::new("bad-request", "a backfill needs \"workflow\""))?;
         let (document, version, bundle) = self.code_for(principal, project, &workflow, request.bundle).await?;
         let intervals = self.intervals(&document, &request)?;
         let values = params(&document, &request.params)?;
@@ -232,7 +231,8 @@ impl App {
         } else {
             (0..intervals.len() as u32).filter(|ix| is_done(&intervals[*ix as usize])).collect()
         };
-        let outside = self.outside_of(project, &document, request.jobs.as_deref(), &needed, &intervals, &done_before).await?;
+        let outside =
+            self.outside_of(project, &document, request.jobs.as_deref(), &needed, &intervals, &done_before).await?;
         let backfill = Backfill {
             id: fresh(self.ids.as_ref()),
             project: project.clone(),
@@ -396,7 +396,9 @@ impl App {
         };
         let Answer::Runs(runs) = self.store.read(&Who::default(), query).await? else { return Ok(None) };
         for listed in runs {
-            let Answer::Run(stored) = self.store.read(&Who::default(), Query::Run(listed.run.id)).await? else { continue };
+            let Answer::Run(stored) = self.store.read(&Who::default(), Query::Run(listed.run.id)).await? else {
+                continue;
+            };
             let good = stored.tasks.iter().filter(|task| task.ending == Some(Ending::Succeeded));
             let outputs: BTreeMap<JobName, BTreeMap<String, Value>> =
                 good.filter(|task| jobs.contains(&task.job)).map(|t| (t.job.clone(), t.outputs.clone())).collect();
@@ -487,21 +489,17 @@ impl App {
     async fn estimate(&self, backfill: &Backfill, left: u32) -> Result<Option<Estimate>, Problem> {
         let (project, workflow) = (backfill.project.clone(), backfill.workflow.clone());
         let version = Query::Version { project: project.clone(), version: backfill.version };
-        let query = Query::Durations { project, workflow, runs: SAMPLE };
-        let Answer::Durations(durations) = self.store.read(&Who::default(), query).await? else { return Ok(None) };
+        let query = Query::Usual { project, workflow, runs: SAMPLE };
+        let Answer::Usual(usual) = self.store.read(&Who::default(), query).await? else { return Ok(None) };
         let Answer::Version(row) = self.store.read(&Who::default(), version).await? else { return Ok(None) };
         let Ok(document) = Document::read(&row.document) else { return Ok(None) };
         let selected = backfill.jobs.as_ref().and_then(|jobs| select(&document.jobs, jobs).ok());
         let graph = Graph::new(&document.jobs, selected.as_ref());
-        if graph.jobs.iter().any(|job| !durations.contains_key(&job.name)) {
+        if graph.jobs.iter().any(|job| !usual.jobs.contains_key(&job.name)) {
             return Ok(None);
         }
-        let sample = graph.jobs.iter().filter_map(|job| durations.get(&job.name)).map(Vec::len).min().unwrap_or(0);
-        let medians = durations.into_iter().map(|(job, mut seconds)| {
-            seconds.sort_by(f64::total_cmp);
-            (job, pinrail_model::document::seconds(seconds[seconds.len() / 2]))
-        });
-        let graph = graph.weighed(&medians.collect());
+        let sample = graph.jobs.iter().filter_map(|job| usual.jobs.get(&job.name)).map(Vec::len).min().unwrap_or(0);
+        let graph = graph.weighed(&usual.medians());
         let one = graph.weight.iter().max().copied().unwrap_or(0) as f64 / 1000.0;
         let waves = f64::from(left.div_ceil(backfill.concurrency.max(1)));
         Ok(Some(Estimate { seconds: one * waves, sample: sample as u32 }))

@@ -165,7 +165,8 @@ impl App {
         let live = Arc::new(Live { bytes: 0.into(), ended: watch::Sender::new(false), abort: Mutex::default() });
         self.queries.lock().insert(query.id, Arc::clone(&live));
         let (app, mut ended) = (Arc::clone(self), query.clone());
-        let statement = SqlQuery { text, file: None, values: BTreeMap::new(), files, writes: None };
+        let statement =
+            SqlQuery { text, file: None, values: BTreeMap::new(), files, writes: None, declares_job: false };
         let work = tokio::spawn({
             let (app, live) = (Arc::clone(self), Arc::clone(&live));
             let (project, id) = (project.clone(), query.id);

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::app::{App, find_job, find_workflow, no_engine, param_types, params, sql_problem};
 use crate::compile::Compiled;
+use crate::edges::declares;
 use crate::problem::Problem;
 use crate::project::is_inside;
 use crate::tokens::{Principal, Role};
@@ -73,8 +74,7 @@ impl App {
         let schedule = found.workflow.and_then(|document| document.schedule.as_ref());
         let interval = interval_at(schedule, request.at.as_deref(), self.now())
             .map_err(|message| Problem::new("bad-parameter", message))?;
-        let zone = schedule::zone(schedule::zone_of(schedule))
-            .map_err(|message| Problem::new("internal", message))?;
+        let zone = schedule::zone(schedule::zone_of(schedule)).map_err(|message| Problem::new("internal", message))?;
         let ds = schedule::ds(interval, zone).to_string();
         let (params, types) = match found.workflow {
             Some(document) => (params(document, &request.params)?, param_types(document)),
@@ -92,7 +92,8 @@ impl App {
         let files = self.files_of(project, root, settings).await?;
         let writes = found.job.map(|job| declared(job, &ds)).filter(|declared| !declared.is_empty());
         let file = found.file;
-        let query = SqlQuery { text: found.text, file: file.clone(), values, files, writes };
+        let declares_job = found.job.is_some_and(|job| declares(job, file.as_deref()));
+        let query = SqlQuery { text: found.text, file: file.clone(), values, files, writes, declares_job };
         let view = View { project: project.clone(), at: None, attempt: None };
         engine.check(&query, &view).await.map_err(|error| {
             // With its file the place is one that an editor can go to.

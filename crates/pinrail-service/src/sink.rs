@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::attempt::{OneWork, head};
+use crate::edges::declares;
 use crate::mask::StreamMask;
 use crate::owner::Input;
 use crate::secrets::{declared, set_again};
@@ -114,7 +115,8 @@ impl Sink {
     ) -> Result<SqlQuery, Failure> {
         let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
         let files = FileScope::of_project(code.root, code.project, code.patterns, &self.work.attempts.parts.state);
-        Ok(SqlQuery { text, file, values: self.values(params), files, writes })
+        let declares_job = declares(&self.work.ticket.job, file.as_deref());
+        Ok(SqlQuery { text, file, values: self.values(params), files, writes, declares_job })
     }
 
     /// Template values by dotted path.

@@ -56,7 +56,7 @@ pub(crate) fn fill(text: &str, ds: &str) -> Value {
 }
 
 /// A JSON value with the type that a parameter gives it.
-fn typed(value: &Value, kind: Option<ParamType>) -> SqlValue {
+pub(crate) fn typed(value: &Value, kind: Option<ParamType>) -> SqlValue {
     match (value, kind) {
         (Value::Null, _) => SqlValue::Null,
         (Value::Bool(value), _) => SqlValue::Boolean(*value),

@@ -5,6 +5,7 @@
 
 mod forget;
 mod migrate;
+mod notices;
 #[cfg(test)]
 mod plans;
 mod pointers;

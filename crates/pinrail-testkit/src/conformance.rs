@@ -7,17 +7,21 @@ use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{Backfill, Order, Progress};
 use pinrail_model::document::{Document, ExecutorKind, Sha};
 use pinrail_model::explain::Unpublished;
-use pinrail_model::ids::{AttemptId, BackfillId, CommandId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId};
-use pinrail_model::names::{ProjectName, TableRef, WorkflowName};
+use pinrail_model::ids::{
+    AttemptId, BackfillId, CommandId, NoticeId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId,
+};
+use pinrail_model::names::{ChannelName, ProjectName, TableRef, WorkflowName};
+use pinrail_model::notify::{Channel, Delivery, Notice, NoticeEvent, NoticeRow, NoticeState};
 use pinrail_model::run::{
     Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Outcome, Pending, Position, Run, apply,
 };
 use pinrail_model::schedule::{Fires, Schedule};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, AttemptRow, BackfillRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow,
-    FileRow, Forget, IdempotencyRow, InputRow, LimitName, LimitRow, LimitSet, Load, LogRow, ProjectRow, Publication, Query, QueryRow, Reply, RunRow,
-    SecretRow, Store, StoredReply, SystemTable, TaskRow, TokenRow, Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, AttemptRow, BackfillRow, BundleFile, BundleRow, Command, CommandKind, CounterRow,
+    Durability, EventRow, FileRow, Forget, IdempotencyRow, InputRow, LimitName, LimitRow, LimitSet, Load, LogRow,
+    ProjectRow, Publication, Query, QueryRow, Reply, RunRow, SecretRow, Store, StoredReply, SystemTable, TaskRow,
+    TokenRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
 use pinrail_model::trigger::{Overrun, Trigger};
@@ -50,6 +54,9 @@ where
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
     what_is_to_happen_is_read_back(fresh().await.as_ref()).await;
+    a_notice_is_told_once_and_delivered_once(fresh().await.as_ref()).await;
+    a_recovery_is_told_only_after_a_failure(fresh().await.as_ref()).await;
+    what_is_usual_is_that_of_the_latest_successes(fresh().await.as_ref()).await;
     what_is_read_of_a_run_is_of_one_moment(fresh().await).await;
 }
 
@@ -109,6 +116,7 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
         jobs: None,
         outside: BTreeMap::new(),
         executors: BTreeMap::new(),
+        notify: None,
         tasks: Run::new_tasks(&graph, sha(), sha()),
         graph: Arc::new(graph),
     }
@@ -461,6 +469,8 @@ fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transiti
             sha: digest,
             size: 1,
         }),
+        Write::Notices(vec![told(&run, n, NoticeEvent::Failure, 1)]),
+        Write::Channels { project: project.clone(), channels: channels(project.as_str()) },
         Write::Counters(vec![CounterRow {
             attempt,
             run: run.id,
@@ -486,6 +496,7 @@ fn a_trigger(project: &ProjectName) -> Trigger {
         most_active: 2,
         params: BTreeMap::new(),
         param_types: BTreeMap::new(),
+        notify: None,
         done_until: Micros(1),
         paused: None,
         passed: Vec::new(),
@@ -624,13 +635,22 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::Holds,
         Query::Limits { project: Some(project.clone()) },
         Query::Limits { project: None },
-        Query::Durations { project: project.clone(), workflow: run.workflow.clone(), runs: 9 },
         Query::SucceededBetween {
             project: project.clone(),
             workflow: run.workflow.clone(),
             from: Micros(0),
             until: Micros(9),
         },
+        Query::Notices { project: project.clone(), state: None, before: None, limit: 9 },
+        Query::Notices {
+            project: project.clone(),
+            state: Some(NoticeState::Pending),
+            before: Some(NoticeId::from_parts(9, n)),
+            limit: 9,
+        },
+        Query::DueNotices { at: Micros(9) },
+        Query::Channels { project: project.clone() },
+        Query::Usual { project: project.clone(), workflow: run.workflow.clone(), runs: 9 },
         Query::Unpublished { project, attempt },
     ];
     all.extend(SystemTable::ALL.map(Query::System));
@@ -670,8 +690,11 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::BackfillCounts(_)
             | Query::Holds
             | Query::Limits { .. }
-            | Query::Durations { .. }
             | Query::SucceededBetween { .. }
+            | Query::Notices { .. }
+            | Query::DueNotices { .. }
+            | Query::Channels { .. }
+            | Query::Usual { .. }
             | Query::System(_) => {}
             Query::Installation => panic!("it belongs to no project"),
         }
@@ -1166,4 +1189,125 @@ async fn what_is_read_of_a_run_is_of_one_moment(store: Arc<dyn Store>) {
         }
     };
     futures::future::join(written, read).await;
+}
+
+fn channels(name: &str) -> BTreeMap<ChannelName, Channel> {
+    let channel = Channel::Email { to: vec![format!("{name}@example.org")] };
+    BTreeMap::from([("ops".parse().expect("a name"), channel)])
+}
+
+/// A notice of a run to the channel `ops`.
+fn told(run: &Run, n: u128, event: NoticeEvent, at: i64) -> NoticeRow {
+    let notice = Notice {
+        event,
+        at: Micros(at),
+        project: run.project.clone(),
+        workflow: run.workflow.clone(),
+        run: run.id,
+        interval: run.interval,
+        ds: "1970-01-01".to_owned(),
+        job: None,
+        fault: None,
+        title: "it failed".to_owned(),
+        lines: vec!["é".to_owned()],
+        next: None,
+    };
+    NoticeRow {
+        id: NoticeId::from_parts(u64::try_from(at / 1000).unwrap_or(0), n),
+        key: format!("{}/{event}/ops", run.id),
+        channel: "ops".parse().expect("a name"),
+        notice,
+        delivery: Delivery { state: NoticeState::Pending, tries: 0, due_at: Micros(at), ended_at: None, answer: None },
+    }
+}
+
+async fn notices(store: &dyn Store, state: Option<NoticeState>) -> Vec<NoticeRow> {
+    let query = Query::Notices { project: project(), state, before: None, limit: 99 };
+    let Ok(Answer::Notices(found)) = store.read(&Who::default(), query).await else { panic!("not notices") };
+    found
+}
+
+async fn a_notice_is_told_once_and_delivered_once(store: &dyn Store) {
+    let (run, _) = claimed(1, &project());
+    let (first, second) = (told(&run, 1, NoticeEvent::Failure, 1_000_000), told(&run, 2, NoticeEvent::Slow, 2_000_000));
+    // The same again under another id, as after a restart.
+    let again = told(&run, 3, NoticeEvent::Failure, 3_000_000);
+    let mut elsewhere = told(&run, 4, NoticeEvent::SlaMissed, 60_000_000);
+    elsewhere.channel = "other".parse().expect("a name");
+    let rows = vec![first.clone(), second.clone(), again, elsewhere.clone()];
+    assert_eq!(commit(store, Transition::new(id(1), vec![Write::Notices(rows)])).await, Reply::Committed);
+    assert_eq!(notices(store, None).await, [elsewhere.clone(), second.clone(), first.clone()]);
+    let due = async |at| {
+        let query = Query::DueNotices { at: Micros(at) };
+        let Ok(Answer::Notices(found)) = store.read(&Who::default(), query).await else { panic!("not notices") };
+        found.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(due(5_000_000).await, [first.id], "one of each channel, the oldest");
+    assert_eq!(due(90_000_000).await, [first.id, elsewhere.id]);
+    let over = Delivery {
+        state: NoticeState::Delivered,
+        tries: 1,
+        ended_at: Some(Micros(4_000_000)),
+        answer: Some("200 OK".to_owned()),
+        ..first.delivery.clone()
+    };
+    let deliver = |delivery: &Delivery| vec![Write::Delivery { id: first.id, delivery: delivery.clone() }];
+    commit(store, Transition::new(id(2), deliver(&over))).await;
+    // A second sender that was late changes nothing.
+    commit(store, Transition::new(id(3), deliver(&first.delivery))).await;
+    assert_eq!(notices(store, Some(NoticeState::Delivered)).await[0].delivery, over);
+    assert_eq!(due(5_000_000).await, [second.id]);
+    assert_eq!(store.forget(Forget::Notices, Micros(10_000_000), 9).await, Ok(1), "what is pending stays");
+    assert_eq!(notices(store, None).await.len(), 2);
+    let set = |name: &str| vec![Write::Channels { project: project(), channels: channels(name) }];
+    commit(store, Transition::new(id(4), set("anna"))).await;
+    commit(store, Transition::new(id(5), set("ben"))).await;
+    let found = store.read(&Who::default(), Query::Channels { project: project() }).await;
+    assert!(matches!(found, Ok(Answer::Channels(found)) if found == channels("ben")));
+}
+
+async fn a_recovery_is_told_only_after_a_failure(store: &dyn Store) {
+    let finish = async |n: u64, ending, seq| {
+        let (mut run, _) = ended(n);
+        for task in &mut run.tasks {
+            Arc::make_mut(task).ending = Some(ending);
+        }
+        let state = run.state().name();
+        let data = json!({"state": state});
+        let event = EventRow { run: run.id, seq, at: Micros(0), kind: "run-ended".to_owned(), job: None, data };
+        let mut recovery = told(&run, u128::from(n) << 8 | u128::from(seq), NoticeEvent::Recovery, 1);
+        recovery.key.push_str(&seq.to_string());
+        let mut writes = rows(&run, None);
+        if ending == Ending::Succeeded {
+            writes.push(Write::Notices(vec![recovery]));
+        }
+        let transition = Transition { events: vec![event], ..Transition::new(id(u128::from(n)), writes) };
+        assert_eq!(commit(store, transition).await, Reply::Committed);
+        notices(store, None).await.len()
+    };
+    assert_eq!(finish(1, Ending::Succeeded, 1).await, 0, "nothing had failed");
+    assert_eq!(finish(2, Ending::Failed, 1).await, 0);
+    assert_eq!(finish(3, Ending::Cancelled, 1).await, 0);
+    assert_eq!(finish(4, Ending::Succeeded, 1).await, 1);
+    assert_eq!(finish(5, Ending::Succeeded, 1).await, 1, "it was told already");
+    assert_eq!(finish(6, Ending::Failed, 1).await, 1);
+    assert_eq!(finish(6, Ending::Succeeded, 2).await, 2, "after a retry");
+}
+
+async fn what_is_usual_is_that_of_the_latest_successes(store: &dyn Store) {
+    for n in 1..=4 {
+        let (mut run, _) = ended(n);
+        let mut attempt = run.tasks[0].attempt().expect("an attempt").clone();
+        attempt.outcome = Some(Outcome::Succeeded);
+        attempt.ended_at = Some(attempt.started_at.plus(std::time::Duration::from_secs(n)));
+        Arc::make_mut(&mut run.tasks[0]).attempts = vec![Arc::new(attempt)];
+        if n == 4 {
+            Arc::make_mut(&mut run.tasks[0]).ending = Some(Ending::Failed);
+        }
+        assert_eq!(commit(store, Transition::new(id(u128::from(n)), rows(&run, None))).await, Reply::Committed);
+    }
+    let query = Query::Usual { project: project(), workflow: "w".parse().expect("a name"), runs: 2 };
+    let Ok(Answer::Usual(usual)) = store.read(&Who::default(), query).await else { panic!("not what is usual") };
+    let took: Vec<u64> = usual.jobs.values().flatten().map(std::time::Duration::as_secs).collect();
+    assert_eq!(took, [3, 2], "{usual:?}");
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use pinrail_model::near::nearest;
+use pinrail_model::notify::{NoticeEvent, NoticeState};
 
 use crate::client::Place;
 use crate::commands;
@@ -286,6 +287,8 @@ enum Command {
     Render(RenderArgs),
     /// List the project's tables
     Tables,
+    /// List the project's Python environments
+    Environments,
     /// Print the counters of a run
     Counters {
         /// An id, its last characters, `last`, or workflow@date
@@ -321,6 +324,9 @@ enum Command {
     /// Set, list and remove the project's secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Try the project's channels for notices, and list what went through them
+    #[command(subcommand)]
+    Notify(NotifyCommand),
     /// Make, list and revoke bearer tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -344,8 +350,12 @@ Examples:
     /// Run the project's tests with pytest
     #[command(after_help = "Examples:
   pinrail test
+  pinrail test --extra dev
   pinrail test -- tests/test_load.py -k few_flights -x")]
     Test {
+        /// Also what this extra of the project's lock has
+        #[arg(long = "extra", value_name = "EXTRA")]
+        extras: Vec<String>,
         /// Arguments for pytest
         #[arg(last = true, value_name = "PYTEST ARGUMENTS")]
         arguments: Vec<String>,
@@ -457,6 +467,32 @@ enum SecretCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum NotifyCommand {
+    /// Send a test notice to a channel, and print what its endpoint answers
+    #[command(after_help = "The channel is the one that this folder's pinrail.toml declares, deployed or not.
+
+Examples:
+  pinrail notify test ops
+  pinrail notify test ops --event sla-at-risk")]
+    Test {
+        /// The channel
+        channel: String,
+        /// What the notice pretends to tell of
+        #[arg(long, default_value = "failure", value_parser = NoticeEvent::ALL.map(NoticeEvent::name))]
+        event: String,
+    },
+    /// List notices, newest first, with what became of each
+    Log {
+        /// pending, delivered or failed
+        #[arg(long = "in", value_name = "STATE", value_parser = NoticeState::ALL.map(NoticeState::name))]
+        in_state: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Make a token; it is shown this once
     Create {
@@ -537,12 +573,16 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("compile", "check"),
     ("query", "sql"),
     ("why", "explain"),
+    ("envs", "environments"),
+    ("venv", "environments"),
     ("dags", "workflows"),
     ("flows", "workflows"),
     ("push", "deploy"),
     ("apply", "deploy"),
     ("log", "logs"),
     ("tail", "logs"),
+    ("alert", "notify"),
+    ("alerts", "notify"),
 ];
 
 /// Runs the command line of this process.
@@ -644,6 +684,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         }
         Command::Render(args) => commands::sql::render(place, output, &args),
         Command::Tables => commands::sql::tables(place, output),
+        Command::Environments => commands::environments::environments(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
         Command::Backup { file, with_key } => commands::backup::backup(place, output, &file, with_key),
         Command::Restore { file } => commands::backup::restore(place, output, &file),
@@ -658,11 +699,17 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Login(LoginArgs { forget: Some(url), .. }) => commands::login::forget(output, &url),
         Command::Login(_) => commands::login::list(output),
         Command::Doctor => commands::doctor::doctor(place, output),
-        Command::Test { arguments } => commands::test::test(place, output, &arguments),
+        Command::Test { extras, arguments } => commands::test::test(place, output, &extras, &arguments),
         Command::Sdk(SdkCommand::Install { python, force }) => {
             commands::sdk::install(place, output, python.as_deref(), force)
         }
         Command::Sdk(SdkCommand::Path) => commands::sdk::path(place, output),
+        Command::Notify(NotifyCommand::Test { channel, event }) => {
+            commands::notify::test(place, output, &channel, &event)
+        }
+        Command::Notify(NotifyCommand::Log { in_state, limit }) => {
+            commands::notify::log(place, output, in_state.as_deref(), limit)
+        }
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             let token = commands::server::NewToken { name, role, project: only, expires_in_seconds: expires_in };
             commands::server::token_create(place, output, &token)

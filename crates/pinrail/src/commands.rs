@@ -3,10 +3,12 @@
 pub mod backfills;
 pub mod backup;
 pub mod doctor;
+pub mod environments;
 pub mod init;
 pub mod inside;
 pub mod limits;
 pub mod login;
+pub mod notify;
 pub mod open;
 pub mod project;
 pub mod run;

@@ -14,6 +14,7 @@ use pinrail_model::seam::lake::{
     ResultFormat, ResultSink, SystemTables, TableInfo, View, Written,
 };
 use pinrail_model::seam::store::{self, Answer, Store, SystemTable, Who, system_columns};
+use pinrail_model::tables::{Draft, Outline};
 use pinrail_model::time::{Clock, Micros};
 use serde_json::Value;
 use tokio::runtime::{Handle, Runtime};
@@ -201,6 +202,13 @@ impl QueryEngine for OnItsOwn {
         let count = queries.len();
         let checked = self.spawn(async move { Ok(lake.check_in_turn(&queries, &view).await) }).end().await;
         checked.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
+    async fn outline(&self, drafts: &[Draft]) -> Vec<Result<Outline, LakeError>> {
+        let (lake, drafts) = (Arc::clone(&self.lake), drafts.to_vec());
+        let count = drafts.len();
+        let outlines = self.spawn(async move { Ok(lake.outline(&drafts).await) }).end().await;
+        outlines.unwrap_or_else(|error| vec![Err(error); count])
     }
 
     async fn run(

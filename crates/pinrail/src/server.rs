@@ -13,7 +13,7 @@ use pinrail_exec::python::{Python, PythonConfig};
 use pinrail_exec::shell::Shell;
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
-use pinrail_model::seam::exec::Executor;
+use pinrail_model::seam::exec::{Executor, Sandbox};
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
 use pinrail_model::seam::store::{Store, StoreError};
 use pinrail_model::time::Clock;
@@ -21,7 +21,9 @@ use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
 use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
+use pinrail_service::environments::{Environments, environments_folder};
 use pinrail_service::http::serve;
+use pinrail_service::notify::{Deliveries, Sender};
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
 use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
@@ -31,9 +33,9 @@ use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::failure::{FAILED, Failure, REFUSED};
+use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
-use crate::python::default_interpreter;
+use crate::python::{default_interpreter, shared_environments};
 use crate::sdk;
 use crate::state::{Live, Locked, Unused};
 
@@ -92,6 +94,7 @@ impl Server {
             .enable_all()
             .build()?;
         let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
+        let sender = Arc::new(mail_sender()?);
         let (url, token, installation, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
             let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.folder).map_err(|e| failed(&e))?);
@@ -122,22 +125,36 @@ impl Server {
                 attempts: Arc::clone(&attempts),
                 bundles: attempts.parts.bundles.clone(),
                 compiler: parts.compiler.clone(),
-                sandbox: Arc::new(LocalSandbox::new(launcher.clone())),
+                sandbox: Arc::clone(&parts.sandbox),
                 engine,
                 catalog,
                 queries: Queries::new(&state.folder),
+                sender: Arc::clone(&sender),
                 state: state.folder.clone(),
             });
+            let deliveries = Deliveries {
+                store: Arc::clone(&app.store),
+                clock: Arc::clone(&parts.clock),
+                ids: Arc::clone(&parts.ids),
+                vault: Arc::clone(&attempts.parts.vault),
+                owner: handle.clone(),
+                sender: Arc::clone(&sender),
+            };
             let token = app.ensure_admin().await.map_err(|e| failed(&e))?;
             let listener = TcpListener::bind(wanted.listen).await.map_err(|e| {
                 Failure::new(FAILED, format!("cannot listen on {}: {e}", wanted.listen))
                     .hint("Choose another port with --listen 127.0.0.1:PORT.")
             })?;
             let url = format!("http://{}", listener.local_addr()?);
+            sender.is_at(&set("PINRAIL_PUBLIC_URL").unwrap_or_else(|| url.clone()));
             // The API opens only when everything unfinished has been taken over.
             let working = owner::start(owner_parts, attempts, handle.clone(), inputs).await.map_err(|e| failed(&e))?;
             tokio::spawn(end_with(working));
             tokio::spawn(retention.work(!wanted.embedded));
+            if !wanted.embedded {
+                // One that serves a single command would end in the middle; what it leaves is delivered by one that stays.
+                tokio::spawn(deliveries.work());
+            }
             tokio::spawn(async move {
                 if let Err(error) = serve(listener, app).await {
                     tracing::error!(%error, "the API stops");
@@ -214,6 +231,23 @@ impl Drop for Server {
     }
 }
 
+/// A variable of the environment that is set to something.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// What notices are sent with: letters need a mail server, which belongs to the machine and not to a project.
+fn mail_sender() -> Result<Sender, Failure> {
+    match (set("PINRAIL_SMTP_URL"), set("PINRAIL_SMTP_FROM")) {
+        (None, _) => Ok(Sender::default()),
+        (Some(url), Some(from)) => Sender::with_mail(&url, &from).map_err(|message| {
+            Failure::new(USAGE, format!("PINRAIL_SMTP_URL and PINRAIL_SMTP_FROM cannot be used: {message}"))
+        }),
+        (Some(_), None) => Err(Failure::new(USAGE, "PINRAIL_SMTP_URL is set, but not PINRAIL_SMTP_FROM")
+            .hint("Say whom letters are from, for example PINRAIL_SMTP_FROM=pinrail@example.org.")),
+    }
+}
+
 /// Ends this process when its owner ends: an API over which nothing can proceed would only look alive. The next server
 /// takes over as after a crash.
 async fn end_with(working: tokio::task::JoinHandle<Result<(), StoreError>>) {
@@ -235,6 +269,7 @@ struct Parts {
     ids: Arc<dyn Ids>,
     python: Arc<Python>,
     shell: Arc<Shell>,
+    sandbox: Arc<dyn Sandbox>,
     compiler: Compiler,
 }
 
@@ -252,9 +287,10 @@ impl Parts {
             idle: WARM_IDLE,
         };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
+        let sandbox = Arc::new(LocalSandbox::new(Arc::clone(&launcher)));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
-        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler })
+        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, sandbox, compiler })
     }
 
     fn attempts(
@@ -276,6 +312,12 @@ impl Parts {
             engine: engine.clone(),
             catalog: catalog.clone(),
             interpreter: default_interpreter(),
+            environments: Environments::new(
+                shared_environments().unwrap_or_else(|| environments_folder(state)),
+                default_interpreter(),
+                Arc::clone(&self.sandbox),
+                Arc::clone(&self.clock),
+            ),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
             kill_marked,

@@ -15,6 +15,7 @@ from ._specs import Result, Shell, Spec, Sql, Table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._context import Context
+    from ._folder import sql_folder
     from ._values import Row
     from ._workflow import Cron, Every, Once, Param, Template, Workflow, cron, every, once, template
 
@@ -41,6 +42,7 @@ __all__ = [
     'cron',
     'every',
     'once',
+    'sql_folder',
     'template',
 ]
 
@@ -56,6 +58,7 @@ _LAZY = {
     'cron': '_workflow',
     'every': '_workflow',
     'once': '_workflow',
+    'sql_folder': '_folder',
     'template': '_workflow',
 }
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Optional
 
+from . import _notify
 from ._diagnostics import Diagnostic
 from ._errors import did_you_mean
 from ._narrow import as_dict, as_list
+from ._notify import UNKNOWN, ProjectNotify
 from ._settings import EXECUTORS, SETTINGS
 from ._specs import describe
 from ._workflow import Template, Workflow
@@ -206,13 +208,14 @@ def _way_back(name: str, edges: _Edges) -> Optional[list[str]]:
 
 
 def document(
-    workflow: Workflow, name: str, project_defaults: dict[str, Any]
+    workflow: Workflow, name: str, project_defaults: dict[str, Any], project_notify: ProjectNotify = UNKNOWN
 ) -> tuple[Optional[dict[str, Any]], list[Diagnostic]]:
     """The JSON document of a workflow, None when it has an error, and what its structure is wrong with.
 
     ``project_defaults`` are checked settings, as ``default_problem`` lets through.
     """
     found, templates, edges = _structure(workflow, name)
+    found += _notify.problems(workflow.site, workflow.notify, project_notify)
     parts = [*templates, *workflow.params.values()]
     own = [*workflow.diagnostics, *(workflow.schedule.diagnostics if workflow.schedule else ())]
     for part in parts:
@@ -221,7 +224,9 @@ def document(
         one.workflow = name
     if any(one.level == 'error' for one in [*found, *own]):
         return None, found
-    return _written(workflow, name, templates, edges, project_defaults), found
+    made = _written(workflow, name, templates, edges, project_defaults)
+    told = _notify.resolved(workflow.notify, project_notify)
+    return {**made, **({'notify': told} if told else {})}, found
 
 
 def sketch(workflow: Workflow, name: str, project_defaults: dict[str, Any]) -> Optional[dict[str, Any]]:
@@ -272,6 +277,7 @@ def _written(
         'params': {key: param.to_json() for key, param in workflow.params.items()},
         'schedule': workflow.schedule.to_json() if workflow.schedule else None,
         **workflow.limits,
+        **({'sla_seconds': workflow.sla} if workflow.sla is not None else {}),
         'source': workflow.site.to_json(),
         'jobs': [_job(template, edges[template.name], defaults) for template in templates],
     }
@@ -300,9 +306,15 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
             value = given if entries is None else {**entries, **given}
         if value or not setting.left_out:
             body[setting.field] = value
+    if template.auto:
+        # The server, which can read SQL, adds the jobs to ``after`` before it makes the document.
+        body['auto'] = True
     # A secret that the environment is to hold is declared by that.
     for secret in body['secret_env'].values():
         if secret not in body['secrets']:
             body['secrets'] = [*body['secrets'], secret]
+    if not body['extras']:
+        # Documents without it are those of before there were any, and so are their versions.
+        del body['extras']
     body['source'] = template.site.to_json()
     return body

@@ -17,6 +17,7 @@ from ._diagnostics import Diagnostic, Site, collecting, settle
 from ._errors import did_you_mean
 from ._names import name_problem, usable
 from ._narrow import as_dict, as_list
+from ._notify import notify
 from ._settings import (
     DEFAULT_NAMES,
     EXECUTORS,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     Dependencies = Union[Dependency, Collection[Dependency]]
     Duration = Union[int, float, str]
     _Made = TypeVar('_Made', bound='Cron')
+    T = TypeVar('T')
     Fault = Literal[
         'user',
         'data',
@@ -68,6 +70,8 @@ class Template:
         self.sql: Optional[dict[str, str]] = None
         self.shell: Optional[list[str]] = None
         self.settings: dict[str, Any] = {}
+        # Waits, beside what is listed, for the jobs that write the tables which its SQL reads.
+        self.auto = False
         self.diagnostics: list[Diagnostic] = []
 
     def __repr__(self) -> str:
@@ -92,6 +96,7 @@ if TYPE_CHECKING:
         cleanup_timeout: Optional[Duration] = None,
         run_if: Literal['all_succeeded', 'all_done', 'any_failed', 'none_failed'] = 'all_succeeded',
         may_fail: Optional[bool] = None,
+        extras: Union[str, Collection[str]] = (),
         secrets: Union[str, Collection[str]] = (),
         secret_env: Optional[Mapping[str, str]] = None,
         env: Optional[Mapping[str, str]] = None,
@@ -104,13 +109,15 @@ if TYPE_CHECKING:
         labels: Union[str, Collection[str], None] = None,
         description: Optional[str] = None,
         owner: Optional[str] = None,
+        after: Optional[Literal['auto']] = None,
     ) -> Template:
         """Declares a job: one of ``class_`` (dotted name), ``sql`` (file) and ``shell`` (command), and settings.
 
-        Durations are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes.
-        ``timeout`` aborts, ``warn_after`` only warns. An attempt takes slots of its ``pools``; ``concurrency`` limits
-        the attempts of the job in all runs; of jobs with the same ``key`` (a template) one is under way at a time; a
-        worker must have the ``labels``. A setting left out comes from ``Workflow(defaults=...)`` or
+        ``after='auto'`` lets a job with ``sql`` also wait for the jobs that write the tables which it reads. Durations
+        are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes. ``timeout``
+        aborts, ``warn_after`` only warns. An attempt takes slots of its ``pools``; ``concurrency`` limits the attempts
+        of the job in all runs; of jobs with the same ``key`` (a template) one is under way at a time; a worker must
+        have the ``labels``. A setting left out comes from ``Workflow(defaults=...)`` or
         from ``[defaults]`` of pinrail.toml.
         """
         ...
@@ -146,26 +153,43 @@ else:
         _take_kind(made, what, given)
         for key, setting in SETTINGS.items():
             value = given.get(key)
-            if value is None or (key == 'secrets' and value == ()):
+            if value is None or (key in ('extras', 'secrets') and value == ()):
                 continue
             try:
                 made.settings[key] = setting.check(value)
             except WrongValue as wrong:
                 message = f'setting "{key}" of {what} must be {wrong.expected}'
                 found.append(site.diagnostic('wrong-type', message, hint=wrong.hint, setting=key))
-        executor = made.settings.get('executor')
-        if executor is not None and made.kind is not None and executor not in EXECUTORS[made.kind]:
-            possible = ' or '.join(f'"{one}"' for one in EXECUTORS[made.kind])
-            found.append(
-                site.diagnostic(
-                    'bad-executor',
-                    f'executor "{executor}" cannot run {what}, which is of kind {made.kind}',
-                    hint=f'possible: {possible}',
-                    setting='executor',
-                )
-            )
+        check_executor(made, what)
+        _take_after(made, what, given.get('after'))
         settle(found)
         return made
+
+
+def check_executor(made: Template, what: str) -> None:
+    """Reports an executor that cannot run a job of this kind."""
+    executor = made.settings.get('executor')
+    if executor is not None and made.kind is not None and executor not in EXECUTORS[made.kind]:
+        possible = ' or '.join(f'"{one}"' for one in EXECUTORS[made.kind])
+        message = f'executor "{executor}" cannot run {what}, which is of kind {made.kind}'
+        made.diagnostics.append(
+            made.site.diagnostic('bad-executor', message, hint=f'possible: {possible}', setting='executor')
+        )
+
+
+def _take_after(made: Template, what: str, value: object) -> None:
+    if value is None:
+        return
+    if value != 'auto':
+        message = f'setting "after" of {what} must be "auto", not {describe(value)}'
+        hint = 'list the jobs that it waits for behind the template: template(...): [...]'
+    elif made.kind not in (None, 'sql'):
+        message = f'setting "after" of {what} takes what it waits for from SQL, and the job has none'
+        hint = 'list the jobs that it waits for behind the template: template(...): [...]'
+    else:
+        made.auto = True
+        return
+    made.diagnostics.append(made.site.diagnostic('wrong-type', message, hint=hint, setting='after'))
 
 
 def _take_name(made: Template, name: object) -> None:
@@ -255,7 +279,8 @@ class Workflow:
     A value of the dict is a list, tuple or set of names or templates, or one of these alone. ``defaults`` are settings
     for each job that does not give its own. ``overrun`` says what a fire time does while earlier runs are not over,
     ``max_active`` how many runs of the schedule may be active at once, ``concurrency`` how many of its jobs may be under
-    way at once in all its runs.
+    way at once in all its runs. ``notify`` names the channels of pinrail.toml that are told, by event or alone; ``sla``
+    is how long after it was asked for a run is to have succeeded.
     """
 
     site: Site
@@ -266,6 +291,8 @@ class Workflow:
     description: Optional[str]
     params: dict[str, Param]
     defaults: dict[str, Any]
+    notify: dict[str, list[str]]
+    sla: Optional[float]
     diagnostics: list[Diagnostic]
 
     if TYPE_CHECKING:
@@ -282,6 +309,8 @@ class Workflow:
             description: Optional[str] = None,
             params: Optional[Mapping[str, Param]] = None,
             defaults: Optional[Mapping[str, Any]] = None,
+            notify: Union[str, Collection[str], Mapping[str, Union[str, Collection[str]]], None] = None,
+            sla: Optional[Duration] = None,
         ) -> None: ...
 
     else:
@@ -321,8 +350,10 @@ class Workflow:
         self.limits = {}
         self.params = {}
         self.defaults = {}
-        self.owner = self._checked(given, 'owner')
-        self.description = self._checked(given, 'description')
+        self.owner = self._checked(given, 'owner', text)
+        self.description = self._checked(given, 'description', text)
+        self.notify = self._checked(given, 'notify', notify) or {}
+        self.sla = self._checked(given, 'sla', positive_seconds)
         for key in given:
             if key in NOT_YET:
                 message = f'setting "{key}" of a workflow is not supported by this version'
@@ -370,12 +401,12 @@ class Workflow:
                 message = f'parameter "{name}" has no default, and nobody gives a value when the schedule fires'
                 self._problem('bad-schedule', message, 'write Param(..., default=...)', 'params', key=name)
 
-    def _checked(self, given: Mapping[str, object], key: str) -> Optional[str]:
+    def _checked(self, given: Mapping[str, object], key: str, check: Callable[[object], T]) -> Optional[T]:
         value = given.get(key)
         if value is None:
             return None
         try:
-            return text(value)
+            return check(value)
         except WrongValue as wrong:
             self._problem('wrong-type', f'setting "{key}" of a workflow must be {wrong.expected}', wrong.hint, key)
             return None

@@ -1,6 +1,7 @@
 //! The header of an SQL text: leading comment lines `-- key: value` that say where rows go and what comes out.
 //!
-//! Not responsible for settings of the job: who waits for whom, retries and the like stand in the workflow file.
+//! Not responsible for settings of the job: who waits for whom, retries and the like stand in the workflow file. Where the
+//! text itself declares its job (`sql_folder`), they stand in the header, and the workflow's compilation reads them.
 //!
 //! Invariant: what is accepted is acted on; any other key is refused.
 
@@ -18,6 +19,8 @@ use crate::template::{self, Values};
 const KEYS: [&str; 2] = ["writes", "output"];
 /// Settings of a job that somebody may look for here. They belong to the workflow file, where each has one place.
 const SETTINGS: [&str; 6] = ["after", "description", "executor", "owner", "params", "retries"];
+/// Those that a text may hold that declares its job.
+const OWN_SETTINGS: [&str; 5] = ["after", "description", "executor", "owner", "retries"];
 
 /// What the header says, with where each key stands.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +36,8 @@ pub(crate) struct Declared {
 }
 
 impl Header {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    /// `declares_job` lets settings of the job through.
+    pub(crate) fn parse(text: &str, declares_job: bool) -> Result<Self> {
         let mut header = Self::default();
         for (line, number) in text.lines().zip(1_u32..) {
             let line = line.trim();
@@ -47,8 +51,8 @@ impl Header {
             if key.is_empty() || !key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'-') {
                 continue;
             }
-            if !KEYS.contains(&key) {
-                return Err(unknown(key, number));
+            if !(KEYS.contains(&key) || (declares_job && OWN_SETTINGS.contains(&key))) {
+                return Err(unknown(key, number, declares_job));
             }
             if header.entries.insert(key.to_owned(), (number, value.trim().to_owned())).is_some() {
                 return Err(error::user("header-invalid", format!("header key \"{key}\" is given twice")).at(number, 1));
@@ -67,6 +71,11 @@ impl Header {
         Some((*line, value.split(',').map(|name| name.trim().to_owned()).collect()))
     }
 
+    /// The line that says what the text may write.
+    pub(crate) fn writes_line(&self) -> Option<u32> {
+        self.entries.get("writes").map(|(line, _)| *line)
+    }
+
     /// The tables that the text may write, by its own word.
     pub(crate) fn writes(&self, values: &Values) -> Result<Option<Vec<Declared>>> {
         let Some((line, value)) = self.entries.get("writes") else { return Ok(None) };
@@ -76,19 +85,26 @@ impl Header {
     }
 }
 
-fn unknown(key: &str, line: u32) -> LakeError {
-    let keys = KEYS.map(|key| format!("\"{key}\"")).join(" and ");
+fn unknown(key: &str, line: u32, declares_job: bool) -> LakeError {
+    let known = KEYS.into_iter().chain(OWN_SETTINGS.into_iter().filter(|_| declares_job));
+    let quoted: Vec<_> = known.clone().map(|key| format!("\"{key}\"")).collect();
+    let keys = match quoted.split_last() {
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => String::new(),
+    };
     if SETTINGS.contains(&key) {
         let place = match key {
             "after" => "in the workflow file, as the list of jobs that this one waits for".to_owned(),
             _ => format!("in the workflow file: template(..., {key}=...)"),
         };
+        let folder =
+            if OWN_SETTINGS.contains(&key) { ", unless sql_folder(...) makes the job of this file" } else { "" };
         return error::user("header-invalid", format!("header key \"{key}\" is not supported"))
-            .remedy(format!("Say it {place}. The keys of a header are {keys}."))
+            .remedy(format!("Say it {place}{folder}. The keys of a header are {keys}."))
             .at(line, 1);
     }
     let error = error::user("header-invalid", format!("header key \"{key}\" does not exist")).at(line, 1);
-    match nearest(key, KEYS) {
+    match nearest(key, known) {
         Some(near) => error.remedy(format!("Did you mean \"{near}\"?")),
         None => error.remedy(format!(
             "The keys are {keys}. A comment whose first word ends in a colon goes below the first line of SQL."
@@ -267,6 +283,7 @@ mod tests {
     fn the_header_ends_with_the_first_line_of_sql() {
         let header = Header::parse(
             "-- A job: it counts.\n-- writes: marts.daily\n\n-- sql/x.sql: prose\nselect 1\n-- output: x",
+            false,
         )
         .unwrap();
         assert_eq!(header.to_map(), BTreeMap::from([("writes".to_owned(), "marts.daily".to_owned())]));
@@ -274,10 +291,10 @@ mod tests {
 
     #[test]
     fn an_unknown_or_doubled_key_is_an_error_with_its_line() {
-        let error = Header::parse("--\n-- wrties: a.b\nselect 1").unwrap_err();
+        let error = Header::parse("--\n-- wrties: a.b\nselect 1", false).unwrap_err();
         assert_eq!(error.place, Some((2, 1)));
         assert_eq!(error.evidence.remedy.unwrap(), "Did you mean \"writes\"?");
-        let doubled = Header::parse("-- writes: a\n-- writes: b\n").unwrap_err();
+        let doubled = Header::parse("-- writes: a\n-- writes: b\n", false).unwrap_err();
         assert_eq!(
             (doubled.place, doubled.evidence.message.as_str()),
             (Some((2, 1)), "header key \"writes\" is given twice")
@@ -287,19 +304,24 @@ mod tests {
     #[test]
     fn a_setting_of_the_job_is_refused_with_its_place_in_the_workflow_file() {
         for key in SETTINGS {
-            let error = Header::parse(&format!("-- writes: a.b\n-- {key}: x\nselect 1")).unwrap_err();
+            let error = Header::parse(&format!("-- writes: a.b\n-- {key}: x\nselect 1"), false).unwrap_err();
             assert_eq!(error.place, Some((2, 1)), "{key}");
             assert_eq!(error.evidence.message, format!("header key \"{key}\" is not supported"));
             let remedy = error.evidence.remedy.unwrap();
             assert!(remedy.contains("in the workflow file"), "{remedy}");
             assert!(remedy.ends_with("The keys of a header are \"writes\" and \"output\"."), "{remedy}");
+            assert_eq!(remedy.contains("sql_folder"), key != "params", "{remedy}");
+            let own = Header::parse(&format!("-- {key}: x\nselect 1"), true);
+            assert_eq!(own.is_ok(), key != "params", "a text that declares its job may say {key}");
         }
+        let near = Header::parse("-- retris: 2\nselect 1", true).unwrap_err();
+        assert_eq!(near.evidence.remedy.unwrap(), "Did you mean \"retries\"?");
     }
 
     #[test]
     fn writes_names_table_partition_and_mode() {
         let values = Values::from([("ds".to_owned(), Value::Date("2013-01-02".to_owned()))]);
-        let parse = |text: &str| Header::parse(text).unwrap().writes(&values);
+        let parse = |text: &str| Header::parse(text, false).unwrap().writes(&values);
         let one = parse("-- writes: marts.daily partition (day = {{ ds }}, kind = 'a,)b')").unwrap().unwrap();
         assert_eq!(
             one[0].partition,

@@ -7,6 +7,7 @@ pub(crate) mod columns;
 pub(crate) mod explain;
 pub(crate) mod header;
 pub(crate) mod names;
+pub(crate) mod outline;
 pub(crate) mod parse;
 pub(crate) mod plan;
 pub(crate) mod wording;

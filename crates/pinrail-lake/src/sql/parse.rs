@@ -24,6 +24,7 @@ use pinrail_model::seam::lake::LakeError;
 
 use crate::error::{self, Result, unsupported};
 use crate::partition::Cut;
+use crate::sql::outline;
 use crate::template::Rendered;
 use crate::types::{self, FieldIds};
 
@@ -132,7 +133,7 @@ pub(crate) fn untokenized(message: &str) -> LakeError {
 }
 
 /// Places of errors are those of the rendered text until they leave here.
-fn placed(error: LakeError, rendered: &Rendered, start: Location) -> LakeError {
+pub(crate) fn placed(error: LakeError, rendered: &Rendered, start: Location) -> LakeError {
     let known = error.place.filter(|(line, _)| *line > 0);
     let (line, column) = known.map_or((start.line, start.column), |(l, c)| (u64::from(l), u64::from(c)));
     let (line, column) = rendered.original(line, column);
@@ -500,6 +501,8 @@ fn mark_travels(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         let point = match value {
             Some(Token::Number(digits, _)) if clause && version => format!("version {digits}"),
             Some(Token::SingleQuotedString(text)) if clause && time => format!("timestamp {text}"),
+            // A version that a run decides, in a text that is only looked at.
+            Some(Token::SingleQuotedString(text)) if clause && outline::is_open(text) => format!("version {text}"),
             _ => {
                 index += 1;
                 continue;

@@ -269,6 +269,7 @@ impl Bench {
             ]),
             files: FileScope { root: None, project: Some(self.project()), patterns: None, forbidden: Vec::new() },
             writes: None,
+            declares_job: false,
         }
     }
 

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::edges::is_legal;
 use super::{
-    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Loss, NewCode, Outcome, Pending, Phase, PhaseRecord,
-    PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task, TaskIx, Timer, Verdict, Work,
+    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Loss, NewCode, Outcome,
+    Pending, Phase, PhaseRecord, PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task,
+    TaskIx, Timer, Verdict, Work,
 };
 use crate::document::{RunIf, seconds};
 use crate::fault::{Evidence, Fault};
@@ -238,6 +239,7 @@ impl Machine<'_> {
             generation: task.generation,
             session,
             executor,
+            environment: None,
             started_at: now,
             ended_at: None,
             phases: Vec::new(),
@@ -300,6 +302,10 @@ impl Machine<'_> {
 
     fn reported(&mut self, ix: TaskIx, report: &Report) -> Result<(), Refused> {
         match report {
+            Report::Equipped { environment } => {
+                self.with_attempt(ix, |attempt| attempt.environment = Some(*environment));
+                Ok(())
+            }
             Report::PhaseStarted(phase) => self.phase_started(ix, *phase),
             Report::PhaseEnded { phase, ok } => {
                 self.phase_ended(ix, *phase, if *ok { PhaseState::Succeeded } else { PhaseState::Failed });
@@ -921,7 +927,9 @@ impl Machine<'_> {
                 self.task(ix).hold = Some(control.clone());
                 Ok(())
             }
-            (Some(_), at) => Err(Refused::WrongState(format!("job \"{job}\" is {at}; only what has not begun can be held"))),
+            (Some(_), at) => {
+                Err(Refused::WrongState(format!("job \"{job}\" is {at}; only what has not begun can be held")))
+            }
             (None, Position::Held) => {
                 self.shift(ix, Position::Waiting)?;
                 let task = self.task(ix);
@@ -946,7 +954,9 @@ impl Machine<'_> {
             let task = &self.run.tasks[*ix];
             if !task.position.is_before_an_attempt() {
                 let (job, at) = (&task.job, task.position);
-                return Err(Refused::WrongState(format!("job \"{job}\" is {at}; only what has not begun can be switched")));
+                return Err(Refused::WrongState(format!(
+                    "job \"{job}\" is {at}; only what has not begun can be switched"
+                )));
             }
         }
         self.fx.durable = true;

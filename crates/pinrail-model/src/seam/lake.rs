@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, RunId, TableId};
 use crate::names::{ProjectName, TableRef};
+use crate::tables::{Draft, Outline};
 use crate::time::Micros;
 
 /// Where a table's current metadata file is.
@@ -218,6 +219,8 @@ pub struct Query {
     pub files: FileScope,
     /// What the job declares it writes, from the workflow file; the text's own header counts if this is none.
     pub writes: Option<Vec<Writes>>,
+    /// The text declares its job, so its header may hold settings of the job, which the workflow document has.
+    pub declares_job: bool,
 }
 
 /// One of several texts that will run one after the other.
@@ -331,6 +334,9 @@ pub trait QueryEngine: Send + Sync {
     /// Checks texts that will run one after the other: each sees the tables that those before it would make. Gives an
     /// answer for each, in the same order.
     async fn check_in_turn(&self, queries: &[InTurn], view: &View) -> Vec<Result<Checked, LakeError>>;
+    /// Which tables texts read and write, by the texts alone: no table needs to be there. Gives an answer for each, in the
+    /// same order.
+    async fn outline(&self, drafts: &[Draft]) -> Vec<Result<Outline, LakeError>>;
     async fn run(
         &self,
         query: &Query,

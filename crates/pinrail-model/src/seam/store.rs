@@ -14,8 +14,9 @@ use crate::backfill::{Backfill, BackfillState, Progress};
 use crate::document::{ExecutorKind, Sha};
 use crate::explain::Unpublished;
 use crate::fault::Fault;
-use crate::ids::{AttemptId, BackfillId, CommandId, RunId, TokenId, TransitionId};
-use crate::names::{JobName, PoolName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::ids::{AttemptId, BackfillId, CommandId, NoticeId, RunId, TokenId, TransitionId};
+use crate::names::{ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
 use crate::run::{Attempt, Class, Control, Ending, Run, Task};
 use crate::seam::lake::{PointerSwap, Pointers};
 use crate::time::{Interval, Micros};
@@ -84,13 +85,15 @@ pub enum Forget {
     Tokens,
     /// Ad hoc queries that were asked before.
     AdHocs,
+    /// Notices that were delivered or given up, and were of something before.
+    Notices,
     /// What table pointers were before the latest [`Write::MarkCatalogs`] that is older, as far as no attempt of an
     /// unfinished run looks at it.
     TableHistory,
 }
 
 impl Forget {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Runs,
         Self::Events,
         Self::Counters,
@@ -100,6 +103,7 @@ impl Forget {
         Self::Transitions,
         Self::Tokens,
         Self::AdHocs,
+        Self::Notices,
         Self::TableHistory,
     ];
 }
@@ -265,6 +269,18 @@ pub enum Write {
     Inputs {
         run: RunId,
         rows: Vec<InputRow>,
+    },
+    /// Takes note of notices, each once; one of a recovery only if the workflow had failed before.
+    Notices(Vec<NoticeRow>),
+    /// How far the delivery of a notice is.
+    Delivery {
+        id: NoticeId,
+        delivery: Delivery,
+    },
+    /// What a project's channels are from now on.
+    Channels {
+        project: ProjectName,
+        channels: BTreeMap<ChannelName, Channel>,
     },
     /// What this installation is called from now on.
     Installation(String),
@@ -512,25 +528,70 @@ pub struct Command {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum CommandKind {
     CreateRun(Box<NewRun>),
-    Stop { run: RunId, job: Option<JobName>, reason: Option<String> },
-    Retry { run: RunId, jobs: Option<String>, code: Option<Code> },
+    Stop {
+        run: RunId,
+        job: Option<JobName>,
+        reason: Option<String>,
+    },
+    Retry {
+        run: RunId,
+        jobs: Option<String>,
+        code: Option<Code>,
+    },
     /// Makes versions active and their schedules those that fire.
     Activate(Box<Activation>),
     /// Pauses or resumes a workflow's schedule.
-    Pause { project: ProjectName, workflow: WorkflowName, paused: bool, reason: Option<String> },
+    Pause {
+        project: ProjectName,
+        workflow: WorkflowName,
+        paused: bool,
+        reason: Option<String>,
+    },
     CreateBackfill(Box<Backfill>),
-    ChangeBackfill { id: BackfillId, change: BackfillChange, reason: Option<String> },
+    ChangeBackfill {
+        id: BackfillId,
+        change: BackfillChange,
+        reason: Option<String>,
+    },
     /// Says what became of jobs.
-    Mark { run: RunId, jobs: String, ending: Ending, reason: Option<String> },
+    Mark {
+        run: RunId,
+        jobs: String,
+        ending: Ending,
+        reason: Option<String>,
+    },
     /// Holds a run or jobs of it, or lets them go.
-    HoldRun { run: RunId, jobs: Option<String>, held: bool, reason: Option<String> },
+    HoldRun {
+        run: RunId,
+        jobs: Option<String>,
+        held: bool,
+        reason: Option<String>,
+    },
     /// Switches jobs of a run off or on.
-    Disable { run: RunId, jobs: String, disabled: bool, reason: Option<String> },
+    Disable {
+        run: RunId,
+        jobs: String,
+        disabled: bool,
+        reason: Option<String>,
+    },
     /// Gives a run other code for what has not begun.
-    Reload { run: RunId, code: Code },
+    Reload {
+        run: RunId,
+        code: Code,
+    },
     /// Holds a whole or lets it go; `abort` also stops what is under way in it.
-    HoldScope { scope: Scope, held: bool, abort: bool, reason: Option<String> },
-    SetLimit { project: ProjectName, name: LimitName, value: Option<u32>, description: Option<String> },
+    HoldScope {
+        scope: Scope,
+        held: bool,
+        abort: bool,
+        reason: Option<String>,
+    },
+    SetLimit {
+        project: ProjectName,
+        name: LimitName,
+        value: Option<u32>,
+        description: Option<String>,
+    },
 }
 
 /// What a deploy makes active.
@@ -541,6 +602,9 @@ pub struct Activation {
     pub versions: BTreeMap<WorkflowName, Sha>,
     /// Workflows whose active version stays.
     pub keep: BTreeSet<WorkflowName>,
+    /// Where the project's notices go from now on.
+    #[serde(default)]
+    pub channels: BTreeMap<ChannelName, Channel>,
     pub at: Micros,
 }
 
@@ -552,7 +616,10 @@ pub enum BackfillChange {
     Resume,
     Cancel,
     /// For the runs that have not begun.
-    Edit { concurrency: Option<u32>, params: Option<BTreeMap<String, Value>> },
+    Edit {
+        concurrency: Option<u32>,
+        params: Option<BTreeMap<String, Value>>,
+    },
 }
 
 /// The code of a retry.
@@ -583,6 +650,9 @@ pub struct NewRun {
     /// dbt-like selection; none: every job.
     pub jobs: Option<String>,
     pub unique_key: Option<String>,
+    /// Who is told of what becomes of it.
+    #[serde(default)]
+    pub notify: Option<Rules>,
 }
 
 /// Which runs to load.
@@ -709,20 +779,52 @@ pub enum Query {
         attempt: AttemptId,
     },
     /// Schedules at work, by name; of one project or of all.
-    Triggers { project: Option<ProjectName> },
+    Triggers {
+        project: Option<ProjectName>,
+    },
     /// Backfills, newest first.
-    Backfills { project: Option<ProjectName>, before: Option<BackfillId>, limit: u32 },
+    Backfills {
+        project: Option<ProjectName>,
+        before: Option<BackfillId>,
+        limit: u32,
+    },
     Backfill(BackfillId),
     /// Those that are not over, for their owner.
     UnfinishedBackfills,
     /// How many runs of a backfill are in which state.
     BackfillCounts(BackfillId),
     Holds,
-    Limits { project: Option<ProjectName> },
-    /// How long the jobs of a workflow took in the latest runs that succeeded.
-    Durations { project: ProjectName, workflow: WorkflowName, runs: u32 },
+    Limits {
+        project: Option<ProjectName>,
+    },
     /// The succeeded tasks of a workflow for the intervals that begin in a stretch of time.
-    SucceededBetween { project: ProjectName, workflow: WorkflowName, from: Micros, until: Micros },
+    SucceededBetween {
+        project: ProjectName,
+        workflow: WorkflowName,
+        from: Micros,
+        until: Micros,
+    },
+    /// Notices of a project, newest first.
+    Notices {
+        project: ProjectName,
+        state: Option<NoticeState>,
+        before: Option<NoticeId>,
+        limit: u32,
+    },
+    /// Of each channel the pending notice that has been due for longest.
+    DueNotices {
+        at: Micros,
+    },
+    /// The channels of a project, as they were last deployed.
+    Channels {
+        project: ProjectName,
+    },
+    /// How long the jobs of a workflow took in its latest successful runs.
+    Usual {
+        project: ProjectName,
+        workflow: WorkflowName,
+        runs: u32,
+    },
     /// What this installation is called; nothing before it was given a name.
     Installation,
     /// Everything of a table of `system.*`, as rows of JSON values.
@@ -810,9 +912,10 @@ pub enum Answer {
     BackfillCounts(BTreeMap<String, u32>),
     Holds(Vec<(Scope, Control)>),
     Limits(Vec<LimitRow>),
-    /// Seconds of each attempt that succeeded, latest first.
-    Durations(BTreeMap<JobName, Vec<f64>>),
     SucceededBetween(Vec<SucceededIn>),
+    Notices(Vec<NoticeRow>),
+    Channels(BTreeMap<ChannelName, Channel>),
+    Usual(Usual),
     Installation(String),
     Rows(Vec<Vec<Value>>),
 }

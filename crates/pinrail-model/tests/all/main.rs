@@ -3,5 +3,6 @@
 
 mod edges;
 mod machine;
+mod notices;
 mod scenarios;
 mod world;

@@ -86,6 +86,7 @@ impl World {
             jobs: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
+            notify: None,
             tasks: Run::new_tasks(&graph, sha, sha),
             graph: Arc::new(graph),
         };

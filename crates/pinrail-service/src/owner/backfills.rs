@@ -59,8 +59,13 @@ impl Owner {
             return Ok(());
         }
         let until = (progress.made + SLICE).min(backfill.total());
-        let slice: Vec<u32> =
-            filling.sequence.iter().skip(progress.made as usize).take((until - progress.made) as usize).copied().collect();
+        let slice: Vec<u32> = filling
+            .sequence
+            .iter()
+            .skip(progress.made as usize)
+            .take((until - progress.made) as usize)
+            .copied()
+            .collect();
         let mut runs: Vec<Run> = slice.iter().map(|index| run_of(backfill, *index)).collect();
         let first = progress.made;
         let again = progress.exist.saturating_sub(first).min(until - first) as usize;
@@ -168,8 +173,7 @@ impl Owner {
         let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
         let now = self.parts.clock.now().wall;
         let found = self.find_backfill(id).await.map_err(failed)?;
-        let filling =
-            found.ok_or_else(|| Refusal::new("backfill-not-found", format!("no backfill \"{id}\"")))?;
+        let filling = found.ok_or_else(|| Refusal::new("backfill-not-found", format!("no backfill \"{id}\"")))?;
         let state = filling.row.state();
         if state.is_final() {
             let message = format!("backfill \"{id}\" is over already: {}", state.name());
@@ -206,7 +210,12 @@ impl Owner {
     }
 
     /// Stops what is under way of a backfill, and ends its runs whose turn is still to come.
-    async fn cancel_backfill(&mut self, id: BackfillId, control: &Control, batch: &mut Batch) -> Result<(), StoreError> {
+    async fn cancel_backfill(
+        &mut self,
+        id: BackfillId,
+        control: &Control,
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
         let live: Vec<RunId> = self
             .runs
             .values()
@@ -296,6 +305,7 @@ fn run_of(backfill: &Backfill, index: u32) -> Run {
         jobs: backfill.jobs.clone(),
         outside: backfill.outside.get(&index).cloned().unwrap_or_default(),
         executors: backfill.executors.clone(),
+        notify: None,
         tasks: Vec::new(),
         graph: Arc::new(Graph::default()),
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{RunId, fresh};
 use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Control, Event, Graph, Pending, Run, RunState};
 use pinrail_model::schedule::CatchUp;
 use pinrail_model::seam::store::{Activation, Answer, Query, StoreError, Who, Write};
@@ -108,6 +109,7 @@ impl Owner {
             jobs: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
+            notify: trigger.notify.map(Arc::new),
             tasks: Vec::new(),
             graph: Arc::new(Graph::default()),
         };
@@ -145,7 +147,8 @@ impl Owner {
     /// Ends a run that cannot begin.
     pub(super) fn impossible(&self, id: RunId) -> Event {
         let version = self.runs.get(&id).map_or_else(String::new, |held| held.run.version.to_string());
-        let reason = Some(format!("version \"{version}\" of its workflow cannot be read or lacks the jobs it was asked for"));
+        let reason =
+            Some(format!("version \"{version}\" of its workflow cannot be read or lacks the jobs it was asked for"));
         Event::Stop { task: None, by: "pinrail".to_owned(), reason }
     }
 
@@ -174,7 +177,7 @@ impl Owner {
 
     /// Makes versions active, and their schedules those that fire. Also an owner that fires none stores them.
     pub(super) async fn activate(&mut self, new: &Activation, batch: &mut Batch) -> Result<Value, Refusal> {
-        let Activation { project, bundle, versions, keep, at } = new.clone();
+        let Activation { project, bundle, versions, keep, channels, at } = new.clone();
         let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
         let query = Query::Triggers { project: Some(project.clone()) };
         let stored = match self.parts.store.read(&Who::default(), query).await.map_err(failed)? {
@@ -185,9 +188,8 @@ impl Owner {
             stored.into_iter().map(|trigger| (trigger.workflow.clone(), trigger)).collect();
         for (workflow, version) in &versions {
             let document = self.document_at(&project, *version).await.map_err(failed)?;
-            let document = document.ok_or_else(|| {
-                Refusal::new("version-not-found", format!("version \"{version}\" is not known"))
-            })?;
+            let document = document
+                .ok_or_else(|| Refusal::new("version-not-found", format!("version \"{version}\" is not known")))?;
             let old = stored.remove(workflow);
             match trigger_of(&project, &document, *version, bundle, at) {
                 Some(new) => {
@@ -207,6 +209,7 @@ impl Owner {
         for workflow in stored.into_keys().filter(|workflow| !keep.contains(workflow)) {
             self.drop_trigger(&project, &workflow, batch);
         }
+        batch.replies.push(Write::Channels { project: project.clone(), channels });
         batch.replies.push(Write::Activate { project, bundle, versions, keep, at });
         Ok(json!({}))
     }
@@ -279,13 +282,7 @@ impl Owner {
 }
 
 /// The schedule of a document at work; none without one. It begins now, or where its `start` says if all is caught up.
-fn trigger_of(
-    project: &ProjectName,
-    document: &Document,
-    version: Sha,
-    bundle: Sha,
-    now: Micros,
-) -> Option<Trigger> {
+fn trigger_of(project: &ProjectName, document: &Document, version: Sha, bundle: Sha, now: Micros) -> Option<Trigger> {
     let schedule = document.schedule.clone()?;
     let done_until = match (schedule.catch_up, schedule.start) {
         (CatchUp::All, Some(start)) => {
@@ -304,6 +301,7 @@ fn trigger_of(
         most_active: document.max_active.unwrap_or(MOST_ACTIVE),
         params: crate::app::params(document, &BTreeMap::new()).unwrap_or_default(),
         param_types: crate::app::param_types(document),
+        notify: Rules::of(document),
         done_until,
         paused: None,
         passed: Vec::new(),

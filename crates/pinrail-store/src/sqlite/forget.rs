@@ -3,7 +3,7 @@
 //! Ids begin with the time at which they were made. What ended before a time was made before it, so a range of ids holds
 //! all that is old, and nothing else has to be looked at.
 
-use pinrail_model::ids::{CommandId, QueryId, RunId, TransitionId};
+use pinrail_model::ids::{CommandId, NoticeId, QueryId, RunId, TransitionId};
 use pinrail_model::seam::store::{Forget, StoreError};
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, Params, params};
@@ -28,6 +28,7 @@ fn left_of_a_run(what: Forget) -> Option<&'static str> {
         | Forget::Transitions
         | Forget::Tokens
         | Forget::AdHocs
+        | Forget::Notices
         | Forget::TableHistory => None,
     }
 }
@@ -80,6 +81,7 @@ pub(super) fn of_runs(
         | Forget::Transitions
         | Forget::Tokens
         | Forget::AdHocs
+        | Forget::Notices
         | Forget::TableHistory => &[],
     };
     let mut count = 0;
@@ -121,6 +123,11 @@ pub(super) fn rows(connection: &Connection, what: Forget, before: Micros, most: 
             connection,
             "delete from queries where id in (select id from queries where id < ?1 limit ?2)",
             params![QueryId::from_parts(millis(before), 0).to_string(), most],
+        ),
+        Forget::Notices => delete(
+            connection,
+            "delete from notices where id in (select id from notices where id < ?1 and state <> 'pending' limit ?2)",
+            params![NoticeId::from_parts(millis(before), 0).to_string(), most],
         ),
         Forget::TableHistory => table_history(connection, before, most),
         Forget::Runs | Forget::Events | Forget::Counters | Forget::Files => Ok(0),

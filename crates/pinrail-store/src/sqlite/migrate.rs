@@ -14,7 +14,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_retention.sql"),
     include_str!("../../migrations/0003_explain.sql"),
     include_str!("../../migrations/0004_indexes.sql"),
-    include_str!("../../migrations/0005_orchestration.sql"),
+    include_str!("../../migrations/0005_notices.sql"),
+    include_str!("../../migrations/0006_orchestration.sql"),
 ];
 
 /// The schema that this version writes.

@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params
 use serde_json::Value;
 
 use super::rows::{IDLE_BEFORE, decode};
-use super::{broken, failed, prepare, scheduling, sha};
+use super::{broken, failed, notices, prepare, scheduling, sha};
 
 pub(super) fn all<T>(
     connection: &Connection,
@@ -203,7 +203,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
                 return Ok(Answer::Runs(Vec::new()));
             }
             let project = project.or_else(|| who.project.clone());
-            Answer::Runs(runs(connection, &RunsWanted { project, workflow, state, backfill, ends_with, before, limit })?)
+            Answer::Runs(runs(
+                connection,
+                &RunsWanted { project, workflow, state, backfill, ends_with, before, limit },
+            )?)
         }
         Query::Attempt(id) => attempt(connection, who, id)?,
         Query::Events { run, after, limit } if sees_run(connection, who, run)? => {
@@ -261,21 +264,28 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::Backfills { project, before, limit } => {
             Answer::Backfills(scheduling::backfills(connection, who, project.as_ref(), before, limit)?)
         }
-        Query::Backfill(id) => {
-            Answer::Backfills(scheduling::backfill_row(connection, who, id)?.into_iter().collect())
-        }
+        Query::Backfill(id) => Answer::Backfills(scheduling::backfill_row(connection, who, id)?.into_iter().collect()),
         Query::UnfinishedBackfills => Answer::Backfills(scheduling::unfinished(connection, who)?),
         Query::BackfillCounts(id) => scheduling::counts(connection, who, id)?,
         Query::Holds => Answer::Holds(scheduling::holds(connection, who)?),
         Query::Limits { project } => Answer::Limits(scheduling::limits(connection, who, project.as_ref())?),
-        Query::Durations { project, workflow, runs } if visible(who, &project) => {
-            Answer::Durations(scheduling::durations(connection, &project, &workflow, runs)?)
-        }
-        Query::Durations { .. } => Answer::Durations(BTreeMap::new()),
         Query::SucceededBetween { project, workflow, from, until } if visible(who, &project) => {
             Answer::SucceededBetween(scheduling::succeeded_between(connection, &project, &workflow, from, until)?)
         }
         Query::SucceededBetween { .. } => Answer::SucceededBetween(Vec::new()),
+        Query::Notices { project, state, before, limit } if visible(who, &project) => {
+            Answer::Notices(notices::list(connection, &project, state, before, limit)?)
+        }
+        Query::Notices { .. } => Answer::Notices(Vec::new()),
+        Query::DueNotices { at } => Answer::Notices(notices::due(connection, who.project.as_ref(), at)?),
+        Query::Channels { project } if visible(who, &project) => {
+            Answer::Channels(notices::channels(connection, &project)?)
+        }
+        Query::Channels { .. } => Answer::Nothing,
+        Query::Usual { project, workflow, runs } if visible(who, &project) => {
+            Answer::Usual(notices::usual(connection, &project, &workflow, runs)?)
+        }
+        Query::Usual { .. } => Answer::Nothing,
         Query::Installation => installation(connection)?,
         Query::System(table) => Answer::Rows(system(connection, who, table)?),
     })

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::read::one;
-use super::{broken, failed, prepare, scheduling};
+use super::{broken, failed, notices, prepare, scheduling};
 
 /// The stored form of a document, with its version beside it, so that a later one can read an earlier one.
 #[derive(Serialize, Deserialize)]
@@ -166,6 +166,9 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
         Write::Progress { id, state, progress } => scheduling::progress(connection, *id, *state, progress)?,
         Write::Hold { scope, control } => scheduling::hold(connection, scope, control.as_ref())?,
         Write::Limit { project, name, set } => scheduling::limit(connection, project, name, set.as_ref())?,
+        Write::Notices(rows) => notices::insert(connection, rows)?,
+        Write::Delivery { id, delivery } => notices::deliver(connection, *id, delivery)?,
+        Write::Channels { project, channels } => notices::set_channels(connection, project, channels)?,
         Write::Installation(name) => installation(connection, name)?,
         Write::MarkCatalogs { at } => execute(
             connection,

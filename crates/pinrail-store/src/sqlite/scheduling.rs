@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{BackfillState, Progress};
 use pinrail_model::ids::BackfillId;
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::{ProjectName, WorkflowName};
 use pinrail_model::run::Control;
-use pinrail_model::seam::store::{
-    Answer, BackfillRow, LimitName, LimitRow, LimitSet, StoreError, SucceededIn, Who,
-};
+use pinrail_model::seam::store::{Answer, BackfillRow, LimitName, LimitRow, LimitSet, StoreError, SucceededIn, Who};
 use pinrail_model::time::{Interval, Micros};
 use pinrail_model::trigger::Trigger;
 use rusqlite::{Connection, Row, params};
@@ -23,12 +21,7 @@ pub(super) fn trigger(connection: &Connection, trigger: &Trigger) -> Result<(), 
         connection,
         "insert into triggers (project, workflow, due_at, data) values (?1, ?2, ?3, ?4)
          on conflict (project, workflow) do update set due_at = excluded.due_at, data = excluded.data",
-        params![
-            trigger.project.as_str(),
-            trigger.workflow.as_str(),
-            trigger.due_at().map(|at| at.0),
-            encode(trigger)?
-        ],
+        params![trigger.project.as_str(), trigger.workflow.as_str(), trigger.due_at().map(|at| at.0), encode(trigger)?],
     )
 }
 
@@ -236,29 +229,6 @@ pub(super) fn limits(
 }
 
 /// From the first start to the end of each attempt that succeeded, latest runs first.
-pub(super) fn durations(
-    connection: &Connection,
-    project: &ProjectName,
-    workflow: &WorkflowName,
-    runs: u32,
-) -> Result<BTreeMap<JobName, Vec<f64>>, StoreError> {
-    let rows: Vec<(String, i64)> = all(
-        connection,
-        "select a.job, a.ended_at - a.started_at
-           from (select id from runs indexed by runs_workflow
-                  where workflow = ?2 and project = ?1 and state = 'succeeded' order by id desc limit ?3) r
-           cross join attempts a on a.run = r.id
-          where a.state = 'succeeded' order by a.run desc",
-        params![project.as_str(), workflow.as_str(), runs],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    let mut found: BTreeMap<JobName, Vec<f64>> = BTreeMap::new();
-    for (job, micros) in rows {
-        found.entry(parsed("a job name", &job)?).or_default().push(micros.max(0) as f64 / 1e6);
-    }
-    Ok(found)
-}
-
 pub(super) fn succeeded_between(
     connection: &Connection,
     project: &ProjectName,

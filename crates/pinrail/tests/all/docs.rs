@@ -33,7 +33,9 @@ macro_rules! pages {
 
 pages! {
     backfills "docs/backfills.md"
+    environments "docs/environments.md"
     explain "docs/explain.md"
+    notifications "docs/notifications.md"
     operations "docs/operations.md"
     pools "docs/pools.md"
     schedules "docs/schedules.md"
