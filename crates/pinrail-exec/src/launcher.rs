@@ -4,6 +4,8 @@
 //! while that lives, and to the launcher afterwards. So whatever is a child of the launcher and not a root is a
 //! leftover, and is killed. When the server goes, its end of the control socket closes, and the launcher kills
 //! everything and leaves; when the launcher itself is killed, the kernel kills the roots.
+//!
+//! A worker's launcher holds its lease: everything is killed when that is not renewed, also while the worker is frozen.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -39,8 +41,14 @@ pub fn run(control: UnixStream) -> std::io::Result<()> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     // The terminal's Ctrl-C is for the server, which decides what becomes of jobs.
     let _ = nix::unistd::setsid();
-    let mut launcher =
-        Running { control, roots: BTreeMap::new(), ending: BTreeMap::new(), sweeps: Vec::new(), sampled: now() };
+    let mut launcher = Running {
+        control,
+        roots: BTreeMap::new(),
+        ending: BTreeMap::new(),
+        sweeps: Vec::new(),
+        sampled: now(),
+        lease: None,
+    };
     let served = launcher.serve(&signals);
     // Also when the socket ended in an error: a server killed with unread news resets the connection.
     launcher.kill_everything();
@@ -60,6 +68,8 @@ struct Running {
     sweeps: Vec<String>,
     /// When memory was last looked at.
     sampled: Instant,
+    /// When everything is to be killed.
+    lease: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -108,10 +118,11 @@ impl Running {
     fn timeout(&self) -> PollTimeout {
         let wait = if !self.ending.is_empty() || !self.sweeps.is_empty() {
             SOON
-        } else if self.has_limited() {
-            TICK
         } else {
-            return PollTimeout::NONE;
+            let lease = self.lease.map(|due| due.saturating_duration_since(now()) + SOON);
+            let tick = self.has_limited().then_some(TICK);
+            let Some(wait) = lease.into_iter().chain(tick).min() else { return PollTimeout::NONE };
+            wait
         };
         PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO)
     }
@@ -142,6 +153,7 @@ impl Running {
                 self.ending.insert(key, now() + Duration::from_millis(grace_ms));
             }
             Order::Sweep { key } => self.sweeps.push(key),
+            Order::Lease { ms } => self.lease = ms.map(|ms| now() + Duration::from_millis(ms)),
         }
     }
 
@@ -180,6 +192,10 @@ impl Running {
     /// Kills what has outlived its grace, its limit or its root.
     fn look_after(&mut self) {
         self.check_memory();
+        if self.lease.is_some_and(|due| due <= now()) {
+            self.lease = None;
+            self.kill_everything();
+        }
         if self.ending.is_empty() && self.sweeps.is_empty() {
             return;
         }
@@ -268,7 +284,7 @@ impl Running {
         unknown.into_iter().flat_map(|pid| process::tree(&table, pid)).collect()
     }
 
-    /// The server is gone: so must be everything that it started.
+    /// The server is gone, or a worker's lease: so must be everything that was started.
     fn kill_everything(&mut self) {
         let me = std::process::id().cast_signed();
         for _ in 0..400 {
@@ -280,7 +296,7 @@ impl Running {
             for pid in below {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            while wait().is_some() {}
+            self.reap();
             std::thread::sleep(SOON);
         }
     }

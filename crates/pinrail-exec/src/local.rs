@@ -85,6 +85,13 @@ impl Launcher {
         self.until_gone(&killed(key), &Order::Kill { key: key.to_owned(), grace_ms }).await;
     }
 
+    /// Has everything killed after so long unless it is called again before; with none, has nothing killed. It works also
+    /// while this process does not.
+    pub fn lease(&self, lease: Option<Duration>) {
+        let ms = lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        self.order("", &Order::Lease { ms }, &[]);
+    }
+
     /// Kills whatever has outlived its root; returns when nothing has.
     pub(crate) async fn sweep(&self, key: &str) {
         let waiter = format!("{key}#swept");

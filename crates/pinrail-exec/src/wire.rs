@@ -22,6 +22,8 @@ pub(crate) enum Order {
     Kill { key: String, grace_ms: u64 },
     /// Kill whatever processes without a living root there are. Answered by `gone`.
     Sweep { key: String },
+    /// Kill everything after so long, unless this is said anew meanwhile; with none, do not.
+    Lease { ms: Option<u64> },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::backfill::{Backfill, Progress};
 use crate::ids::{BackfillId, RunId, SessionId};
 use crate::names::{JobName, PoolName, ProjectName, WorkflowName};
-use crate::run::{Cause, Class, Control, Pending, Position, Run, RunState, TaskIx};
+use crate::run::{Cause, Class, Control, Pending, Position, Run, RunState, Step, TaskIx};
 use crate::time::{Interval, Micros};
 use crate::trigger::Overrun;
 
@@ -125,6 +125,8 @@ struct Place {
     workflow: WorkflowName,
     needs: Vec<Need>,
     labels: Vec<String>,
+    /// What it wants a slot for, if it wants one again, is its cleanup.
+    cleans: bool,
     run_held: bool,
     at: At,
 }
@@ -396,7 +398,8 @@ impl Shard {
             }
             At::Ready(queued) => {
                 let before = self.queue().filter(|other| *other < queued).count() as u32;
-                let capacity: u32 = self.sessions.values().map(|session| session.slots - session.reserved()).sum();
+                let takes = self.sessions.values().filter(|session| !session.draining);
+                let capacity: u32 = takes.map(|session| session.slots - session.reserved()).sum();
                 Some(Standing {
                     limit: None,
                     capacity,
@@ -483,6 +486,7 @@ impl Shard {
             workflow: run.workflow.clone(),
             needs: run.needs(task),
             labels: run.graph.jobs[task].labels.clone(),
+            cleans: run.tasks[task].attempt().is_some_and(|attempt| attempt.wants == Some(Step::Clean)),
             run_held: run.hold.is_some(),
             at: at.clone(),
         };
@@ -607,7 +611,8 @@ impl Shard {
         self.sessions
             .iter()
             .filter(|(_, session)| fits(session) && free(session) > 0 && (!session.draining || !reserve))
-            .max_by_key(|(id, session)| (free(session), std::cmp::Reverse(**id)))
+            // One that is to be empty gets what nobody else can finish.
+            .max_by_key(|(id, session)| (!session.draining, free(session), std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
     }
 
@@ -668,10 +673,16 @@ impl Shard {
     }
 
     fn grant(&self) -> Option<Admitted> {
-        let (_, run, task) = *self.returning.first()?;
-        let labels = &self.places.get(&(run, task))?.labels;
-        let session = self.worker(labels, false)?;
-        Some(Admitted::Grant { run, task, session })
+        self.worker(&[], false)?;
+        // One whose labels no worker has at this moment holds up no other.
+        self.returning.iter().find_map(|(_, run, task)| {
+            let place = self.places.get(&(*run, *task))?;
+            let has = |session: &Session| place.labels.iter().all(|label| session.labels.contains(label));
+            // Cleaning up elsewhere is better than never, should the one worker with the labels not come back.
+            let elsewhere = place.cleans && !self.sessions.values().any(has);
+            let session = self.worker(if elsewhere { &[] } else { &place.labels }, false)?;
+            Some(Admitted::Grant { run: *run, task: *task, session })
+        })
     }
 
     // Runs.

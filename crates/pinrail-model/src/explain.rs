@@ -387,6 +387,10 @@ fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
         Why::WaitingForLimit { limit: Limit::Pool { name }, capacity, .. } => {
             (None, Some(format!("pinrail pools set {name} --slots {}", capacity + 1)))
         }
+        Why::WaitingForWorker { labels, workers: 0, .. } => {
+            (None, Some(format!("pinrail work --labels {}", labels.join(","))))
+        }
+        Why::WaitingForSlot { slots: 0, place: 1.., .. } => (None, Some("pinrail work".to_owned())),
         Why::HeldByScope { scope, .. } => (None, Some(release(scope))),
         Why::RunHeld { .. } => (None, Some(format!("pinrail release {run_id}"))),
         Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", task.job))),
@@ -462,7 +466,9 @@ fn waiting_for_slot(run: &Run, shard: &Shard, ix: TaskIx) -> Why {
         },
         Some(LimitId::Labels(labels)) => {
             let has = |labels: &[String]| {
-                let all = |session: &&crate::admit::Session| labels.iter().all(|label| session.labels.contains(label));
+                let all = |session: &&crate::admit::Session| {
+                    !session.draining && labels.iter().all(|label| session.labels.contains(label))
+                };
                 shard.sessions().values().filter(all).count() as u32
             };
             return Why::WaitingForWorker { workers: has(&labels), labels, place, of };

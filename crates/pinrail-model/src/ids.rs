@@ -103,6 +103,11 @@ ids! {
     TableId = "tbl_", "table";
 }
 
+impl SessionId {
+    /// The session of a server itself: whoever takes over its state folder ends its processes, so it is always the same.
+    pub const SERVER: Self = Self(Ulid::nil());
+}
+
 /// Makes ids. The one place where randomness enters production; simulations and tests bring their own.
 pub trait Ids: Send + Sync {
     /// 128 bits: 48 of milliseconds since 1970, 80 random ones.

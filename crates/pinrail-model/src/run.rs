@@ -620,7 +620,8 @@ pub struct NewCode {
 }
 
 /// What a worker saw.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Report {
     /// It has its Python environment.
     Equipped {

@@ -310,6 +310,13 @@ impl App {
         lives: Option<Duration>,
     ) -> Result<(TokenRow, String), Problem> {
         admin_only(principal)?;
+        if role == Role::Worker && (project.is_some() || principal.project.is_some()) {
+            let problem =
+                Problem::new("bad-request", "a worker's token is not for one project").with("pointer", "/project");
+            return Err(
+                problem.hint("Leave the project out: a worker runs what the server gives it, of every project.")
+            );
+        }
         if let Some(own) = &principal.project
             && project.as_ref() != Some(own)
         {

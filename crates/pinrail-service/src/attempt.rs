@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSource};
 use pinrail_model::fault::{Evidence, Fault};
-use pinrail_model::ids::{AttemptId, RunId};
+use pinrail_model::ids::{AttemptId, RunId, SessionId};
 use pinrail_model::names::{ProjectName, WorkflowName};
 use pinrail_model::run::{
     Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
@@ -39,6 +39,7 @@ use crate::project::Project;
 use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
 use crate::vault::Vault;
+use crate::workers::Workers;
 
 /// How long a process may take to end by itself when it is asked to.
 const GRACE: Duration = Duration::from_secs(10);
@@ -51,7 +52,9 @@ pub struct AttemptParts {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub bundles: Bundles,
+    /// What runs processes on this machine.
     pub executors: HashMap<ExecutorKind, Arc<dyn Executor>>,
+    pub workers: Arc<Workers>,
     /// The embedded engine; none in a build without it.
     pub engine: Option<Arc<dyn QueryEngine>>,
     pub catalog: Option<Arc<dyn Catalog>>,
@@ -309,8 +312,11 @@ impl OneWork {
         Sink::new(Arc::clone(self), Some(self.live.stop.subscribe()))
     }
 
+    /// What runs processes where the attempt has its slot.
     fn executor(&self, kind: ExecutorKind) -> Option<Arc<dyn Executor>> {
-        self.attempts.parts.executors.get(&kind).cloned()
+        let parts = &self.attempts.parts;
+        let local = parts.executors.get(&kind)?;
+        Some(parts.workers.executor(self.ticket.attempt.session, kind).unwrap_or_else(|| Arc::clone(local)))
     }
 
     /// Opens the declared secrets; gives the reason when one of them cannot be had.
@@ -484,6 +490,8 @@ impl OneWork {
         let Some(executor) = self.executor(self.ticket.attempt.executor) else {
             return self.fail(Fault::User, Phase::Complete, self.unavailable());
         };
+        // What a lost worker has of it must be gone.
+        self.attempts.parts.workers.settle(self.ticket.attempt.id, self.ticket.attempt.session).await;
         let sink = self.sink();
         let stretch = executor.run(&assignment, &sink).await;
         self.conclude(stretch);
@@ -522,6 +530,7 @@ impl OneWork {
         for executor in self.attempts.parts.executors.values() {
             executor.stop(self.ticket.attempt.id, grace).await;
         }
+        self.attempts.parts.workers.stop(self.ticket.attempt.id, grace).await;
         // What was about to start something has seen the stop, and undone it.
         let _idle = self.live.busy.lock().await;
         self.report(Report::PhaseStarted(Phase::Cleanup));
@@ -531,6 +540,7 @@ impl OneWork {
             CleanupEnd { ok: true, detail: None }
         };
         remove(&self.scratch());
+        self.attempts.parts.workers.forget(self.ticket.attempt.id);
         step!("attempt.after-clean");
         self.report(Report::CleanupEnded(end));
     }
@@ -570,7 +580,8 @@ impl OneWork {
         let platform = |evidence| (Fault::Platform, evidence);
         let ticket = &self.ticket;
         let (mut code, settings) = self.place().await.map_err(platform)?;
-        if let Some(settings) = &settings {
+        // A worker elsewhere builds its own.
+        if let Some(settings) = settings.as_ref().filter(|_| ticket.attempt.session == SessionId::SERVER) {
             self.equip(&mut code, settings, &phases).await?;
         }
         let scratch = self.scratch();

@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use pinrail_model::document::{Digesting, Sha};
 use pinrail_model::seam::store::BundleFile;
 use pinrail_model::step;
-use pinrail_model::time::Clock;
+use pinrail_model::time::{Clock, Micros};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::inputs::in_place;
@@ -342,6 +342,23 @@ impl Bundles {
             std::io::ErrorKind::NotFound => BundleError::Missing(sha),
             _ => io(&path)(e),
         })
+    }
+
+    /// Removes what was not used since then. For a worker, which has nothing that could not be fetched again, and while it
+    /// runs nothing.
+    pub(crate) fn forget_before(&self, then: Micros) {
+        let then = UNIX_EPOCH + Duration::from_micros(u64::try_from(then.0).unwrap_or(0));
+        let old = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).is_ok_and(|at| at < then);
+        let below = |folder: &Path| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        for bundle in below(&self.unpacked).into_iter().filter(|path| old(path)) {
+            let _ = fs::remove_dir_all(bundle);
+        }
+        for blob in below(&self.blobs).iter().flat_map(|folder| below(folder)).filter(|path| old(path)) {
+            let _ = fs::remove_file(blob);
+        }
     }
 
     /// The folder in which a bundle lies unpacked, if it does. It counts as used.

@@ -22,6 +22,7 @@ mod secrets;
 mod sql;
 mod stream;
 mod tokens;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,7 @@ fn operations() -> OpenApiRouter<Arc<App>> {
         backup::routes(),
         backfills::routes(),
         operations::routes(),
+        workers::routes(),
     ];
     let api = resources.into_iter().fold(OpenApiRouter::default(), OpenApiRouter::merge);
     let api = api.routes(routes!(document::openapi)).layer(from_fn(extract::known_parameters));

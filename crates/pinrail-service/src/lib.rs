@@ -38,3 +38,5 @@ pub mod tokens;
 mod values;
 pub mod vault;
 pub mod views;
+pub mod work;
+pub mod workers;

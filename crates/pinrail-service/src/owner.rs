@@ -9,6 +9,7 @@
 mod backfills;
 mod schedules;
 mod surgery;
+pub mod workers;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -39,6 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::backfills::Filling;
 use self::schedules::Documents;
+use self::workers::WorkerInput;
 use crate::attempt::{Attempts, Ticket};
 use crate::problem::Problem;
 
@@ -69,6 +71,7 @@ pub enum Input {
     Fill(BackfillId),
     /// Rows that nobody waits for.
     Behind(Vec<Write>),
+    Worker(WorkerInput),
     Explain {
         run: RunId,
         job: Option<JobName>,
@@ -155,6 +158,7 @@ struct Owner {
     attempts: Arc<Attempts>,
     handle: OwnerHandle,
     epoch: u64,
+    since: Micros,
     runs: BTreeMap<RunId, Held>,
     shard: Shard,
     timers: BinaryHeap<Reverse<Alarm>>,
@@ -189,16 +193,19 @@ pub async fn start(
     handle: OwnerHandle,
     inputs: mpsc::UnboundedReceiver<Input>,
 ) -> Result<tokio::task::JoinHandle<Result<(), StoreError>>, StoreError> {
-    let session: SessionId = fresh(parts.ids.as_ref());
-    let epoch = parts.store.lease(&session.to_string()).await?;
+    let holder: SessionId = fresh(parts.ids.as_ref());
+    let epoch = parts.store.lease(&holder.to_string()).await?;
     let mut shard = Shard::default();
-    shard.join(session, parts.slots, BTreeSet::new());
+    if parts.slots > 0 {
+        shard.join(SessionId::SERVER, parts.slots, BTreeSet::new());
+    }
+    let since = parts.clock.now().wall;
     let mut owner = Owner {
         parts,
         attempts,
         handle,
-
         epoch,
+        since,
         runs: BTreeMap::new(),
         shard,
         timers: BinaryHeap::new(),
@@ -282,7 +289,8 @@ impl Owner {
             let due = self.timers.peek().map(|Reverse((due, ..))| *due);
             let now = self.parts.clock.now();
             let wait = due.map(|due| due.saturating_sub(now.mono));
-            let wait = wait.into_iter().chain(self.until_due(now.wall)).min();
+            let lease = self.attempts.parts.workers.until_overdue();
+            let wait = wait.into_iter().chain(self.until_due(now.wall)).chain(lease).min();
             let first = tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => Some(input),
@@ -304,6 +312,7 @@ impl Owner {
         let mut batch = Batch::default();
         self.ring(&mut batch);
         self.fire(&mut batch);
+        self.expire(&mut batch).await?;
         for input in inputs {
             match input {
                 Input::Event { run, event } => {
@@ -320,6 +329,7 @@ impl Owner {
                 Input::Behind(writes) => {
                     self.parts.store.commit(vec![self.transition(writes)], Durability::Behind).await?;
                 }
+                Input::Worker(input) => self.worker(input, &mut batch).await?,
                 Input::Explain { run, job, answer } => {
                     let _ = answer.send(self.explain(run, job.as_ref()).await.map_err(Problem::from));
                 }
@@ -342,7 +352,9 @@ impl Owner {
                 }
             }
         }
-        self.flush(&mut batch).await
+        self.flush(&mut batch).await?;
+        self.send_home();
+        Ok(())
     }
 
     fn figures(&self) -> Figures {
@@ -913,6 +925,11 @@ impl Owner {
             .filter(|attempt| attempt.cleanup.is_none())
             .map(|attempt| attempt.id.to_string())
             .collect();
+        for attempt in stored.iter().flat_map(|stored| &stored.tasks).filter_map(|task| task.attempts.last()) {
+            if attempt.cleanup.is_none() && attempt.session != SessionId::SERVER {
+                self.attempts.parts.workers.doubt(attempt.id, attempt.session);
+            }
+        }
         self.attempts.kill_leftovers(live).await;
         let mut batch = Batch::default();
         for stored in stored {

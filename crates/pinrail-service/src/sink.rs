@@ -350,7 +350,7 @@ impl ResultSink for Collected {
 }
 
 /// Reads a file of the attempt's own folder. The job may change names while this looks, so what counts is what was opened.
-fn read_below(folder: &Path, path: &Path) -> Result<Vec<u8>, String> {
+pub(crate) fn read_below(folder: &Path, path: &Path) -> Result<Vec<u8>, String> {
     let unreadable = |e: std::io::Error| format!("\"{}\" cannot be read: {e}", path.display());
     let real = path.canonicalize().map_err(unreadable)?;
     // Opening a pipe that nobody writes to must not wait.

@@ -20,6 +20,8 @@ const PREFIX: &str = "pinrail_";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
+    /// Runs processes for the server, and nothing else: sees no operation of the others, who see none of its.
+    Worker,
     Viewer,
     /// Runs, cancels, retries.
     Operator,
@@ -29,7 +31,8 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [(Self, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Worker, "worker"),
         (Self::Viewer, "viewer"),
         (Self::Operator, "operator"),
         (Self::Developer, "developer"),
@@ -81,28 +84,46 @@ impl Principal {
             return Err(project_not_found(project.as_str()));
         }
         if self.role < role {
-            let detail = format!("this needs the role \"{role}\"; the token has \"{}\"", self.role);
-            return Err(Problem::new("role-too-low", detail).hint("Ask an admin for a token with that role."));
+            return Err(role_too_low(&role.to_string(), self.role));
         }
         Ok(())
     }
 }
 
 impl Principal {
-    /// Checks that the caller may do something that concerns all projects.
+    /// Checks that the caller may run processes for the server, of whatever project.
     ///
     /// # Errors
-    /// 403 when the role is too low or the token is for one project.
-    pub fn may_everywhere(&self, role: Role) -> Result<(), Problem> {
-        if self.role < role {
-            let detail = format!("this needs the role \"{role}\"; the token has \"{}\"", self.role);
-            return Err(Problem::new("role-too-low", detail).hint("Ask an admin for a token with that role."));
+    /// 403 for a role that neither works nor may everything, or a token for one project.
+    pub fn may_work(&self) -> Result<(), Problem> {
+        if !matches!(self.role, Role::Worker | Role::Admin) {
+            return Err(role_too_low("worker", self.role));
         }
         if self.project.is_some() {
             return Err(crate::app::everywhere_only());
         }
         Ok(())
     }
+
+    /// Checks that the caller may do something that concerns all projects.
+    ///
+    /// # Errors
+    /// 403 when the role is too low or the token is for one project.
+    pub fn may_everywhere(&self, role: Role) -> Result<(), Problem> {
+        if self.role < role {
+            return Err(role_too_low(&role.to_string(), self.role));
+        }
+        if self.project.is_some() {
+            return Err(crate::app::everywhere_only());
+        }
+        Ok(())
+    }
+}
+
+/// The refusal of a token whose role does not allow something.
+pub(crate) fn role_too_low(needed: &str, role: Role) -> Problem {
+    Problem::new("role-too-low", format!("this needs the role \"{needed}\"; the token has \"{role}\""))
+        .hint("Ask an admin for a token with that role.")
 }
 
 /// The answer for a project that is not there, or that the caller may not know of.

@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +12,10 @@ use crate::client::Place;
 use crate::commands;
 use crate::commands::backfills::{BackfillArgs, BackfillsCommand};
 use crate::commands::limits::{LimitsCommand, PoolsCommand};
+use crate::commands::server::UpArgs;
 use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
+use crate::commands::work::WorkArgs;
+use crate::commands::workers::WorkersCommand;
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, Output};
 
@@ -61,16 +63,28 @@ enum Command {
         example: Option<String>,
     },
     /// Serve the state folder: API and jobs in one process
-    Up {
-        /// Address and port of the API
-        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
-        listen: SocketAddr,
-        /// Return when the server is ready
-        #[arg(long)]
-        detach: bool,
-        /// Local processes at the same time [default: twice the cores and one]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SLOTS))]
-        slots: Option<u32>,
+    Up(UpArgs),
+    /// Run jobs for a server, from this machine or another
+    #[command(
+        after_help = "It works until the server or SIGTERM lets it finish what it has; a second SIGTERM ends it at once.
+
+Examples:
+  pinrail token create --name worker-1 --role worker > worker.token
+  pinrail work --url https://pinrail.example.org --token-file worker.token
+  pinrail work --url https://pinrail.example.org --token-file worker.token --labels gpu,zone=b --slots 4"
+    )]
+    Work(WorkArgs),
+    /// List the workers of the server, or let one finish what it has
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
+  pinrail workers
+  pinrail workers drain worker-1
+  pinrail workers drain worker-1 --undo"
+    )]
+    Workers {
+        #[command(subcommand)]
+        command: Option<WorkersCommand>,
     },
     /// Stop the server of the state folder
     Down,
@@ -499,7 +513,7 @@ enum TokenCommand {
         /// What it is for
         #[arg(long, default_value = "cli")]
         name: String,
-        /// viewer, operator, developer or admin
+        /// viewer, operator, developer, admin, or worker
         #[arg(long, default_value = "admin")]
         role: String,
         /// The only project it is good for [default: all]
@@ -537,9 +551,6 @@ Examples:
     Path,
 }
 
-/// Each slot is a process; no machine has more to gain from them.
-const MOST_SLOTS: i64 = 10_000;
-
 /// Names that people know from elsewhere, and what they are called here.
 const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("trigger", "run"),
@@ -561,6 +572,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("schedule", "schedules"),
     ("cron", "schedules"),
     ("pool", "pools"),
+    ("worker", "workers"),
+    ("sessions", "workers"),
     ("quota", "limits set quota"),
     ("weight", "limits set weight"),
     ("diff", "plan"),
@@ -635,7 +648,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { name, example } => commands::init::init(output, &name, example.as_deref()),
-        Command::Up { listen, detach, slots } => commands::server::up(place, output, listen, detach, slots),
+        Command::Up(args) => commands::server::up(place, output, &args),
+        Command::Work(args) => commands::work::work(place, output, args),
+        Command::Workers { command } => commands::workers::workers(place, output, command.as_ref()),
         Command::Down => commands::server::down(place, output),
         Command::Check => commands::project::check(place, output),
         Command::Deploy { dry_run } => commands::project::deploy(place, output, dry_run),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pinrail_exec::local::ATTEMPT_VARIABLE;
 use pinrail_service::bundles::{Manifest, scan};
 use pinrail_service::project::{FILE, Project};
+use pinrail_service::workers::LEASE;
 use serde_json::{Value, json};
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -16,7 +17,7 @@ use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
 use crate::logins::{Logins, server};
 use crate::output::Output;
 use crate::server::{Server, Wanted};
-use crate::state::{Locked, Using, in_use, join, served};
+use crate::state::{Locked, Using, in_use, join, live, served};
 
 /// Where a command finds what it works on.
 #[derive(Debug, Clone, Default)]
@@ -74,16 +75,35 @@ impl Place {
         self.reach(detach)
     }
 
+    /// The URL of a server that stays, and a token for it: the named one, else the live one of the state folder.
+    pub fn staying(&self) -> Result<(String, String), Failure> {
+        if let Some(named) = self.named()? {
+            return Ok(named);
+        }
+        let folder = self.state()?;
+        match live(&folder).filter(|live| !live.embedded) {
+            Some(live) => Ok((live.url, self.token_of(&folder)?)),
+            None => Err(Failure::new(USAGE, format!("no server is running over \"{}\"", folder.display()))
+                .hint("Name one with --url, or start one with `pinrail up`.")),
+        }
+    }
+
+    /// The server that --url names, with the token for it.
+    fn named(&self) -> Result<Option<(String, String)>, Failure> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let server = server(url)?;
+        let token = match &self.token {
+            Some(token) => token.clone(),
+            None => Logins::read()?.token(&server).map(str::to_owned).ok_or_else(|| {
+                Failure::new(USAGE, format!("no token for {server}"))
+                    .hint(format!("Store one with `pinrail login {server}`, or set PINRAIL_TOKEN."))
+            })?,
+        };
+        Ok(Some((server, token)))
+    }
+
     fn reach(&self, stays: bool) -> Result<Client, Failure> {
-        if let Some(url) = &self.url {
-            let server = server(url)?;
-            let token = match &self.token {
-                Some(token) => token.clone(),
-                None => Logins::read()?.token(&server).map(str::to_owned).ok_or_else(|| {
-                    Failure::new(USAGE, format!("no token for {server}"))
-                        .hint(format!("Store one with `pinrail login {server}`, or set PINRAIL_TOKEN."))
-                })?,
-            };
+        if let Some((server, token)) = self.named()? {
             return Ok(Client::elsewhere(server, token));
         }
         let folder = self.state()?;
@@ -99,7 +119,7 @@ impl Place {
                 }
             } else if let Some(locked) = Locked::take(&folder)? {
                 let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-                let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None })?;
+                let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None, lease: LEASE })?;
                 return Ok(Client::new(server.url.clone(), server.token.clone(), Serving::Here(Box::new(server))));
             }
             std::thread::sleep(Duration::from_millis(50));

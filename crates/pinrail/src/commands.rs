@@ -21,3 +21,5 @@ pub mod sql;
 pub mod surgery;
 pub mod test;
 pub mod waiting;
+pub mod work;
+pub mod workers;

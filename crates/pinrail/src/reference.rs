@@ -35,6 +35,10 @@ const ENVIRONMENT: &[(&str, &[(&str, &str)])] = &[
             ("PINRAIL_SMTP_FROM", "Whom letters are from, such as `pinrail@example.org`"),
             ("PINRAIL_PUBLIC_URL", "Where people reach the server, for links in notices; without it where it listens"),
             ("XDG_CONFIG_HOME", "Where `pinrail login` keeps tokens, in `pinrail/`; without it `~/.config`"),
+            (
+                "XDG_STATE_HOME",
+                "Where `pinrail work` keeps code and scratch files, in `pinrail/`; without it `~/.local/state`",
+            ),
             ("XDG_CACHE_HOME", "Where `pinrail open` puts files for the browser, in `pinrail/`; without it `~/.cache`"),
         ],
     ),
@@ -103,6 +107,14 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/logs.rs", "HEAD"),
             ("crates/pinrail-service/src/logs.rs", "SEGMENT"),
             ("crates/pinrail-service/src/logs.rs", "SEGMENTS"),
+        ],
+    ),
+    (
+        "Workers",
+        &[
+            ("crates/pinrail-service/src/workers.rs", "LEASE"),
+            ("crates/pinrail-service/src/workers.rs", "MOST_LABELS"),
+            ("crates/pinrail-service/src/work/outbox.rs", "MOST_WAITING"),
         ],
     ),
     (

@@ -29,6 +29,7 @@ use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
 use pinrail_service::system::{SystemClock, SystemIds, installation};
 use pinrail_service::vault::Vault;
+use pinrail_service::workers::Workers;
 use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -57,6 +58,8 @@ pub struct Wanted {
     /// Serves one command; resumes nothing but unfinished cleanups.
     pub embedded: bool,
     pub slots: Option<u32>,
+    /// After how long of silence a worker counts as lost.
+    pub lease: Duration,
 }
 
 /// A running server. Dropping it stops it.
@@ -100,7 +103,8 @@ impl Server {
             let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&state.folder).map_err(|e| failed(&e))?);
             let LakeParts { engine, catalog, running } = lake(&state.folder, &store, &parts)?;
             let installation = installation(store.as_ref(), parts.ids.as_ref()).await.map_err(|e| failed(&e))?;
-            let attempts = parts.attempts(&state.folder, &installation, &store, &engine, &catalog);
+            let workers = Workers::new(Arc::clone(&parts.clock), wanted.lease);
+            let attempts = parts.attempts(&state.folder, &installation, &store, &engine, &catalog, workers);
             let owner_parts = OwnerParts {
                 store: Arc::clone(&store),
                 clock: Arc::clone(&parts.clock),
@@ -263,9 +267,9 @@ async fn end_with(working: tokio::task::JoinHandle<Result<(), StoreError>>) {
     std::process::exit(i32::from(FAILED));
 }
 
-/// What the parts of a server have in common.
-struct Parts {
-    clock: Arc<dyn Clock>,
+/// What the parts of a server, or of a worker, have in common.
+pub struct Parts {
+    pub clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     python: Arc<Python>,
     shell: Arc<Shell>,
@@ -274,7 +278,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
+    pub fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
         let bin = link_to_self(state)?;
@@ -293,6 +297,23 @@ impl Parts {
         Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, sandbox, compiler })
     }
 
+    /// What runs processes on this machine.
+    pub fn executors(&self) -> HashMap<ExecutorKind, Arc<dyn Executor>> {
+        let python: Arc<dyn Executor> = self.python.clone();
+        let shell: Arc<dyn Executor> = self.shell.clone();
+        HashMap::from([(ExecutorKind::Python, python), (ExecutorKind::Shell, shell)])
+    }
+
+    /// The Python environments of a state folder, or those that this machine's servers share.
+    pub fn environments(&self, state: &Path) -> Arc<Environments> {
+        Environments::new(
+            shared_environments().unwrap_or_else(|| environments_folder(state)),
+            default_interpreter(),
+            Arc::clone(&self.sandbox),
+            Arc::clone(&self.clock),
+        )
+    }
+
     fn attempts(
         &self,
         state: &Path,
@@ -300,24 +321,19 @@ impl Parts {
         store: &Arc<dyn Store>,
         engine: &Option<Arc<dyn QueryEngine>>,
         catalog: &Option<Arc<dyn Catalog>>,
+        workers: Arc<Workers>,
     ) -> Arc<Attempts> {
-        let python: Arc<dyn Executor> = self.python.clone();
-        let shell: Arc<dyn Executor> = self.shell.clone();
         Attempts::new(AttemptParts {
             state: state.to_owned(),
             store: Arc::clone(store),
             clock: Arc::clone(&self.clock),
             bundles: Bundles::new(state, Arc::clone(&self.clock)),
-            executors: HashMap::from([(ExecutorKind::Python, python), (ExecutorKind::Shell, shell)]),
+            executors: self.executors(),
+            workers,
             engine: engine.clone(),
             catalog: catalog.clone(),
             interpreter: default_interpreter(),
-            environments: Environments::new(
-                shared_environments().unwrap_or_else(|| environments_folder(state)),
-                default_interpreter(),
-                Arc::clone(&self.sandbox),
-                Arc::clone(&self.clock),
-            ),
+            environments: self.environments(state),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
             kill_marked,
@@ -342,7 +358,7 @@ fn link_to_self(state: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Local processes at the same time: enough to keep the cores busy while some wait, and one for finishing.
-fn default_slots() -> u32 {
+pub fn default_slots() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u32::try_from(cores * 2 + 1).unwrap_or(u32::MAX)
 }

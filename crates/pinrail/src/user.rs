@@ -14,6 +14,11 @@ pub fn cache() -> Result<PathBuf, Failure> {
     folder("XDG_CACHE_HOME", ".cache")
 }
 
+/// Where programs that stay keep what they need between two starts.
+pub fn state() -> Result<PathBuf, Failure> {
+    folder("XDG_STATE_HOME", ".local/state")
+}
+
 fn folder(variable: &str, below_home: &str) -> Result<PathBuf, Failure> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute(variable).or_else(|| Some(absolute("HOME")?.join(below_home)));

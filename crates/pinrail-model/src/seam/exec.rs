@@ -46,7 +46,7 @@ impl Spec {
 }
 
 /// A stretch of an attempt's phases that runs in one process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Assignment {
     pub attempt: AttemptId,
     pub number: u32,
@@ -72,7 +72,7 @@ pub struct Assignment {
 }
 
 /// Where the code of an attempt lies.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CodePlaceOnDisk {
     /// The unpacked bundle.
     pub root: PathBuf,
@@ -128,7 +128,7 @@ pub trait AttemptSink: Send + Sync {
 }
 
 /// What a job may ask for while it runs.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     Sql { text: String },
@@ -138,7 +138,7 @@ pub enum Request {
 }
 
 /// Why a request was not granted.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RequestError {
     pub code: String,
     pub message: String,
@@ -146,7 +146,8 @@ pub struct RequestError {
 }
 
 /// How a stretch of phases ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stretch {
     /// `execute` returned a spec, and the process has ended well.
     Specified(Executed),
@@ -161,7 +162,7 @@ pub enum Stretch {
     Lost,
 }
 
-/// Runs stretches of phases on this machine. Dropping the future of `run` does not end what it started; `stop` does.
+/// Runs stretches of phases, on this machine or at a worker. Dropping the future of `run` does not end what it started; `stop` does.
 #[async_trait]
 pub trait Executor: Send + Sync {
     fn kind(&self) -> ExecutorKind;

@@ -26,7 +26,8 @@ const COMPILES: &str = "x-compiles";
 
 const DESCRIPTION: &str = "\
 Every operation below /api/v1 needs a bearer token; the role that it needs is named beside it (viewer, operator, \
-developer, admin: each may do what the earlier ones may). What lies outside of the token's project is not found, in the \
+developer, admin: each may do what the earlier ones may; beside them stands worker, which does nothing but run \
+processes for the server). What lies outside of the token's project is not found, in the \
 same words as what does not exist. Everything that goes wrong is told as a problem document (RFC 9457) with a stable \
 `code`; docs/generated/errors.md lists all of them. Bodies are JSON whatever their content type says.";
 
@@ -68,6 +69,12 @@ pub(super) async fn openapi() -> impl IntoResponse {
 pub(super) fn methods(template: &str) -> Vec<&'static str> {
     let Some(item) = document().paths.paths.get(template) else { return Vec::new() };
     operations(item).into_iter().map(|(method, _)| method).collect()
+}
+
+/// The role that an operation needs.
+pub(super) fn needed(method: &str, template: &str) -> Option<String> {
+    let item = document().paths.paths.get(template)?;
+    operations(item).into_iter().find(|(found, _)| *found == method).and_then(|(_, operation)| role(operation))
 }
 
 /// The query parameters of an operation.
@@ -180,11 +187,11 @@ fn codes(path: &str, operation: &mut Operation, role: Option<&str>) -> BTreeSet<
     if compiles {
         add(crate::compile::CODES);
     }
-    let Some(role) = role else { return codes };
-    add(&["token-missing", "token-invalid", "unknown-parameter", "state-failed", "internal"]);
-    if role != "viewer" {
-        add(&["role-too-low"]);
+    if role.is_none() {
+        return codes;
     }
+    // Also where everybody who sees anything may: a worker sees nothing.
+    add(&["token-missing", "token-invalid", "role-too-low", "unknown-parameter", "state-failed", "internal"]);
     if path.contains("{project}") {
         add(&["project-not-found"]);
     }

@@ -22,10 +22,12 @@ use crate::app::{App, attempt_not_found, run_not_found, token_not_found};
 use crate::planning::backfill_not_found;
 use crate::problem::Problem;
 use crate::queries::query_not_found;
-use crate::tokens::{Principal, project_not_found};
+use crate::tokens::{Principal, Role, project_not_found, role_too_low};
 
 /// The largest JSON body.
 pub(super) const LARGEST_BODY: usize = 4 << 20;
+/// The largest JSON body of a program of ours: all outputs of an attempt, several times.
+const LARGEST_MADE: usize = 64 << 20;
 /// The largest file: a bundle's own limit.
 const LARGEST_BLOB: usize = crate::bundles::LARGEST as usize;
 
@@ -63,7 +65,29 @@ impl FromRequestParts<Arc<App>> for Caller {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(missing());
         }
-        app.authenticate(token.trim()).await.map(Self)
+        let caller = app.authenticate(token.trim()).await?;
+        if caller.role == Role::Worker {
+            // Whoever works sees nothing else, also of what everybody may see.
+            let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+            let needed = document::needed(parts.method.as_str(), path).unwrap_or_default();
+            if needed != Role::Worker.to_string() {
+                return Err(role_too_low(&needed, caller.role));
+            }
+        }
+        Ok(Self(caller))
+    }
+}
+
+/// A caller who may work, which is looked at before anything else of the request.
+pub(super) struct Working(pub Principal);
+
+impl FromRequestParts<Arc<App>> for Working {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let Caller(caller) = Caller::from_request_parts(parts, app).await?;
+        caller.may_work()?;
+        Ok(Self(caller))
     }
 }
 
@@ -165,6 +189,19 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
             let text = error.inner().to_string();
             misfit(&text, error.path())
         })
+    }
+}
+
+/// A JSON body that a program of ours makes: it may be large, and its mistakes are nobody's to mend.
+pub(super) struct Made<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Made<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, Problem> {
+        let bytes = read_body(request.into_body(), LARGEST_MADE).await?;
+        let made = serde_json::from_slice(&bytes);
+        made.map(Self).map_err(|error| Problem::new("bad-request", error.to_string()).with("pointer", ""))
     }
 }
 

@@ -28,6 +28,7 @@ use pinrail_service::queries::Queries;
 use pinrail_service::system::{SystemClock, SystemIds};
 use pinrail_service::tokens::Role;
 use pinrail_service::vault::Vault;
+use pinrail_service::workers::{LEASE, Workers};
 use pinrail_store::SqliteStore;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
@@ -101,6 +102,7 @@ impl World {
                 clock.clone(),
             ),
             vault: Arc::new(Vault::new(&state)),
+            workers: Workers::new(clock.clone(), LEASE),
             installation: "installed".to_owned(),
             kill_marked: |_, _| {},
         });

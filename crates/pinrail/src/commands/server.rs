@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pinrail_service::workers::LEASE;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,19 +20,34 @@ use crate::state::{Locked, live};
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-pub fn up(
-    place: &Place,
-    output: Output,
+/// How a server is to be.
+#[derive(Debug, clap::Args)]
+pub struct UpArgs {
+    /// Address and port of the API
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
+    /// Return when the server is ready
+    #[arg(long)]
     detach: bool,
+    /// Local processes at the same time; with 0 all jobs run at workers [default: twice the cores and one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=MOST_SLOTS))]
     slots: Option<u32>,
-) -> Result<ExitCode, Failure> {
+    /// After how many seconds of silence a worker counts as lost
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    worker_lease: u64,
+}
+
+/// Each slot is a process; no machine has more to gain from them.
+pub const MOST_SLOTS: i64 = 10_000;
+
+pub fn up(place: &Place, output: Output, args: &UpArgs) -> Result<ExitCode, Failure> {
     let folder = place.state()?;
-    if detach {
-        return up_detached(&folder, output, listen, slots);
+    if args.detach {
+        return up_detached(&folder, output, args);
     }
     let locked = Locked::take_over(&folder)?;
-    let server = Server::start(locked, &Wanted { listen, embedded: false, slots })?;
+    let lease = Duration::from_secs(args.worker_lease);
+    let server = Server::start(locked, &Wanted { listen: args.listen, embedded: false, slots: args.slots, lease })?;
     output.say(&format!("ready at {} (state in {})", server.url, folder.display()));
     output.document(&json!({"url": server.url, "pid": std::process::id()}));
     server.wait_for_signal()?;
@@ -39,19 +55,15 @@ pub fn up(
 }
 
 /// The same in the background, with its log in the state folder.
-fn up_detached(
-    folder: &std::path::Path,
-    output: Output,
-    listen: SocketAddr,
-    slots: Option<u32>,
-) -> Result<ExitCode, Failure> {
+fn up_detached(folder: &std::path::Path, output: Output, args: &UpArgs) -> Result<ExitCode, Failure> {
     // Only to look: the process below takes the lock for itself, and would say so in its log if it could not.
     drop(Locked::take_over(folder)?);
     let log_path = folder.join("server.log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("up").arg("--listen").arg(listen.to_string()).arg("--state").arg(folder);
-    if let Some(slots) = slots {
+    command.arg("up").arg("--listen").arg(args.listen.to_string()).arg("--state").arg(folder);
+    command.arg("--worker-lease").arg(args.worker_lease.to_string());
+    if let Some(slots) = args.slots {
         command.arg("--slots").arg(slots.to_string());
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

@@ -33,6 +33,9 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
     let who = subject(explanation);
     let number = |name: &str| explanation[name].as_u64().unwrap_or_default();
     let head = match explanation["code"].as_str()? {
+        "waiting-for-slot" if number("slots") == 0 && number("place") > 0 => {
+            format!("  {who} waits for a worker: none takes jobs, and the server has no slots of its own")
+        }
         "waiting-for-slot" => {
             format!("  {who} waits for a worker slot: {} of {} are held", number("held"), number("slots"))
         }

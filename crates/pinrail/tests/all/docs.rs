@@ -40,6 +40,7 @@ pages! {
     pools "docs/pools.md"
     schedules "docs/schedules.md"
     surgery "docs/surgery.md"
+    workers "docs/workers.md"
     workflows "docs/workflows.md"
     ;
     readme "README.md"

@@ -56,7 +56,7 @@ const SHOUTING: &str = "import greeting\ndef loud(): return greeting.WORD.upper(
 
 /// What builds environments.
 #[derive(Clone, Copy, PartialEq)]
-enum Builder {
+pub enum Builder {
     Pip,
     Uv,
 }
@@ -67,7 +67,7 @@ impl Builder {
     }
 
     /// Where programs are for a command that is to use it.
-    fn path(self) -> OsString {
+    pub fn path(self) -> OsString {
         let own = std::env::var_os("PATH").unwrap();
         let without_uv = std::env::split_paths(&own).filter(|folder| !folder.join("uv").exists());
         let python = PathBuf::from(test_python());
@@ -91,7 +91,7 @@ fn wheel(folder: &Path, name: &str, version: &str, source: &str, requirements: &
     assert!(made.status.success(), "{made:?}");
 }
 
-fn project() -> Project {
+pub fn project() -> Project {
     let project = Project::new(&[
         ("pinrail.toml", TOML),
         ("workflows/w.py", WORKFLOW),
@@ -110,7 +110,7 @@ fn command(project: &Project, builder: Builder, arguments: &[&str]) -> Command {
     command
 }
 
-fn run(project: &Project, builder: Builder, arguments: &[&str]) -> Ran {
+pub fn run(project: &Project, builder: Builder, arguments: &[&str]) -> Ran {
     command(project, builder, arguments).output().unwrap().into()
 }
 
@@ -521,7 +521,7 @@ fn a_folder_of_wheels_that_is_gone_fails_the_attempt_and_is_no_reason_to_try_aga
     assert!(explained.out.contains("the folder of wheels \"wheels\" does not exist"), "{}", explained.out);
 }
 
-fn up(project: &Project, environment: &[(&str, &str)]) -> crate::support::Server {
+pub fn up(project: &Project, environment: &[(&str, &str)]) -> crate::support::Server {
     let path = Builder::Uv.path().into_string().unwrap();
     let python = test_python();
     let mut all = vec![("PATH", path.as_str()), ("PINRAIL_PYTHON", python.as_str())];

@@ -115,7 +115,9 @@ impl Project {
             command.env_remove(name);
         }
         // What belongs to the user and to no project is thrown away as well.
-        command.env("XDG_CONFIG_HOME", self.path().join(".user")).env("XDG_CACHE_HOME", self.path().join(".user"));
+        for variable in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"] {
+            command.env(variable, self.path().join(".user"));
+        }
         command
     }
 
@@ -150,6 +152,16 @@ impl Project {
 
     pub fn up_with(&self, environment: &[(&str, &str)]) -> Server {
         let server = self.spawn(environment);
+        wait_until("the server is ready", || self.is_ready(&server));
+        server
+    }
+
+    /// A server with further arguments, at an address that stays the same when it is started again.
+    pub fn up_at(&self, listen: &str, arguments: &[&str]) -> Server {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path().join("server.log")).unwrap();
+        let mut command = self.command(&["up", "--listen", listen]);
+        command.args(arguments).stdout(Stdio::null()).stderr(log);
+        let server = Server { child: command.spawn().unwrap() };
         wait_until("the server is ready", || self.is_ready(&server));
         server
     }
