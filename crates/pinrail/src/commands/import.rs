@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::sdk;
 use crate::client::Place;
 use crate::failure::{FAILED, Failure, REFUSED};
-use crate::output::{Output, plural};
+use crate::output::{Output, grouped, plural};
 use crate::python::{Interpreter, OLDEST, interpreter_of};
 
 /// Isolated from the current folder and from the user's own packages, of which none may stand in for what the SDK
@@ -33,6 +33,7 @@ struct Imported {
 struct Source {
     workflows: Vec<String>,
     jobs: u64,
+    unwritten: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,10 +104,11 @@ fn target(place: &Place, into: Option<&Path>) -> Result<(PathBuf, bool), Failure
 
 fn tell(output: Output, tool: &str, imported: &Imported, into: Option<&Path>) {
     let with = imported.sources.iter().filter(|source| !source.workflows.is_empty());
-    let (mut workflows, mut jobs, mut sources) = (0, 0, 0);
+    let (mut workflows, mut jobs, mut unwritten, mut sources) = (0, 0, 0, 0);
     for source in with {
         workflows += source.workflows.len() as u64;
         jobs += source.jobs;
+        unwritten += source.unwritten;
         sources += 1;
     }
     let without = imported.sources.len() as u64 - sources;
@@ -119,6 +121,10 @@ fn tell(output: Output, tool: &str, imported: &Imported, into: Option<&Path>) {
         plural(sources, "file"),
         plural(imported.files.len() as u64, "file")
     ));
+    if unwritten > 0 {
+        let verb = if unwritten == 1 { "fails until it is" } else { "fail until they are" };
+        output.say(&format!("{} of these jobs {verb} written: see below", grouped(unwritten)));
+    }
     for (level, title) in [("changed", "translated with a difference"), ("left-out", "not translated")] {
         let notes: Vec<&Note> = imported.notes.iter().filter(|note| note.level == level).collect();
         if notes.is_empty() {

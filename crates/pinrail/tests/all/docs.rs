@@ -33,6 +33,7 @@ macro_rules! pages {
 
 pages! {
     explain "docs/explain.md"
+    importing "docs/importing.md"
     notifications "docs/notifications.md"
     operations "docs/operations.md"
     workflows "docs/workflows.md"

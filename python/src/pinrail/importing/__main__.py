@@ -1,7 +1,8 @@
 """``python -m pinrail.importing TOOL --into DIR [--new] PATH...``: imports, and prints one JSON document.
 
-``{"files": [path, ...], "sources": [{"file", "workflows", "jobs", "translated"}, ...], "notes": [...]}``, or
-``{"error": message, "hint": hint}`` with exit code 4. ``--new`` makes the project as well.
+``{"tool", "project", "files": [path, ...], "sources": [{"file", "workflows": [name, ...], "jobs", "unwritten"}, ...],
+"notes": [{"level", "file", "line", "what", "todo"}, ...]}``, or ``{"error": message, "hint": hint}`` with exit code 4.
+``unwritten`` counts the jobs that fail until somebody writes them. ``--new`` makes the project as well.
 """
 
 from __future__ import annotations

@@ -661,6 +661,8 @@ class AirflowWorld(World):
     # What is not understood.
 
     def lost(self, value: Unknown, ev: Evaluator, node: ast.AST) -> None:
+        if value.is_told:
+            return
         called = node.value if isinstance(node, (ast.Expr, ast.Assign)) else node
         if isinstance(called, ast.Call) and not self._touches(node, ev):
             # A value that is only kept is told of where a task or an edge uses it.
@@ -672,6 +674,7 @@ class AirflowWorld(World):
 
     def lose(self, value: Unknown, ev: Evaluator, node: ast.AST) -> Unknown:
         ev.report.left_out(ev.file, getattr(node, 'lineno', 0), value.why, 'write it by hand')
+        value.is_told = True
         return value
 
     def _is_harmless(self, call: ast.Call, ev: Evaluator) -> bool:

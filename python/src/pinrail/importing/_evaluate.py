@@ -53,6 +53,8 @@ class Unknown:
         self.why = why
         self.text = '' if node is None else shown(node)
         self.line = getattr(node, 'lineno', 0)
+        # Whether a note tells of it already.
+        self.is_told = False
 
     def __repr__(self) -> str:
         return f'Unknown({self.why!r})'

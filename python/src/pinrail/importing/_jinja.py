@@ -58,6 +58,11 @@ def parts_of(template: str) -> list[Part]:
     return parts
 
 
+def is_text(code: str) -> bool:
+    """Whether a Python expression is known to give a text."""
+    return code.startswith(('str(', "'", "f'"))
+
+
 def is_template(text: str) -> bool:
     return '{{' in text or '{%' in text or '{#' in text
 
@@ -244,7 +249,7 @@ def text_code(template: str, params: set[str], pull: Pull) -> Code:
         one = expression(part.text, params, pull)
         whole.imports |= one.imports
         whole.pulls += one.pulls
-        pieces.append(one.text if one.text.startswith(('str(', "f'")) else f'str({one.text})')
+        pieces.append(one.text if is_text(one.text) else f'str({one.text})')
     whole.text = ' + '.join(pieces) or "''"
     return whole
 

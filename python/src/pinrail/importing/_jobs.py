@@ -13,6 +13,7 @@ import io
 import os
 import pathlib
 import tokenize
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Optional, Union
 
 from .._narrow import as_dict, as_list
@@ -52,8 +53,8 @@ class JobsModule:
         # Statements of the source by their first line, and functions and values that stood deeper, in order of need.
         self._top: dict[int, str] = {}
         self._values: dict[str, str] = {}
-        self._functions: dict[int, str] = {}
-        self._function_names: dict[int, str] = {}
+        self._functions: dict[str, str] = {}
+        self._function_names: dict[tuple[ast.AST, tuple[tuple[str, str], ...]], str] = {}
         self._jobs: list[str] = []
         self._in_strings = _lines_inside_strings(ev.source)
         self._pending: set[str] = set()
@@ -99,8 +100,9 @@ class JobsModule:
         return made
 
     def text(self, origin: str) -> str:
-        standard = sorted(one for one in self._imports if not _is_own(one))
-        own = sorted(one for one in self._imports if _is_own(one))
+        lines = _merged(self._imports)
+        standard = [one for one in lines if not _is_own(one)]
+        own = [one for one in lines if _is_own(one)]
         head = ['\n'.join(['from __future__ import annotations', *([''] if standard else []), *standard])]
         if own:
             head.append('\n'.join(own))
@@ -115,10 +117,12 @@ class JobsModule:
 
     def function(self, made: Function, wanted: Optional[str] = None) -> str:
         """Moves a function into the module, with all that it uses; gives its name there."""
-        known = self._function_names.get(id(made.node))
+        node = made.node
+        # One function may have several surroundings: made in a loop, or by a function that is called twice.
+        around = tuple(sorted(self._around(made)))
+        known = self._function_names.get((node, around))
         if known is not None:
             return known
-        node = made.node
         at_top = node in self.ev.tree.body
         wished = wanted or (made.name if not isinstance(node, ast.Lambda) else 'function')
         if at_top or (wished not in self.taken and not hasattr(builtins, wished)):
@@ -126,14 +130,23 @@ class JobsModule:
             self.taken.add(name)
         else:
             name = self.new_name(wished)
-        self._function_names[id(node)] = name
+        self._function_names[(node, around)] = name
         edits, inserted = self._uses(node, made.scope)
         if isinstance(node, ast.Lambda):
             text = f'def {name}({ast.unparse(node.args)}):\n    return {ast.unparse(node.body)}'
         else:
             text = self._moved(node, name, edits, inserted)
-        self._functions[id(node)] = text
+        self._functions[name] = text
         return name
+
+    def _around(self, made: Function) -> set[tuple[str, str]]:
+        """The plain values that a function takes from functions around it."""
+        found: set[tuple[str, str]] = set()
+        for one in free_names(made.node):
+            scope = made.scope.find(one.id)
+            if scope is not None and scope is not self.ev.module:
+                found.add((one.id, literal_of(scope.names[one.id]) or ''))
+        return found
 
     def _moved(self, node: Def, name: str, edits: list[_Edit], inserted: list[str]) -> str:
         """The text of a function at the top of a module, without its decorators."""
@@ -315,7 +328,7 @@ class JobsModule:
                 self._needs_airflow(module, node.lineno)
             else:
                 self.report.changed(
-                    self.ev.file, node.lineno, f'a job imports "{module}"', "install it for the project's interpreter"
+                    self.ev.file, node.lineno, f'a job imports "{top}"', "install it for the project's interpreter"
                 )
 
     # Arguments.
@@ -347,6 +360,17 @@ class JobsModule:
         if literal is None:
             raise NotTranslated('it is no plain value', 'write the value into the job')
         return Code(literal, {'import datetime'} if 'datetime.' in literal else set())
+
+
+def _merged(imports: Iterable[str]) -> list[str]:
+    """Lines of imports with one for each module, sorted."""
+    modules: dict[str, list[str]] = {}
+    for line in imports:
+        module, _, names = line.partition(' import ')
+        modules.setdefault(module, []).append(names)
+    return sorted(
+        f'{module} import {", ".join(sorted(names))}' if names[0] else module for module, names in modules.items()
+    )
 
 
 def _is_own(line: str) -> bool:

@@ -14,8 +14,8 @@ from typing import Any, Callable, Optional
 from .._narrow import as_dict, as_list
 from . import _jinja, _project
 from ._airflow import Dag, ParamDef, Task, TaskMaker, Timetable, XCom
-from ._evaluate import Evaluator, Function, Ref, Unknown, Value, Zone, Zoned, zone_name
-from ._jinja import Code, NotTranslated
+from ._evaluate import Evaluator, Function, Native, Ref, Unknown, Value, Zone, Zoned, zone_name
+from ._jinja import Code, NotTranslated, is_text
 from ._jobs import JobsModule, literal_of, returns_value
 from ._project import Job, Project, Workflow, identifier, new_name, text_of
 from ._report import Report
@@ -139,6 +139,8 @@ _SQL_OPERATORS = re.compile(
 # Statements that the SQL of Pinrail knows, by their first word.
 _STATEMENTS = frozenset('select with values create insert truncate drop show describe explain'.split())
 MINUTES_5 = 300
+# A longer call stands on several lines.
+LONGEST_CALL = 90
 
 
 class DagTranslator:
@@ -156,6 +158,8 @@ class DagTranslator:
         self.pulled: set[tuple[str, str]] = set()
         self.task: Optional[Task] = None
         self.airflow_3 = False
+        # Jobs that fail until somebody writes them.
+        self.unwritten = 0
 
     def workflow(self, dag: Dag) -> Workflow:
         """The workflow of a DAG; its SQL files are added to the project, its functions to the jobs module."""
@@ -317,7 +321,11 @@ class DagTranslator:
         given = dag.default_args
         if dag.kwargs.get('default_args') is not None and as_dict(dag.kwargs['default_args']) is None:
             self._cannot(line, 'default_args', dag.kwargs['default_args'])
-        made.defaults.update(self._common(given, line, f'default_args of DAG "{dag.id}"', trigger=False))
+        what = f'default_args of DAG "{dag.id}"'
+        made.defaults.update(self._common(given, line, what, trigger=False))
+        for key, value in given.items():
+            if not any(key in known for known in (_HANDLED, COSMETIC, NOT_YET, _OF_OPERATORS)):
+                self.report.left_out(self.ev.file, line, f'{key}={_text(value)} of {what}', 'write it into the jobs')
 
     def _cannot(self, line: int, what: str, value: Value) -> None:
         why = value.why if isinstance(value, Unknown) else f'{_text(value)} cannot be translated'
@@ -381,12 +389,14 @@ class DagTranslator:
         after = [self.names[one.id] for one in task.after if one.id in self.names]
         job = Job(self.names[task.id], 'shell', '', after=after)
         what = f'task "{task.id}"'
-        rule = task.given('trigger_rule')
-        inherited = {'trigger_rule': rule} if 'trigger_rule' not in task.kwargs and rule is not None else {}
-        job.settings = self._common({**inherited, **task.kwargs}, task.line, what, trigger=True)
-        if 'retries' not in task.kwargs and 'retry_delay' in task.kwargs and not task.given('retries'):
-            job.settings.pop('retry_delay', None)
-        if task.given('retry_delay') is not None and 'retry_delay' not in task.kwargs:
+        # What the DAG gives all tasks stands in the defaults of the workflow, but for what has no default there.
+        common = self.dag.default_args
+        inherited = {
+            key: one for key, one in task.inherited.items() if common.get(key) is not one or key == 'trigger_rule'
+        }
+        own = {**inherited, **task.kwargs}
+        job.settings = self._common(own, task.line, what, trigger=True)
+        if task.given('retry_delay') is not None and 'retry_delay' not in own:
             # The workflow's own default is meant, not Airflow's.
             job.settings.pop('retry_delay', None)
         if task.teardown:
@@ -446,6 +456,7 @@ class DagTranslator:
 
     def _untranslated(self, task: Task, job: Job, why: str, todo: str) -> None:
         """A job that fails and says why."""
+        self.unwritten += 1
         what = f'{_named(task)}: {why}'
         self.report.left_out(self.ev.file, task.line, what, todo)
         self.jobs.need_import('from pinrail import UserError')
@@ -585,11 +596,12 @@ class DagTranslator:
             self._wait_for(job, one.pulls)
             for line in one.imports:
                 self.jobs.need_import(line)
-        lines = ['return Shell(', f"    ['bash', '-c', {text_of(command)}],", '    env={']
-        for key, one in values.items():
-            whole = one.text if one.text.startswith(('str(', "'", "f'")) else f'str({one.text})'
-            lines.append(f'        {key!r}: {whole},')
-        job.kind, job.target = 'class_', self._class(job, [*lines, '    },', ')'])
+        texts = [f'{key!r}: {one.text if is_text(one.text) else f"str({one.text})"}' for key, one in values.items()]
+        env = f'{{{", ".join(texts)}}}'
+        if len(env) > LONGEST_CALL:
+            env = '{\n' + ''.join(f'            {text},\n' for text in texts) + '        }'
+        lines = ['return Shell(', f"    ['bash', '-c', {text_of(command)}],", f'    env={env},', ')']
+        job.kind, job.target = 'class_', self._class(job, lines)
 
     def python(self, task: Task, job: Job) -> None:
         """``PythonOperator``: a job that calls the function."""
@@ -659,7 +671,7 @@ class DagTranslator:
         if context is not None:
             lines.append(context)
         call = self._run_to_its_end(_called(called, positional, named), node)
-        gives = node is None or returns_value(node)
+        gives = node is None or returns_value(node) or is_generator(node)
         if command:
             if node is not None and _has_templates(node):
                 what = f'the command that task "{task.id}" makes is a template of Jinja'
@@ -672,7 +684,7 @@ class DagTranslator:
             lines.append(f"return Shell(['bash', '-c', {call}]" + (f', env={{{env}}})' if env else ')'))
         elif gives and task.given('do_xcom_push', True) is not False:
             apart = task.given('multiple_outputs') is True and self._is_pulled_apart(task)
-            if apart or len(call) > 90:
+            if apart or len(call) > LONGEST_CALL:
                 lines += [f'value = {call}', "ctx.output('return_value', value)"]
             else:
                 lines.append(f"ctx.output('return_value', {call})")
@@ -872,6 +884,11 @@ _SQL_ARGUMENTS = (
     'database',
     'hook_params',
 )
+# Arguments of single operators, which ``default_args`` may give as well.
+_OF_OPERATORS = frozenset(
+    ('bash_command', 'env', 'append_env', 'cwd', 'python_callable', 'op_args', 'op_kwargs', 'provide_context', 'sql')
+    + ('templates_dict', *_VENV, *_SQL_ARGUMENTS)
+)
 _DAG_HANDLED = frozenset(
     ('schedule', 'schedule_interval', 'timetable', 'catchup', 'default_args', 'params', 'description', 'dag_id')
 )
@@ -927,7 +944,11 @@ def _text(value: Value) -> str:
         return value.name
     shown = literal_of(value)
     if shown is None:
-        known = [('its Param', isinstance(value, ParamDef)), ('a dict', as_dict(value) is not None)]
+        known = [
+            ('its Param', isinstance(value, ParamDef)),
+            ('a function', isinstance(value, Native)),
+            ('a dict', as_dict(value) is not None),
+        ]
         shown = next(
             (name for name, is_so in known if is_so), 'a list' if as_list(value) is not None else 'a value of Airflow'
         )
@@ -1026,8 +1047,12 @@ def pulls_of(node: ast.AST) -> list[tuple[str, str]]:
 
 def _called(function: str, positional: list[str], named: dict[str, str]) -> str:
     """A call; the key ``**`` holds what is passed on as a whole."""
-    words = [f'**{one}' if key == '**' else f'{key}={one}' for key, one in named.items()]
-    return f'{function}({", ".join([*positional, *words])})'
+    words = [*positional, *(f'**{one}' if key == '**' else f'{key}={one}' for key, one in named.items())]
+    call = f'{function}({", ".join(words)})'
+    if len(call) <= LONGEST_CALL:
+        return call
+    # The body of a job stands four columns in.
+    return f'{function}(\n' + ''.join(f'        {word},\n' for word in words) + '    )'
 
 
 def is_generator(function: ast.AST) -> bool:
@@ -1042,7 +1067,9 @@ def is_generator(function: ast.AST) -> bool:
 
 
 def _has_templates(node: ast.AST) -> bool:
-    texts = (one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str))
+    body: list[ast.stmt] = getattr(node, 'body', [])
+    inside = [one for statement in body for one in ast.walk(statement)]
+    texts = (one.value for one in inside if isinstance(one, ast.Constant) and isinstance(one.value, str))
     return any(_jinja.is_template(text) for text in texts)
 
 

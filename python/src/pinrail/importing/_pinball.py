@@ -116,6 +116,7 @@ class Pinball:
         # Copies of the files of job classes: the module, and the job functions at its end.
         self._copies: dict[str, tuple[str, list[str]]] = {}
         self._uses_base = False
+        self._unwritten = 0
 
     def read(self, files: list[str]) -> list[dict[str, Any]]:
         for path in files:
@@ -168,7 +169,8 @@ class Pinball:
     # Workflows.
 
     def _file(self, source: _Source) -> dict[str, Any]:
-        made: dict[str, Any] = {'file': source.path, 'workflows': [], 'jobs': 0}
+        made: dict[str, Any] = {'file': source.path, 'workflows': [], 'jobs': 0, 'unwritten': 0}
+        self._unwritten = 0
         ev = self._evaluated(source)
         for variable, value in ev.module.names.items():
             entries = as_dict(value)
@@ -186,6 +188,7 @@ class Pinball:
                     made['jobs'] += len(workflow.jobs)
                 else:
                     self.report.left_out(source.path, 1, f'workflow "{name}" is no WorkflowConfig', 'write it by hand')
+        made['unwritten'] = self._unwritten
         return made
 
     def _workflow(self, name: str, config: Config, source: _Source) -> Workflow:
@@ -236,7 +239,8 @@ class Pinball:
                         )
                     else:
                         job.after.append(found)
-            self._job(job, one.given.get('template') if isinstance(one, Config) else one, made, source, config.line)
+            template, line = (one.given.get('template'), one.line) if isinstance(one, Config) else (one, config.line)
+            self._job(job, template, made, source, line)
             made.jobs.append(job)
         final = config.given.get('final_job_config')
         if final is not None:
@@ -309,11 +313,11 @@ class Pinball:
                 job, workflow, source, line, why, 'import the file of the template as well, or write the job'
             )
             return
-        if template.kind not in _ARGUMENTS:
+        if template.kind not in (*_ARGUMENTS, 'CommandConditionTemplate'):
             self.report.changed(
                 source.path,
                 template.line,
-                f'job "{job.name}": what the template {template.kind} sets by itself, such as its executor, is not there',
+                f'job "{job.name}": what template {template.kind} sets by itself is not there, such as its executor',
             )
         self._settings(job, template, source)
         kind = template.bases[0]
@@ -525,10 +529,12 @@ class Pinball:
             f'class {name} is not in the imported files',
             f'import its file as well, or write it in {where}',
         )
+        self._unwritten += 1
         job.kind, job.target = 'class_', repr(f'jobs.{identifier(workflow.name)}.{class_name}')
 
     def _untranslated(self, job: Job, workflow: Workflow, source: _Source, line: int, why: str, todo: str) -> None:
         self.report.left_out(source.path, line, f'job "{job.name}": {why}', todo)
+        self._unwritten += 1
         name = f'{identifier(job.name)}_job'
         message = f'job "{job.name}" of {source.path}:{line} is not translated: {why}'
         self._module(workflow).append(

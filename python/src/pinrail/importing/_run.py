@@ -101,7 +101,7 @@ class _Airflow:
         return sources
 
     def _file(self, path: str) -> dict[str, Any]:
-        source: dict[str, Any] = {'file': path, 'workflows': [], 'jobs': 0}
+        source: dict[str, Any] = {'file': path, 'workflows': [], 'jobs': 0, 'unwritten': 0}
         found = parsed(path, self.report)
         if found is None:
             return source
@@ -130,6 +130,7 @@ class _Airflow:
             self.project.add(f'workflows/{workflow.name}.py', workflow_source(workflow))
             source['workflows'].append(workflow.name)
             source['jobs'] += len(workflow.jobs)
+        source['unwritten'] = translator.unwritten
         if not jobs.is_empty:
             self.project.add(f'jobs/{stem}.py', jobs.text(f'The jobs of {path}, made by `pinrail import airflow`.'))
             self._uses_context |= jobs.uses_context
