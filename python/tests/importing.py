@@ -72,7 +72,7 @@ class Played:
         finally:
             sys.path.remove(str(imported.root))
             for name in set(sys.modules) - before:
-                if name.partition('.')[0] == 'jobs':
+                if name.partition('.')[0] in ('jobs', 'common'):
                     del sys.modules[name]
 
     def _one(self, name: str, job: dict[str, Any], given: dict[str, Any]) -> None:
@@ -102,15 +102,19 @@ class Played:
             workflow='w',
             job=name,
             output=self.outputs[name].__setitem__,
+            secret=given.get('secret'),
         )
+
+
+def _file(name: str) -> str:
+    """The name of a file that is given as the name of an argument: ``old_jobs__py``."""
+    return name[:-4] + '.py' if name.endswith('__py') else name
 
 
 def airflow(files: Files, text: str, **more: str) -> Imported:
     """An import of one DAG file, ``dags.py``, and of others beside it."""
-    return Imported(files, 'airflow', {'dags.py': text, **{name.replace('__', '.'): one for name, one in more.items()}})
+    return Imported(files, 'airflow', {'dags.py': text, **{_file(name): one for name, one in more.items()}})
 
 
 def pinball(files: Files, text: str, **more: str) -> Imported:
-    return Imported(
-        files, 'pinball', {'workflows.py': text, **{name.replace('__', '.'): one for name, one in more.items()}}
-    )
+    return Imported(files, 'pinball', {'workflows.py': text, **{_file(name): one for name, one in more.items()}})

@@ -257,7 +257,7 @@ def test_nothing_of_a_file_is_run_and_what_only_a_run_knows_is_told(files: Files
     assert not touched.exists()
     assert set(made.jobs) == {'prod', 'dev', 'say'}
     assert made.notes() == [
-        '11: start_date: the clock at the moment of the import',
+        '11: start_date: datetime.now() is the clock at the moment of the import',
         "12: for name in Variable.get('names', deserialize_json=True):...: a loop over \"Variable.get('names', "
         'deserialize_json=True)", which is only known at run time',
         '18: BashOperator "say": its command is only known at run time (the Airflow variable \'command\')',
@@ -522,7 +522,7 @@ def test_functions_of_other_modules_are_imported(files: Files) -> None:
     assert 'from json import dumps\n' in text
     assert "ctx.output('return_value', main('x'))" in text
     assert "ctx.output('return_value', main_2())" in text
-    assert made.notes('changed') == ['8: a job imports "tools"', '9: a job imports "tools"']
+    assert made.notes('changed') == ['8: a job imports "tools"']
 
 
 def test_functions_of_one_name_and_values_around_them_stay_apart(files: Files) -> None:
@@ -673,13 +673,139 @@ def test_what_functions_need_of_airflow_is_told(files: Files) -> None:
         helpers__py='def clean(x): return x',
     )
     assert made.notes() == [
-        '5: a job imports "helpers", which lies beside the DAG file',
         '10: a job uses PostgresHook of Airflow',
-        '11: a job uses Variable of Airflow',
         '11: a job uses "dag": a part of a DAG',
+        '11: a job reads the Airflow variable "x"',
     ]
     assert made.notes('changed') == ['1: a job imports "pandas"']
-    assert '    from airflow.models import Variable\n' in made.text('jobs/dags.py')
+    assert made.text('helpers.py') == 'def clean(x): return x'
+    assert 'from airflow.providers' in made.text('jobs/dags.py')
+
+
+def test_variables_are_parameters_or_secrets_and_a_skip_is_a_failure(files: Files) -> None:
+    made = airflow(
+        files,
+        """
+        from airflow import DAG
+        from airflow.decorators import task
+        from airflow.models import Variable
+
+        def city():
+            return Variable.get('city')
+
+        with DAG('d', schedule=None, params={'city': 'Rome'}):
+            @task
+            def declared():
+                return city()
+
+            @task
+            def default():
+                return Variable.get('other', default_var=5)
+
+            @task
+            def missing():
+                from airflow.exceptions import AirflowSkipException
+                if not Variable.get('no'):
+                    raise AirflowSkipException()
+
+            @task
+            def skips():
+                from airflow.exceptions import AirflowSkipException
+                raise AirflowSkipException('nothing to do')
+
+            [declared(), default(), missing(), skips()]
+        """,
+    )
+
+    def secret(name: str) -> str:
+        raise UserError(f'no secret "{name}"')
+
+    played = made.play(params={'city': 'Rome'}, secret=secret)
+    assert played.outputs['declared'] == {'return_value': 'Rome'}
+    assert played.outputs['default'] == {'return_value': 5}
+    assert {name: str(error) for name, error in played.errors.items()} == {
+        'missing': 'the Airflow variable "no" is neither a parameter of the workflow nor a secret of the job',
+        'skips': 'nothing to do',
+    }
+    assert made.notes() == [
+        '6: a job reads the Airflow variable "city"',
+        '15: a job reads the Airflow variable "other"',
+        '19: a job skips itself: it fails here',
+        '20: a job reads the Airflow variable "no"',
+        '25: a job skips itself: it fails here',
+    ]
+
+
+def test_modules_beside_the_dag_files_are_followed_and_copied(files: Files) -> None:
+    made = airflow(
+        files,
+        """
+        from airflow import DAG
+        from airflow.operators.python import PythonOperator
+        from common.settings import DEFAULTS, add_job
+        from common import texts
+
+        with DAG('d', schedule=None, default_args=DEFAULTS) as dag:
+            first = add_job('first', dag)
+            PythonOperator(task_id='second', python_callable=texts.shout, op_args=[texts.WORD]) << first
+        """,
+        **{
+            'common/__init__.py': '',
+            'common/settings.py': """
+                from airflow.operators.python import PythonOperator
+                from .texts import shout
+
+                DEFAULTS = {'retries': 3}
+
+                def add_job(name, dag):
+                    return PythonOperator(task_id=name, python_callable=shout, op_args=[name], dag=dag, pool='x')
+                """,
+            'common/texts.py': """
+                from common.deep import upper
+
+                WORD = 'word'
+
+                def shout(text):
+                    return upper(text)
+                """,
+            'common/deep.py': """
+                from airflow.models import BaseOperator, Variable
+                from airflow.utils.helpers import (
+                    chunks,
+                )
+
+                class Own(BaseOperator):
+                    pass
+
+                def upper(text):
+                    return text.upper() + Variable.get('mark', '!')
+
+                def fails():
+                    return chunks([1], 2)
+                """,
+            'unused.py': 'x = 1\n',
+        },
+    )
+    assert made.edges == {'first>second'}
+    assert made.jobs['first']['retries'] == 3
+    assert [path for path in made.document['files'] if path.startswith(('common', 'unused'))] == [
+        'common/__init__.py',
+        'common/deep.py',
+        'common/texts.py',
+    ]
+    assert made.text('common/texts.py').startswith('from common.deep import upper\n')
+    assert [(note['file'].rsplit('from/')[1], note['line'], note['what']) for note in made.document['notes']] == [
+        ('common/deep.py', 1, 'a job imports "airflow.models.BaseOperator" through this file'),
+        ('common/deep.py', 2, 'a job imports "airflow.utils.helpers.chunks" through this file'),
+        ('common/settings.py', 7, 'pool=\'x\' of task "first"'),
+    ]
+    assert made.text('common/deep.py').split('\n')[5] == 'class Own(BaseOperator):'
+
+    def secret(name: str) -> str:
+        raise UserError(f'no secret "{name}"')
+
+    played = made.play(secret=secret)
+    assert played.outputs == {'first': {'return_value': 'FIRST!'}, 'second': {'return_value': 'WORD!'}}
 
 
 def test_sql_operators_become_sql_files(files: Files) -> None:

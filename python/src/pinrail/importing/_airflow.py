@@ -7,12 +7,14 @@ names, so that it does not matter from which of its modules something is importe
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from typing import Any, Optional, Union
 
 from .._narrow import as_dict, as_list
 from ._evaluate import (
     Class,
     Def,
+    Elsewhere,
     Evaluator,
     Function,
     Native,
@@ -31,8 +33,9 @@ from ._evaluate import (
 class Dag(Thing):
     """A DAG: its arguments, and its tasks by id."""
 
-    def __init__(self, name: str, kwargs: dict[str, Value], world: AirflowWorld, node: ast.AST) -> None:
+    def __init__(self, name: str, kwargs: dict[str, Value], world: AirflowWorld, ev: Evaluator, node: ast.AST) -> None:
         self.id = name
+        self.file = ev.file
         self.kwargs = kwargs
         self.node = node
         self.world = world
@@ -93,8 +96,11 @@ class Group(Thing):
 class Task(Thing):
     """A task: its operator by dotted name, its arguments, and what it waits for, in order."""
 
-    def __init__(self, name: str, operator: str, kwargs: dict[str, Value], dag: Dag, node: ast.AST) -> None:
+    def __init__(
+        self, name: str, operator: str, kwargs: dict[str, Value], dag: Dag, ev: Evaluator, node: ast.AST
+    ) -> None:
         self.id = name
+        self.file = ev.file
         self.operator = operator
         self.kwargs = kwargs
         self.inherited: dict[str, Value] = {}
@@ -380,7 +386,9 @@ _QUIET = ('logging.', 'warnings.', 'log.', 'sys.path')
 class AirflowWorld(World):
     """The names of Airflow while one file is followed."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: Optional[Callable[[str], Optional[Evaluator]]] = None) -> None:
+        # Gives a module that lies beside the file, by its dotted name.
+        self._load = load
         self.dags: list[Dag] = []
         self.open_dags: list[Dag] = []
         self.groups: list[Group] = []
@@ -393,7 +401,7 @@ class AirflowWorld(World):
 
     def value(self, name: str) -> Value:
         if not name.startswith('airflow'):
-            return None
+            return self._beside(name)
         if name.startswith('airflow.sdk'):
             self.is_airflow_3 = True
         owner, _, last = name.rpartition('.')
@@ -401,11 +409,28 @@ class AirflowWorld(World):
             return last.lower()
         return None
 
+    def _beside(self, name: str) -> Value:
+        """What a module that lies beside the file has under a name. Its own DAGs are no concern of this file."""
+        module, _, last = name.rpartition('.')
+        if self._load is None or not module.strip('.'):
+            return None
+        before = len(self.dags)
+        there = self._load(module)
+        del self.dags[before:]
+        if there is None or last not in there.module.names:
+            return None
+        found = there.module.names[last]
+        if isinstance(found, (Ref, Unknown)):
+            return found
+        # By the name that is good everywhere, also where the import is relative.
+        dotted: str = there.module.names.get('__dotted__', module)
+        return Elsewhere(f'{dotted}.{last}', found, there) if isinstance(found, Thing) else found
+
     def call(self, name: str, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
         last = name.rsplit('.', 1)[-1]
         if name.startswith(_QUIET):
             return Ref('logging.logger') if last == 'getLogger' else None
-        if is_operator(name):
+        if is_operator(name) or ('task_id' in kwargs and last[:1].isupper()):
             return self.operator(name, {**kwargs}, ev, node)
         owner, _, method = name.rpartition('.')
         if is_operator(owner) and method == 'partial':
@@ -504,7 +529,7 @@ class AirflowWorld(World):
         """``@asset`` of Airflow 3: a DAG of one task, which makes the asset."""
         given = {key: one for key, one in kwargs.items() if key in ('schedule', 'tags', 'description')}
         dag = self.dag(function.name, given, ev, node)
-        task = Task(function.name, '@task', {'outlets': [function.name]}, dag, node)
+        task = Task(function.name, '@task', {'outlets': [function.name]}, dag, ev, node)
         task.function = function
         dag.tasks[function.name] = task
         return Unknown(f'the asset "{function.name}"', node)
@@ -529,7 +554,7 @@ class AirflowWorld(World):
         return self.dag(name, given, ev, node)
 
     def dag(self, name: str, kwargs: dict[str, Value], ev: Evaluator, node: ast.AST) -> Dag:
-        made = Dag(name, kwargs, self, node)
+        made = Dag(name, kwargs, self, ev, node)
         self.dags.append(made)
         return made
 
@@ -593,7 +618,7 @@ class AirflowWorld(World):
                 )
             number += 1
             full = f'{base}__{number}'
-        task = Task(full, operator, kwargs, dag, node)
+        task = Task(full, operator, kwargs, dag, ev, node)
         task.inherited = {
             **dag.default_args,
             **(inside.default_args if inside else {}),

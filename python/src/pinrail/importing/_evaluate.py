@@ -116,6 +116,21 @@ class Ref(Thing):
         return f'Ref({self.name})'
 
 
+class Elsewhere(Ref):
+    """Something imported from another file of the import: what it is there, and the evaluator of that file."""
+
+    def __init__(self, name: str, value: Value, ev: Evaluator) -> None:
+        super().__init__(name)
+        self.value = value
+        self.ev = ev
+
+    def attribute(self, name: str, ev: Evaluator, node: ast.AST) -> Value:
+        return self.value.attribute(name, self.ev, node)
+
+    def call(self, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
+        return self.value.call(args, kwargs, self.ev, node)
+
+
 class Native(Thing):
     """A function of Python, or of a ``World``."""
 
@@ -224,8 +239,12 @@ class TooLong(Exception):
 class Evaluator:
     """Runs the statements of one file in a world."""
 
-    def __init__(self, file: str, text: str, tree: ast.Module, world: World, report: Report) -> None:
+    def __init__(
+        self, file: str, text: str, tree: ast.Module, world: World, report: Report, package: Optional[str] = None
+    ) -> None:
         self.file = file
+        # From where relative imports count, where that is known.
+        self.package = package
         self.source = text
         self.tree = tree
         self.world = world
@@ -271,6 +290,9 @@ class Evaluator:
 
     def _do_ImportFrom(self, node: ast.ImportFrom, scope: Scope) -> None:
         module = '.' * node.level + (node.module or '')
+        if node.level and self.package is not None:
+            above = self.package.split('.')[: len(self.package.split('.')) - node.level + 1]
+            module = '.'.join([*above, *([node.module] if node.module else [])])
         for alias in node.names:
             name = f'{module}.{alias.name}' if module.strip('.') else module + alias.name
             known = self.world.value(name)
@@ -924,7 +946,12 @@ def common_call(name: str, args: list[Value], kwargs: dict[str, Value], node: as
         return Unknown(_CLOCK, node)
     if name in ('os.environ.get', 'os.getenv'):
         return Unknown(f'the environment variable {args[0]!r}' if args else 'an environment variable', node)
-    if name in ('datetime.datetime', 'pendulum.datetime', 'pendulum.DateTime', 'airflow.utils.timezone.datetime'):
+    if name in (
+        'datetime.datetime',
+        'pendulum.datetime',
+        'pendulum.DateTime',
+        'airflow.utils.timezone.datetime',
+    ) or name.endswith('.timezone.datetime'):
         return _safely(lambda: _moment(args, kwargs), [], {}, node)
     if name in ('pendulum.timezone', 'pendulum.tz.timezone', 'zoneinfo.ZoneInfo', 'pytz.timezone', 'pendulum.Timezone'):
         return Zone(str(args[0])) if args else Unknown('a time zone', node)

@@ -10,7 +10,6 @@ import ast
 import builtins
 import datetime
 import io
-import os
 import pathlib
 import tokenize
 from collections.abc import Iterable
@@ -18,13 +17,13 @@ from typing import Any, NamedTuple, Optional, Union
 
 from .._narrow import as_dict, as_list
 from ._airflow import Dag, Group, ParamRef, Task, TaskMaker, XCom
+from ._beside import CONTEXT_MODULE, COUNTERPARTS, Beside, imported_names
 from ._evaluate import STANDARD, Class, Def, Evaluator, Function, Ref, Scope, Thing, Unknown, Value, Zoned
-from ._jinja import Code, NotTranslated, Pull, is_template, text_code
+from ._jinja import Code, NotTranslated, Pull, dotted, is_template, text_code
 from ._report import Report
 
-CONTEXT_MODULE = 'airflow_context'
-# Names of Airflow that the context module has as well, by their last part.
-COUNTERPARTS = frozenset(('get_current_context', 'AirflowException', 'AirflowFailException'))
+# Names of the context module that ask the job which runs.
+_ASKING = frozenset(('get_current_context', 'Variable'))
 
 
 class _Edit(NamedTuple):
@@ -39,12 +38,14 @@ class _Edit(NamedTuple):
 class JobsModule:
     """Collects the parts of a module and gives its text."""
 
-    def __init__(self, name: str, ev: Evaluator, report: Report, dag_folder: str) -> None:
+    def __init__(self, name: str, ev: Evaluator, report: Report, dag_folder: str, beside: Beside) -> None:
         self.name = name
         self.ev = ev
         self.report = report
         self.lines = ev.source.split('\n')
         self.folder = dag_folder
+        self.beside = beside
+        self._told: set[str] = set()
         self.taken: set[str] = set()
         self.uses_context = False
         self._imports: dict[str, None] = {}
@@ -58,6 +59,10 @@ class JobsModule:
         self._jobs: list[str] = []
         self._in_strings = _lines_inside_strings(ev.source)
         self._pending: set[str] = set()
+        # Functions that need the context, directly or through others, by their names in the module.
+        self._asking: set[str] = set()
+        # Names that are imported from copies which may ask for it.
+        self._copied: set[str] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -89,7 +94,8 @@ class JobsModule:
             self.taken.add(known)
             self._imported[name] = known
             self.need_import(f'from {owner} import {last}' + ('' if known == last else f' as {known}'))
-            self.tell_import(ast.ImportFrom(owner, [ast.alias(last)], 0, lineno=line))
+            if self.tell_import(ast.ImportFrom(owner, [ast.alias(last)], 0, lineno=line)):
+                self._asking.add(known)
         return self._imported[name]
 
     def job(self, name: str, body: list[str], comment: str = '') -> str:
@@ -118,6 +124,9 @@ class JobsModule:
     def function(self, made: Function, wanted: Optional[str] = None) -> str:
         """Moves a function into the module, with all that it uses; gives its name there."""
         node = made.node
+        elsewhere = self._elsewhere(made)
+        if elsewhere is not None:
+            return elsewhere
         # One function may have several surroundings: made in a loop, or by a function that is called twice.
         around = tuple(sorted(self._around(made)))
         known = self._function_names.get((node, around))
@@ -131,13 +140,27 @@ class JobsModule:
         else:
             name = self.new_name(wished)
         self._function_names[(node, around)] = name
-        edits, inserted = self._uses(node, made.scope)
+        edits, inserted = self._uses(node, made.scope, name)
         if isinstance(node, ast.Lambda):
             text = f'def {name}({ast.unparse(node.args)}):\n    return {ast.unparse(node.body)}'
         else:
             text = self._moved(node, name, edits, inserted)
         self._functions[name] = text
         return name
+
+    def _elsewhere(self, made: Function) -> Optional[str]:
+        """The name of a function of another file, imported. Raises ``NotTranslated`` where it cannot be imported."""
+        scope = made.scope
+        while scope.outer is not None:
+            scope = scope.outer
+        if scope is self.ev.module:
+            return None
+        module: Value = scope.names.get('__dotted__')
+        if scope is not made.scope or isinstance(made.node, ast.Lambda) or not isinstance(module, str):
+            raise NotTranslated(
+                'its function stands inside another one of another file', 'move it to the top of its file'
+            )
+        return self.imported(f'{module}.{made.name}', made.node.lineno)
 
     def _around(self, made: Function) -> set[tuple[str, str]]:
         """The plain values that a function takes from functions around it."""
@@ -173,7 +196,11 @@ class JobsModule:
                 lines += [pad + one for one in inserted]
         return '\n'.join(lines)
 
-    def _uses(self, node: ast.AST, scope: Scope) -> tuple[list[_Edit], list[str]]:
+    def needs_context(self, function: str) -> bool:
+        """Whether a function of the module asks for the context of Airflow by itself."""
+        return function in self._asking
+
+    def _uses(self, node: ast.AST, scope: Scope, function: str = '') -> tuple[list[_Edit], list[str]]:
         """Brings what a piece of code uses into the module; gives the edits of the code, and imports for its begin."""
         edits: list[_Edit] = []
         inserted: list[str] = []
@@ -185,13 +212,18 @@ class JobsModule:
             if found is None or name == '__name__':
                 continue
             now = self._bring(name, found, names[0].lineno, inserted)
+            if now in _ASKING or now in self._asking or now in self._copied:
+                self._asking.add(function)
             if now != name:
                 edits += [_Edit(one.lineno, one.col_offset, one.end_col_offset or 0, now) for one in names]
         for one in ast.walk(node):
             if isinstance(one, ast.ImportFrom) and (one.module or '').startswith('airflow'):
                 if all(alias.name in COUNTERPARTS for alias in one.names) and one.lineno == one.end_lineno:
                     for alias in one.names:
-                        self.context(alias.name)
+                        self.uses_context = True
+                        self._tell_counterpart(alias.name, one.lineno)
+                        if alias.name in _ASKING:
+                            self._asking.add(function)
                     module = f'from jobs.{CONTEXT_MODULE} import '
                     edits.append(
                         _Edit(
@@ -204,8 +236,36 @@ class JobsModule:
                 else:
                     self._needs_airflow(', '.join(alias.name for alias in one.names), one.lineno)
             elif isinstance(one, (ast.Import, ast.ImportFrom)):
-                self.tell_import(one)
+                if self.tell_import(one):
+                    self._asking.add(function)
+            elif isinstance(one, ast.Call) and dotted(one.func) == 'Variable.get' and one.args:
+                self._tell_variable(one)
         return edits, inserted
+
+    def _tell_variable(self, call: ast.Call) -> None:
+        name = call.args[0].value if isinstance(call.args[0], ast.Constant) else ast.unparse(call.args[0])
+        self.report.left_out(
+            self.ev.file,
+            call.lineno,
+            f'a job reads the Airflow variable "{name}"',
+            f'add "{name}" to params of the workflow, or set it as a secret and declare it: secrets=["{name}"]',
+        )
+
+    def _tell_counterpart(self, name: str, line: int) -> None:
+        if name == 'AirflowSkipException':
+            self.report.left_out(
+                self.ev.file,
+                line,
+                'a job skips itself: it fails here',
+                'let it return early; it cannot skip what is below it',
+            )
+        elif name == 'AirflowFailException':
+            self.report.changed(
+                self.ev.file,
+                line,
+                'a job that fails for good is tried again, as often as retries says',
+                'exit with code 76',
+            )
 
     def _bring(self, name: str, scope: Scope, line: int, inserted: list[str]) -> str:
         """Makes one name known in the module; gives what it is called there."""
@@ -214,6 +274,7 @@ class JobsModule:
             value = value.function
         if isinstance(value, Ref) and value.name.startswith('airflow'):
             if value.last in COUNTERPARTS:
+                self._tell_counterpart(value.last, line)
                 return self.context(value.last)
             owner, _, last = value.name.rpartition('.')
             alias = '' if last == name else f' as {name}'
@@ -251,10 +312,7 @@ class JobsModule:
         )
 
     def _needs_airflow(self, what: str, line: int) -> None:
-        if what in ('AirflowSkipException',):
-            todo = 'let the job return early; it cannot skip what is below it'
-        else:
-            todo = f"replace it in jobs/{self.name}.py, or install apache-airflow for the project's interpreter"
+        todo = f"replace it in jobs/{self.name}.py, or install apache-airflow for the project's interpreter"
         self.report.left_out(self.ev.file, line, f'a job uses {what} of Airflow', todo)
 
     def _bring_statement(self, name: str) -> bool:
@@ -292,44 +350,49 @@ class JobsModule:
         for alias in statement.names:
             if name != (alias.asname or alias.name.split('.')[0]):
                 continue
-            self.tell_import(statement)
+            if self.tell_import(statement):
+                self._copied.add(name)
             shown = alias.name + (f' as {alias.asname}' if alias.asname else '')
             if isinstance(statement, ast.Import):
                 self.need_import(f'import {shown}')
             else:
-                self.need_import(f'from {"." * statement.level}{statement.module or ""} import {shown}')
+                module = '.' * statement.level + (statement.module or '')
+                found = self.beside.find(module, self.folder) if statement.level else None
+                self.need_import(f'from {module if found is None else found.name} import {shown}')
             self.taken.add(name)
             return True
         return False
 
-    def tell_import(self, node: Union[ast.Import, ast.ImportFrom]) -> None:
-        """Notes a module that has to be there when the jobs run."""
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or '']
-        for module in modules:
-            top = module.split('.')[0]
-            if top in STANDARD or top in ('pinrail', '__future__', 'jobs'):
+    def tell_import(self, node: Union[ast.Import, ast.ImportFrom]) -> bool:
+        """Copies what an import finds beside the DAG file, and notes what has to be installed when the jobs run.
+
+        Whether something was copied that may ask for the context.
+        """
+        is_beside = False
+        for name in imported_names(node):
+            found = self.beside.find(name, self.folder)
+            if found is not None:
+                self.beside.copy(found)
+                is_beside = True
+        for name in imported_names(node)[: None if isinstance(node, ast.Import) else 1]:
+            top = name.split('.')[0]
+            if is_beside or top in STANDARD or top in ('pinrail', '__future__', 'jobs'):
                 continue
-            beside = os.path.join(self.folder, *module.split('.'))
-            if isinstance(node, ast.ImportFrom) and node.level:
+            if not top:
                 self.report.left_out(
                     self.ev.file,
                     node.lineno,
-                    f'a job imports "{"." * node.level}{module}", relative to the DAG file',
+                    f'a job imports "{name}", which is not beside the DAG file',
                     'copy that module into the project and import it from there',
                 )
-            elif os.path.exists(f'{beside}.py') or os.path.isdir(beside):
-                self.report.left_out(
-                    self.ev.file,
-                    node.lineno,
-                    f'a job imports "{module}", which lies beside the DAG file',
-                    f'copy it into the project, so that "import {module}" finds it there',
-                )
             elif top == 'airflow':
-                self._needs_airflow(module, node.lineno)
-            else:
+                self._needs_airflow(name, node.lineno)
+            elif top not in self._told:
+                self._told.add(top)
                 self.report.changed(
                     self.ev.file, node.lineno, f'a job imports "{top}"', "install it for the project's interpreter"
                 )
+        return is_beside and self.beside.uses_context
 
     # Arguments.
 

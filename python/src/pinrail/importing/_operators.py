@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 from .._narrow import as_dict, as_list
 from . import _jinja, _project
 from ._airflow import Dag, ParamDef, Task, TaskMaker, Timetable, XCom
-from ._evaluate import Evaluator, Function, Native, Ref, Unknown, Value, Zone, Zoned, zone_name
+from ._evaluate import Elsewhere, Evaluator, Function, Native, Ref, Unknown, Value, Zone, Zoned, zone_name
 from ._jinja import Code, NotTranslated, is_text
 from ._jobs import JobsModule, literal_of, returns_value
 from ._project import Job, Project, Workflow, identifier, new_name, text_of
@@ -152,7 +152,7 @@ class DagTranslator:
         self.report = report
         self.jobs = jobs
         self.taken = taken
-        self.dag: Dag = Dag('', {}, None, ast.Pass())  # pyright: ignore[reportArgumentType]
+        self.dag: Dag = Dag('', {}, None, ev, ast.Pass())  # pyright: ignore[reportArgumentType]
         self.names: dict[str, str] = {}
         self.params: set[str] = set()
         self.pulled: set[tuple[str, str]] = set()
@@ -161,23 +161,29 @@ class DagTranslator:
         # Jobs that fail until somebody writes them.
         self.unwritten = 0
 
+    @property
+    def file(self) -> str:
+        """The file of what is being translated, which may be made by a function of another file."""
+        return self.dag.file if self.task is None else self.task.file
+
     def workflow(self, dag: Dag) -> Workflow:
         """The workflow of a DAG; its SQL files are added to the project, its functions to the jobs module."""
-        self.dag = dag
+        self.dag, self.task = dag, None
         name = new_name(dag.id, self.taken)
         line = getattr(dag.node, 'lineno', 1)
         if name != dag.id:
-            self.report.changed(self.ev.file, line, f'DAG "{dag.id}" is workflow "{name}" here')
+            self.report.changed(self.file, line, f'DAG "{dag.id}" is workflow "{name}" here')
         made = Workflow(name, f'Translated from {self.ev.file} by `pinrail import airflow`.')
         self._settings(dag, made, line)
         used: set[str] = set()
         self.names = {task_id: new_name(task_id.replace('.', '_'), used) for task_id in dag.tasks}
         for task_id, job_name in self.names.items():
             if job_name != task_id.replace('.', '_'):
-                self.report.changed(self.ev.file, dag.tasks[task_id].line, f'task "{task_id}" is job "{job_name}" here')
+                self.report.changed(self.file, dag.tasks[task_id].line, f'task "{task_id}" is job "{job_name}" here')
         self.pulled = {pull for task in dag.tasks.values() for pull in self._pulls(task)}
         for task in dag.tasks.values():
             made.jobs.append(self._job(task, made))
+        self.task = None
         self._default_settings(dag, made, line)
         return made
 
@@ -189,7 +195,7 @@ class DagTranslator:
         absent = not {'schedule', 'schedule_interval', 'timetable'} & set(given)
         if absent and not self.airflow_3:
             self.report.changed(
-                self.ev.file,
+                self.file,
                 line,
                 'the DAG names no schedule, which means each day in Airflow 2: it has none here',
                 'add schedule=cron("@daily") if it is meant',
@@ -199,7 +205,7 @@ class DagTranslator:
             made.settings['schedule'] = text
         if text is not None and given.get('catchup', not self.airflow_3) is not False:
             shown = 'catchup' if 'catchup' in given else 'catchup, which Airflow 2 has on where nothing is said'
-            self.report.left_out(self.ev.file, line, f'{shown}: runs of the past are not made', 'run them by --at')
+            self.report.left_out(self.file, line, f'{shown}: runs of the past are not made', 'run them by --at')
         description = given.get('description')
         if isinstance(description, str) and description.strip():
             made.settings['description'] = text_of(description.strip())
@@ -208,12 +214,12 @@ class DagTranslator:
         self._take_params(dag, made, line)
         for key, value in given.items():
             if key in DAG_NOT_YET and value not in (None, False):
-                self.report.left_out(self.ev.file, line, f'{key}={_text(value)} of DAG "{dag.id}"', DAG_NOT_YET[key])
+                self.report.left_out(self.file, line, f'{key}={_text(value)} of DAG "{dag.id}"', DAG_NOT_YET[key])
             elif key in DAG_COSMETIC - {'start_date', 'end_date'} and value is not None:
-                self.report.cosmetic(self.ev.file, line, f'{key} of DAG "{dag.id}"')
+                self.report.cosmetic(self.file, line, f'{key} of DAG "{dag.id}"')
             elif key not in DAG_NOT_YET and key not in DAG_COSMETIC and key not in _DAG_HANDLED:
                 self.report.left_out(
-                    self.ev.file, line, f'{key}={_text(value)} of DAG "{dag.id}"', 'leave it out, or write it by hand'
+                    self.file, line, f'{key}={_text(value)} of DAG "{dag.id}"', 'leave it out, or write it by hand'
                 )
 
     def _take_params(self, dag: Dag, made: Workflow, line: int) -> None:
@@ -229,7 +235,7 @@ class DagTranslator:
             text = _param(value)
             if text is None or not _project.is_name(name) or name.lower() in folded:
                 self.report.left_out(
-                    self.ev.file,
+                    self.file,
                     line,
                     f'parameter "{name}" of DAG "{dag.id}": {_text(value)} is of no type that parameters have',
                     'pass it as text, or write it into the jobs',
@@ -260,15 +266,15 @@ class DagTranslator:
         if isinstance(value, str):
             text = value.strip()
             if text in ('@once', '@continuous'):
-                self.report.left_out(self.ev.file, line, f'schedule "{text}"', 'start the workflow by `pinrail run`')
+                self.report.left_out(self.file, line, f'schedule "{text}"', 'start the workflow by `pinrail run`')
                 return None
             expression, problem = _cron(text)
             if problem is not None:
-                self.report.left_out(self.ev.file, line, f'schedule "{text}": {problem}', 'write schedule=cron(...)')
+                self.report.left_out(self.file, line, f'schedule "{text}": {problem}', 'write schedule=cron(...)')
                 return None
             if about_moment:
                 self.report.changed(
-                    self.ev.file,
+                    self.file,
                     line,
                     'a run is about the time before it fires (ds is the day on which that begins), '
                     'in Airflow 3 about the moment at which it fires',
@@ -285,7 +291,7 @@ class DagTranslator:
                 and int((first.replace(tzinfo=None) - datetime.datetime(1970, 1, 1)).total_seconds()) % seconds
             ):
                 self.report.changed(
-                    self.ev.file,
+                    self.file,
                     line,
                     f'every {duration(seconds)} is counted from 1970-01-01 in UTC, not from start_date',
                     'write a cron expression if the hour matters',
@@ -293,7 +299,7 @@ class DagTranslator:
             return f'every({duration(seconds)!r}{bounds})'
         shown = value.name if isinstance(value, (Timetable, Ref)) else _text(value)
         self.report.left_out(
-            self.ev.file,
+            self.file,
             line,
             f'schedule {shown} of DAG "{dag.id}"',
             'write schedule=cron(...) or every(...), or start it by hand',
@@ -325,11 +331,11 @@ class DagTranslator:
         made.defaults.update(self._common(given, line, what, trigger=False))
         for key, value in given.items():
             if not any(key in known for known in (_HANDLED, COSMETIC, NOT_YET, _OF_OPERATORS)):
-                self.report.left_out(self.ev.file, line, f'{key}={_text(value)} of {what}', 'write it into the jobs')
+                self.report.left_out(self.file, line, f'{key}={_text(value)} of {what}', 'write it into the jobs')
 
     def _cannot(self, line: int, what: str, value: Value) -> None:
-        why = value.why if isinstance(value, Unknown) else f'{_text(value)} cannot be translated'
-        self.report.left_out(self.ev.file, line, f'{what}: {why}', 'write it by hand')
+        why = f'{_text(value)} is {value.why}' if isinstance(value, Unknown) else f'{_text(value)} cannot be translated'
+        self.report.left_out(self.file, line, f'{what}: {why}', 'write it by hand')
 
     # Settings of jobs.
 
@@ -363,7 +369,7 @@ class DagTranslator:
             found = TRIGGER_RULES.get(str(rule))
             if found is None:
                 self.report.left_out(
-                    self.ev.file,
+                    self.file,
                     line,
                     f'trigger_rule {_text(rule)} of {what}: the job waits until all above it succeeded',
                     'choose one of run_if="all_succeeded", "all_done", "any_failed", "none_failed"',
@@ -371,16 +377,18 @@ class DagTranslator:
             else:
                 if found[1] is not None:
                     self.report.changed(
-                        self.ev.file, line, f'trigger_rule "{rule}" of {what} is run_if="{found[0]}": {found[1]}'
+                        self.file, line, f'trigger_rule "{rule}" of {what} is run_if="{found[0]}": {found[1]}'
                     )
                 if found[0] != 'all_succeeded':
                     settings['run_if'] = repr(found[0])
         for key, value in given.items():
+            if key == 'email' and given.get('email_on_failure') is False and given.get('email_on_retry') is False:
+                continue
             if key in NOT_YET and value not in (None, False, [], ()):
                 if trigger or key not in ('start_date', 'end_date'):
-                    self.report.left_out(self.ev.file, line, f'{key}={_text(value)} of {what}', NOT_YET[key])
+                    self.report.left_out(self.file, line, f'{key}={_text(value)} of {what}', NOT_YET[key])
             elif key in COSMETIC and key.startswith(('doc', 'ui_', 'task_display', 'map_index')):
-                self.report.cosmetic(self.ev.file, line, f'{key} of {what}')
+                self.report.cosmetic(self.file, line, f'{key} of {what}')
         return settings
 
     def _job(self, task: Task, workflow: Workflow) -> Job:
@@ -403,7 +411,7 @@ class DagTranslator:
             job.settings.setdefault('run_if', "'all_done'")
             job.settings.setdefault('may_fail', 'True')
             self.report.changed(
-                self.ev.file, task.line, f'{what} is a teardown: it runs when all above it have ended, and may fail'
+                task.file, task.line, f'{what} is a teardown: it runs when all above it have ended, and may fail'
             )
         own = as_dict(task.kwargs.get('params'))
         before = set(self.params)
@@ -451,16 +459,16 @@ class DagTranslator:
         for key, value in task.kwargs.items():
             if key not in known and key not in _HANDLED and key not in COSMETIC and key not in NOT_YET:
                 self.report.left_out(
-                    self.ev.file, task.line, f'{key}={_text(value)} of {_named(task)}', 'write it into the job'
+                    task.file, task.line, f'{key}={_text(value)} of {_named(task)}', 'write it into the job'
                 )
 
     def _untranslated(self, task: Task, job: Job, why: str, todo: str) -> None:
         """A job that fails and says why."""
         self.unwritten += 1
         what = f'{_named(task)}: {why}'
-        self.report.left_out(self.ev.file, task.line, what, todo)
+        self.report.left_out(task.file, task.line, what, todo)
         self.jobs.need_import('from pinrail import UserError')
-        shown = f'{_named(task)} of {self.ev.file}:{task.line} is not translated: {why}'
+        shown = f'{_named(task)} of {task.file}:{task.line} is not translated: {why}'
         lines = ['raise UserError(', f'    {shown!r},', f'    hint={todo!r},', ')']
         job.kind, job.target = 'class_', self._class(job, lines)
 
@@ -476,7 +484,7 @@ class DagTranslator:
             raise NotTranslated(f'the DAG has no task "{task_id}"', 'read what it needs from a table')
         if self.dag.tasks[task_id].kind == 'BashOperator' and key != 'return_value' and self.task is not None:
             self.report.left_out(
-                self.ev.file,
+                self.file,
                 self.task.line,
                 f'task "{self.task.id}" reads "{key}" of "{task_id}", which is a command',
                 f'let the command leave it: pinrail output {output_name(key)} VALUE',
@@ -519,7 +527,7 @@ class DagTranslator:
                 above = task is not None and task_id in (one.id for one in _ancestors(task))
                 if not above and task is not None:
                     self.report.changed(
-                        self.ev.file, task.line, f'job "{job.name}" waits for "{name}", whose output it reads'
+                        task.file, task.line, f'job "{job.name}" waits for "{name}", whose output it reads'
                     )
 
     # Operators.
@@ -543,7 +551,7 @@ class DagTranslator:
         self._unhandled(task, 'bash_command', 'env', 'append_env', 'cwd', 'skip_on_exit_code', 'output_encoding')
         if text.strip().endswith(('.sh', '.bash')) and '\n' not in text.strip() and ' ' not in text.strip():
             self.report.changed(
-                self.ev.file,
+                task.file,
                 task.line,
                 f'the command of task "{task.id}" is a file, {text.strip()}',
                 'copy it into the project',
@@ -561,14 +569,14 @@ class DagTranslator:
             )
         for name, (expression, wrong) in made.missing.items():
             self.report.left_out(
-                self.ev.file,
+                task.file,
                 task.line,
                 f'"{{{{ {expression} }}}}" in the command of task "{task.id}": {wrong}',
                 f'{wrong.todo}; the command fails until the variable {name} is set by env=',
             )
         if re.search(r'\bexit\s+99\b', text):
             self.report.changed(
-                self.ev.file, task.line, f'exit code 99 fails job "{job.name}"; in Airflow it skips the task'
+                task.file, task.line, f'exit code 99 fails job "{job.name}"; in Airflow it skips the task'
             )
         command = made.text
         cwd = task.given('cwd')
@@ -646,7 +654,7 @@ class DagTranslator:
             value = task.given(key)
             if value is not None:
                 self.report.left_out(
-                    self.ev.file,
+                    task.file,
                     task.line,
                     f'{key}={_text(value)} of task "{task.id}": it runs in the project\'s own environment',
                     "install what it needs for the project's interpreter",
@@ -667,7 +675,7 @@ class DagTranslator:
         called, node = self._callable(function)
         positional = self._codes(job, args)
         named = dict(zip(kwargs, self._codes(job, list(kwargs.values()))))
-        context = self._context(node, positional, named, templates, job, task)
+        context = self._context(called, node, positional, named, templates, job)
         if context is not None:
             lines.append(context)
         call = self._run_to_its_end(_called(called, positional, named), node)
@@ -675,7 +683,7 @@ class DagTranslator:
         if command:
             if node is not None and _has_templates(node):
                 what = f'the command that task "{task.id}" makes is a template of Jinja'
-                self.report.left_out(self.ev.file, task.line, what, 'take the values from ctx')
+                self.report.left_out(task.file, task.line, what, 'take the values from ctx')
             environment = as_dict(task.given('env', {}))
             if environment is None:
                 self._cannot(task.line, f'env of task "{task.id}"', task.given('env'))
@@ -715,7 +723,9 @@ class DagTranslator:
             )
             return self.jobs.function(function, wanted), function.node
         if isinstance(function, Ref) and not function.name.startswith('airflow') and '.' in function.name:
-            return self.jobs.imported(function.name, self.task.line if self.task else 1), None
+            there = function.value if isinstance(function, Elsewhere) else None
+            name = self.jobs.imported(function.name, self.task.line if self.task else 1)
+            return name, there.node if isinstance(there, Function) else None
         why = function.why if isinstance(function, Unknown) else f'"{_text(function)}" is not a function of the file'
         raise NotTranslated(f'its function is not there: {why}', 'write a job that calls the function')
 
@@ -730,11 +740,20 @@ class DagTranslator:
         return texts
 
     def _context(
-        self, node: Optional[Any], positional: list[str], named: dict[str, str], templates: Value, job: Job, task: Task
+        self,
+        called: str,
+        node: Optional[Any],
+        positional: list[str],
+        named: dict[str, str],
+        templates: Value,
+        job: Job,
     ) -> Optional[str]:
         """Adds what a function takes from the context of Airflow to its arguments; gives the line that makes it."""
         if node is None:
-            return None
+            if not self.jobs.needs_context(called):
+                return None
+            self.jobs.context('airflow_context')
+            return 'airflow_context(ctx)'
         spec: ast.arguments = node.args
         names = [one.arg for one in [*spec.posonlyargs, *spec.args]][len(positional) :] + [
             one.arg for one in spec.kwonlyargs
@@ -744,7 +763,7 @@ class DagTranslator:
         )
         wanted = [name for name in names if name in CONTEXT_NAMES and name not in named]
         everything = spec.kwarg is not None and (uses_name(node, spec.kwarg.arg))
-        current = uses_name(node, 'get_current_context')
+        current = self.jobs.needs_context(called)
         for name in names:
             if (
                 name not in named
@@ -776,9 +795,9 @@ class DagTranslator:
         fixed = dict(zip(task.call_kwargs, self._codes(job, list(task.call_kwargs.values()))))
         lists = dict(zip(expanded, self._codes(job, list(expanded.values()))))
         arguments = {**fixed, **{key: key for key in lists}}
-        context = self._context(node, [], arguments, None, job, task)
+        context = self._context(called, node, [], arguments, None, job)
         self.report.changed(
-            self.ev.file,
+            self.file,
             task.line,
             f'task "{task.id}" is mapped over a list: it is one job that goes through the list in order',
         )
@@ -803,13 +822,13 @@ class DagTranslator:
         for key in _SQL_ARGUMENTS:
             if key.endswith('conn_id') and task.given(key) is not None:
                 self.report.changed(
-                    self.ev.file,
+                    task.file,
                     task.line,
                     f'{key}={_text(task.given(key))} of {_named(task)}: the SQL runs in Pinrail, over its tables',
                 )
             elif task.given(key) not in (None, False, True) and key in ('parameters', 'handler'):
                 self.report.left_out(
-                    self.ev.file,
+                    task.file,
                     task.line,
                     f'{key}={_text(task.given(key))} of {_named(task)}',
                     'write the values into the SQL as {{ params.name }}',
@@ -822,14 +841,14 @@ class DagTranslator:
         made, pulls, bare = _jinja.sql(text, self.params, lambda one: self.names.get(one, one))
         for name in bare:
             self.report.changed(
-                self.ev.file,
+                task.file,
                 task.line,
                 f'"{{{{ params.{name} }}}}" in the SQL of task "{task.id}" is a literal, not a piece of SQL',
                 f'write {{{{ params.{name} | ident }}}} if it is a name',
             )
         self._wait_for(job, pulls)
         path = f'sql/{workflow.name}/{job.name}.sql'
-        self.project.add(path, f'-- Task "{task.id}" of {self.ev.file}, line {task.line}\n{made}\n')
+        self.project.add(path, f'-- Task "{task.id}" of {task.file}, line {task.line}\n{made}\n')
         job.kind, job.target = 'sql', repr(path)
 
     def _sql_file(self, path: str) -> str:

@@ -11,8 +11,9 @@ from .._errors import UserError
 from .._source import decode
 from . import airflow_context
 from ._airflow import AirflowWorld
+from ._beside import CONTEXT_MODULE, Beside, Module
 from ._evaluate import Evaluator
-from ._jobs import CONTEXT_MODULE, JobsModule
+from ._jobs import JobsModule
 from ._operators import DagTranslator
 from ._project import Project, identifier, new_name, project_name, workflow_source
 from ._report import Report
@@ -24,7 +25,7 @@ def run(tool: str, paths: list[str], into: str, *, new: bool = False) -> dict[st
     project, report = Project(root), Report()
     files = python_files(paths)
     if tool == 'airflow':
-        sources = _Airflow(project, report).read(files)
+        sources = _Airflow(project, report, Beside(paths, project, report)).read(files)
     else:
         from ._pinball import Pinball
 
@@ -86,8 +87,9 @@ def parsed(path: str, report: Report) -> Optional[tuple[str, ast.Module]]:
 class _Airflow:
     """Reads DAG files, each in a world of its own."""
 
-    def __init__(self, project: Project, report: Report) -> None:
+    def __init__(self, project: Project, report: Report, beside: Beside) -> None:
         self.project = project
+        self.beside = beside
         self.report = report
         self._workflows: set[str] = set()
         self._modules: set[str] = {CONTEXT_MODULE, '__init__'}
@@ -95,7 +97,7 @@ class _Airflow:
 
     def read(self, files: list[str]) -> list[dict[str, Any]]:
         sources = [self._file(path) for path in files]
-        if self._uses_context:
+        if self._uses_context or self.beside.uses_context:
             with open(airflow_context.__file__, encoding='utf-8') as file:
                 self.project.add(f'jobs/{CONTEXT_MODULE}.py', file.read())
         return sources
@@ -106,7 +108,19 @@ class _Airflow:
         if found is None:
             return source
         text, tree = found
-        world = AirflowWorld()
+        loaded: dict[str, Optional[Evaluator]] = {}
+
+        def load(name: str) -> Optional[Evaluator]:
+            there = self.beside.find(name, os.path.dirname(path))
+            if there is None or there.path == path:
+                return None
+            if there.path not in loaded:
+                # First, so that two files which import each other come to an end.
+                loaded[there.path] = None
+                loaded[there.path] = self._evaluated(there, world)
+            return loaded[there.path]
+
+        world = AirflowWorld(load)
         ev = Evaluator(path, text, tree, world, self.report)
         ev.run()
         for maker in world.dag_makers:
@@ -118,7 +132,7 @@ class _Airflow:
         if not world.dags:
             return source
         stem = identifier(new_name(os.path.basename(path)[:-3], self._modules))
-        jobs = JobsModule(stem, ev, self.report, os.path.dirname(path))
+        jobs = JobsModule(stem, ev, self.report, os.path.dirname(path), self.beside)
         translator = DagTranslator(ev, self.project, self.report, jobs, self._workflows)
         translator.airflow_3 = world.is_airflow_3
         for dag in world.dags:
@@ -135,3 +149,16 @@ class _Airflow:
             self.project.add(f'jobs/{stem}.py', jobs.text(f'The jobs of {path}, made by `pinrail import airflow`.'))
             self._uses_context |= jobs.uses_context
         return source
+
+    def _evaluated(self, module: Module, world: AirflowWorld) -> Optional[Evaluator]:
+        """The variables of a module beside the file, for what the file takes from it."""
+        # What is wrong in it is told where it is imported itself.
+        found = parsed(module.path, Report())
+        if found is None:
+            return None
+        is_package = os.path.basename(module.path) == '__init__.py'
+        package = module.name if is_package else module.name.rpartition('.')[0]
+        ev = Evaluator(module.path, *found, world, self.report, package)
+        ev.module.names['__dotted__'] = module.name
+        ev.run()
+        return ev

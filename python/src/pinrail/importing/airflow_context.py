@@ -6,6 +6,8 @@ what it needs from ``ctx`` itself needs this file no longer.
 
 from __future__ import annotations
 
+import importlib
+import json
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Optional, Union
@@ -24,6 +26,10 @@ class AirflowFailException(AirflowException):
     """Fails the attempt. Unlike in Airflow it is tried again as often as ``retries`` says."""
 
 
+class AirflowSkipException(AirflowException):
+    """Fails the attempt; in Airflow the task is skipped, and what waits for it."""
+
+
 class Context(dict[str, Any]):
     """The context of a task. What Pinrail does not have is an error that says so."""
 
@@ -40,6 +46,58 @@ def get_current_context() -> Context:
     if context is None:
         raise UserError('no job runs here')
     return context
+
+
+_ABSENT = object()
+
+
+class Variable:
+    """Airflow's variables: a parameter of the run, or a secret that the job declares."""
+
+    @staticmethod
+    def get(key: str, default_var: object = _ABSENT, deserialize_json: bool = False, **more: object) -> Any:
+        ctx = get_current_context()['ctx']
+        default = more.get('default', default_var)
+        if key in ctx.params:
+            value = ctx.params[key]
+        else:
+            try:
+                value = ctx.secret(key)
+            except UserError:
+                if default is not _ABSENT:
+                    return default
+                raise UserError(
+                    f'the Airflow variable "{key}" is neither a parameter of the workflow nor a secret of the job',
+                    f'write params={{"{key}": Param(str)}} in the workflow, or secrets=["{key}"] in the template',
+                ) from None
+        return json.loads(value) if deserialize_json and isinstance(value, str) else value
+
+
+class Missing:
+    """Something of Airflow that is not there: it may be named, and a class may derive from it, but nothing more."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, *args: object, **more: object) -> Any:
+        raise UserError(f'"{self._name}" of Airflow is not there', 'write what it does into the job')
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return self()
+
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
+        return ()
+
+
+def of_airflow(name: str) -> Any:
+    """What Airflow has under a dotted name, or what stands for it where Airflow is not installed."""
+    module, _, last = name.rpartition('.')
+    try:
+        return getattr(importlib.import_module(module), last)
+    except (ImportError, AttributeError):
+        return Missing(name)
 
 
 def output_name(key: str) -> str:
