@@ -37,7 +37,8 @@ def test_a_dag_as_a_context_with_operators_and_default_args(files: Files) -> Non
     assert made.workflow['workflow'] == 'shop'
     assert made.workflow['description'] == 'The shop'
     schedule = made.workflow['schedule']
-    assert (schedule['cron'], schedule['start'], schedule['tz']) == ('0 6 * * *', '2024-01-01', 'UTC')
+    # The first interval of Airflow begins at 06:00 and ends, which is when it is run, a day later.
+    assert (schedule['cron'], schedule['start'], schedule['tz']) == ('0 6 * * *', '2024-01-02', 'UTC')
     jobs = made.jobs
     assert [job['shell'] for job in jobs.values()] == [
         ['bash', '-c', 'echo load'],
@@ -242,7 +243,7 @@ def test_nothing_of_a_file_is_run_and_what_only_a_run_knows_is_told(files: Files
         os.system('touch {touched}')
         STAGE = os.environ.get('STAGE')
 
-        with DAG('known', schedule=None, start_date=datetime.now()) as dag:
+        with DAG('known', schedule='@daily', start_date=datetime.now(), catchup=False) as dag:
             for name in Variable.get('names', deserialize_json=True):
                 BashOperator(task_id=name, bash_command='x')
             if STAGE == 'prod':
@@ -277,11 +278,17 @@ SCHEDULES: list[tuple[str, Optional[dict[str, Any]], Optional[str]]] = [
     ("schedule_interval='@hourly'", {'cron': '0 * * * *'}, None),
     ("schedule='@quarterly'", {'cron': '0 0 1 */3 *'}, None),
     ("schedule='5/15 * * * mon-fri'", {'cron': '5-59/15 * * * mon-fri'}, None),
+    (
+        "schedule='30 6 * * *', start_date=datetime(2024, 1, 2, 7), end_date=datetime(2024, 2, 2, 6)",
+        {'start': '2024-01-04', 'end': '2024-02-02'},
+        None,
+    ),
+    ("schedule='@daily', end_date=datetime(9999, 12, 31)", {'end': '9999-12-31'}, None),
     ('schedule=timedelta(hours=4)', {'every_seconds': 14400}, None),
-    ("schedule='@daily', start_date=datetime(2024, 1, 2)", {'start': '2024-01-02'}, None),
+    ("schedule='@daily', start_date=datetime(2024, 1, 2)", {'start': '2024-01-03'}, None),
     (
         "schedule='@daily', start_date=pendulum.datetime(2024, 1, 2, tz='Europe/Paris'), end_date=datetime(2025, 1, 1)",
-        {'tz': 'Europe/Paris', 'start': '2024-01-02', 'end': '2025-01-01'},
+        {'tz': 'Europe/Paris', 'start': '2024-01-03', 'end': '2025-01-02'},
         None,
     ),
     ("timetable=CronDataIntervalTimetable('0 1 * * *', timezone='UTC')", {'cron': '0 1 * * *'}, None),
@@ -806,6 +813,28 @@ def test_modules_beside_the_dag_files_are_followed_and_copied(files: Files) -> N
 
     played = made.play(secret=secret)
     assert played.outputs == {'first': {'return_value': 'FIRST!'}, 'second': {'return_value': 'WORD!'}}
+
+
+def test_a_command_that_names_a_file_is_the_template_in_it(files: Files) -> None:
+    made = airflow(
+        files,
+        """
+        from airflow import DAG
+        from airflow.operators.bash import BashOperator
+
+        with DAG('d', schedule=None):
+            BashOperator(task_id='template', bash_command='scripts/load.sh')
+            BashOperator(task_id='command', bash_command='scripts/load.sh ')
+            BashOperator(task_id='missing', bash_command='gone.sh')
+        """,
+        **{'scripts/load.sh': 'echo {{ ds }}\necho done\n'},
+    )
+    assert [job['shell'][2] for job in made.jobs.values()] == [
+        'echo ${PINRAIL_DS}\necho done',
+        'scripts/load.sh ',
+        'bash gone.sh',
+    ]
+    assert made.notes() == ['7: the command of task "missing" is the file gone.sh, which is not beside the DAG file']
 
 
 def test_sql_operators_become_sql_files(files: Files) -> None:

@@ -494,6 +494,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("dags", "workflows"),
     ("flows", "workflows"),
     ("push", "deploy"),
+    ("migrate", "import"),
+    ("convert", "import"),
     ("apply", "deploy"),
     ("log", "logs"),
     ("tail", "logs"),

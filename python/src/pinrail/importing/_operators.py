@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import os
 import re
 from typing import Any, Callable, Optional
 
@@ -247,8 +248,9 @@ class DagTranslator:
 
     def _schedule(self, value: Value, dag: Dag, line: int) -> Optional[str]:
         """``cron(...)`` or ``every(...)`` for the schedule of a DAG, or None."""
+        if value is None or value == 'None':
+            return None
         zone, start, end = self._bounds(dag, line)
-        bounds = ''.join(f', {key}={one!r}' for key, one in (('start', start), ('end', end)) if one is not None)
         about_moment = self.airflow_3
         if isinstance(value, Timetable):
             zone = zone_name(value.kwargs.get('timezone')) or zone
@@ -261,8 +263,6 @@ class DagTranslator:
                 'DeltaTriggerTimetable',
             ):
                 value = inner
-        if value is None or value == 'None':
-            return None
         if isinstance(value, str):
             text = value.strip()
             if text in ('@once', '@continuous'):
@@ -280,7 +280,7 @@ class DagTranslator:
                     'in Airflow 3 about the moment at which it fires',
                 )
             tz = '' if zone in (None, 'UTC') else f', tz={zone!r}'
-            return f'cron({expression!r}{tz}{bounds})'
+            return f'cron({expression!r}{tz}{_bounds(start, end, None if about_moment else expression)})'
         if isinstance(value, datetime.timedelta):
             seconds = int(value.total_seconds())
             if seconds <= 0:
@@ -296,7 +296,7 @@ class DagTranslator:
                     f'every {duration(seconds)} is counted from 1970-01-01 in UTC, not from start_date',
                     'write a cron expression if the hour matters',
                 )
-            return f'every({duration(seconds)!r}{bounds})'
+            return f'every({duration(seconds)!r}{_bounds(start, end, None)})'
         shown = value.name if isinstance(value, (Timetable, Ref)) else _text(value)
         self.report.left_out(
             self.file,
@@ -306,21 +306,25 @@ class DagTranslator:
         )
         return None
 
-    def _bounds(self, dag: Dag, line: int) -> tuple[Optional[str], Optional[str], Optional[str]]:
-        """The zone, the first and the last day of a DAG's schedule."""
+    def _bounds(
+        self, dag: Dag, line: int
+    ) -> tuple[Optional[str], Optional[datetime.datetime], Optional[datetime.datetime]]:
+        """The zone, the start and the end of a DAG's schedule."""
         zone: Optional[str] = None
-        days: list[Optional[str]] = []
+        moments: list[Optional[datetime.datetime]] = []
         for key in ('start_date', 'end_date'):
             value = dag.kwargs.get(key, dag.default_args.get(key))
             if isinstance(value, Zoned) and value.zone is not None:
                 zone = zone or value.zone
-            if isinstance(value, datetime.date):
-                days.append(value.isoformat()[:10])
-                continue
-            if value is not None:
-                self._cannot(line, key, value)
-            days.append(None)
-        return zone, days[0], days[1]
+            if isinstance(value, datetime.datetime):
+                moments.append(value)
+            elif isinstance(value, datetime.date):
+                moments.append(datetime.datetime(value.year, value.month, value.day))
+            else:
+                if value is not None:
+                    self._cannot(line, key, value)
+                moments.append(None)
+        return zone, moments[0], moments[1]
 
     def _default_settings(self, dag: Dag, made: Workflow, line: int) -> None:
         """What ``default_args`` says for all jobs."""
@@ -549,14 +553,9 @@ class DagTranslator:
             if not isinstance(text, str):
                 raise NotTranslated('its command is no text', 'write the command')
         self._unhandled(task, 'bash_command', 'env', 'append_env', 'cwd', 'skip_on_exit_code', 'output_encoding')
-        if text.strip().endswith(('.sh', '.bash')) and '\n' not in text.strip() and ' ' not in text.strip():
-            self.report.changed(
-                task.file,
-                task.line,
-                f'the command of task "{task.id}" is a file, {text.strip()}',
-                'copy it into the project',
-            )
-            text = f'bash {text.strip()}'
+        if text.endswith(('.sh', '.bash')):
+            # Without a blank at its end it is not a command but the template of one.
+            text = self._file_beside(text) or self._script(task, text)
         made = _jinja.command(text, self.params, self.pull)
         environment: dict[str, Code] = {}
         entries = as_dict(task.given('env'))
@@ -817,7 +816,10 @@ class DagTranslator:
             raise NotTranslated('its SQL is only known at run time', 'write the SQL into a file of sql/')
         text = text.strip()
         if text.endswith(('.sql', '.hql')) and '\n' not in text:
-            text = self._sql_file(text)
+            found = self._file_beside(text)
+            if found is None:
+                raise NotTranslated(f'the file {text} is not beside the DAG file', 'write the SQL into a file of sql/')
+            text = found.strip()
         self._unhandled(task, 'sql', 'hql', *_SQL_ARGUMENTS)
         for key in _SQL_ARGUMENTS:
             if key.endswith('conn_id') and task.given(key) is not None:
@@ -851,19 +853,20 @@ class DagTranslator:
         self.project.add(path, f'-- Task "{task.id}" of {task.file}, line {task.line}\n{made}\n')
         job.kind, job.target = 'sql', repr(path)
 
-    def _sql_file(self, path: str) -> str:
-        import os
+    def _script(self, task: Task, text: str) -> str:
+        what = f'the command of task "{task.id}" is the file {text}, which is not beside the DAG file'
+        self.report.left_out(task.file, task.line, what, 'copy it into the project')
+        return f'bash {text}'
 
-        for folder in (
-            self.jobs.folder,
-            os.path.join(self.jobs.folder, 'sql'),
-            os.path.join(self.jobs.folder, 'include'),
-        ):
-            whole = os.path.join(folder, path)
-            if os.path.isfile(whole):
-                with open(whole, encoding='utf-8', errors='replace') as file:
-                    return file.read().strip()
-        raise NotTranslated(f'the file {path} is not beside the DAG file', 'write the SQL into a file of sql/')
+    def _file_beside(self, path: str) -> Optional[str]:
+        """The text of a file that a DAG file names, without the line end at its end."""
+        for root in (self.jobs.folder, *self.jobs.beside.roots):
+            for folder in ('', 'sql', 'include'):
+                whole = os.path.join(root, folder, path)
+                if os.path.isfile(whole):
+                    with open(whole, encoding='utf-8', errors='replace') as file:
+                        return file.read().rstrip('\n')
+        return None
 
 
 _VENV = (
@@ -984,6 +987,26 @@ def duration(seconds: float) -> str:
             parts.append(f'{left // size}{unit}')
             left %= size
     return ''.join(parts) or '0s'
+
+
+def _bounds(start: Optional[datetime.datetime], end: Optional[datetime.datetime], expression: Optional[str]) -> str:
+    """The arguments ``start`` and ``end``, which are the first and the last day on which a schedule fires.
+
+    Airflow 2 counts the begin of intervals, and a daily one (``expression``) fires a day after it has begun.
+    """
+    daily = re.fullmatch(r'(\d+) (\d+) \* \* \*', {'@daily': '0 0 * * *'}.get(expression or '', expression or ''))
+    texts: list[str] = []
+    for name, moment in (('start', start), ('end', end)):
+        if moment is None:
+            continue
+        day = moment.date()
+        if daily is not None:
+            fires = datetime.time(int(daily[2]), int(daily[1]))
+            begins_later = moment.time() > fires if name == 'start' else moment.time() >= fires
+            later = datetime.timedelta(days=1 + begins_later if name == 'start' else int(begins_later))
+            day = min(day, datetime.date.max - later) + later
+        texts.append(f', {name}={day.isoformat()!r}')
+    return ''.join(texts)
 
 
 def _cron(text: str) -> tuple[str, Optional[str]]:
