@@ -853,7 +853,8 @@ def test_sql_operators_become_sql_files(files: Files) -> None:
             c = SQLExecuteQueryOperator(task_id='c', sql=['select 1', "select '{{ params.table }}'"])
             d = SQLExecuteQueryOperator(task_id='d', sql='update x set y = 1')
             e = SQLExecuteQueryOperator(task_id='e', sql="select {{ params.table }}, {{ var.value.x }}")
-            a >> [b, c, d, e]
+            f = SQLExecuteQueryOperator(task_id='f', sql='create table x (id int primary key)')
+            a >> [b, c, d, e, f]
         """,
         **{'sql/b.sql': 'select 2;\n'},
     )
@@ -863,10 +864,12 @@ def test_sql_operators_become_sql_files(files: Files) -> None:
     )
     assert made.text('sql/d/b.sql').endswith('\nselect 2;\n')
     assert made.text('sql/d/c.sql').endswith("\nselect 1;\nselect '{{ params.table }}'\n")
-    assert [made.jobs[name]['kind'] for name in 'de'] == ['class', 'class']
+    assert [made.jobs[name]['kind'] for name in 'def'] == ['class', 'class', 'class']
+    assert made.text('sql/d/d.sql').endswith('\nupdate x set y = 1\n')
     assert made.notes() == [
         '11: SQLExecuteQueryOperator "d": Pinrail has no statement UPDATE',
         '12: SQLExecuteQueryOperator "e": Airflow variables are not there',
+        '13: SQLExecuteQueryOperator "f": a table of Pinrail has no PRIMARY KEY',
     ]
     assert len(made.notes('changed')) == 2
 

@@ -835,12 +835,14 @@ class DagTranslator:
                     f'{key}={_text(task.given(key))} of {_named(task)}',
                     'write the values into the SQL as {{ params.name }}',
                 )
-        statements = [one for one in re.split(r';\s*(?:\n|$)', _without_comments(text)) if one.strip()]
-        for one in statements:
-            word = one.strip().split()[0].lower() if one.strip().split() else ''
-            if word.strip('(') not in _STATEMENTS:
-                raise NotTranslated(f'Pinrail has no statement {word.upper()}', 'replace rows by INSERT OVERWRITE')
-        made, pulls, bare = _jinja.sql(text, self.params, lambda one: self.names.get(one, one))
+        path = f'sql/{workflow.name}/{job.name}.sql'
+        origin = f'-- Task "{task.id}" of {task.file}, line {task.line}\n'
+        try:
+            _must_be_known(text)
+            made, pulls, bare = _jinja.sql(text, self.params, lambda one: self.names.get(one, one))
+        except NotTranslated as wrong:
+            self.project.add(path, f'{origin}{text}\n')
+            raise NotTranslated(f'{wrong}', f'{wrong.todo}; its SQL is in {path}, for sql= of the job') from None
         for name in bare:
             self.report.changed(
                 task.file,
@@ -849,8 +851,7 @@ class DagTranslator:
                 f'write {{{{ params.{name} | ident }}}} if it is a name',
             )
         self._wait_for(job, pulls)
-        path = f'sql/{workflow.name}/{job.name}.sql'
-        self.project.add(path, f'-- Task "{task.id}" of {task.file}, line {task.line}\n{made}\n')
+        self.project.add(path, f'{origin}{made}\n')
         job.kind, job.target = 'sql', repr(path)
 
     def _script(self, task: Task, text: str) -> str:
@@ -1117,6 +1118,24 @@ def _has_templates(node: ast.AST) -> bool:
 
 def uses_name(node: ast.AST, name: str) -> bool:
     return any(isinstance(one, ast.Name) and one.id == name for one in ast.walk(node))
+
+
+# What a CREATE TABLE of Pinrail's SQL does not have.
+_CONSTRAINTS = re.compile(
+    r'\b(primary\s+key|not\s+null|default|serial|bigserial|references|unique|auto_?increment|check)\b', re.IGNORECASE
+)
+
+
+def _must_be_known(text: str) -> None:
+    """Raises ``NotTranslated`` for statements that Pinrail's SQL does not have."""
+    for statement in re.split(r';\s*(?:\n|$)', _without_comments(text)):
+        words = statement.split()
+        if words and words[0].strip('(').lower() not in _STATEMENTS:
+            raise NotTranslated(f'Pinrail has no statement {words[0].upper()}', 'replace rows by INSERT OVERWRITE')
+        found = _CONSTRAINTS.search(statement) if [word.lower() for word in words[:2]] == ['create', 'table'] else None
+        if found is not None:
+            shown = ' '.join(found[0].upper().split())
+            raise NotTranslated(f'a table of Pinrail has no {shown}', 'write the columns with their types alone')
 
 
 def _without_comments(text: str) -> str:
