@@ -273,6 +273,54 @@ def test_nothing_of_a_file_is_run_and_what_only_a_run_knows_is_told(files: Files
     assert isinstance(played.errors['say'], UserError)
 
 
+def test_tasks_that_only_a_run_makes_are_told_wherever_they_stand(files: Files) -> None:
+    made = airflow(
+        files,
+        """
+        import yaml
+        from airflow.decorators import dag, task, task_group
+        from airflow.models.dag import DAG
+        from airflow.operators.bash import BashOperator
+        from dbt_tasks import DbtTasks, add_tests
+
+        def make(name):
+            with DAG(name, schedule=None):
+                BashOperator(task_id='a', bash_command='x')
+
+        for name in yaml.safe_load(open('names.yaml')):
+            make(name)
+
+        @dag(schedule=None)
+        def known():
+            @task
+            def one(x, y=1):
+                return x
+
+            @task_group
+            def pair(x):
+                return one(x)
+
+            given = one(1)
+            a = one.expand_kwargs([{'x': 1}])
+            b = pair.expand(x=[1, 2])
+            c = DbtTasks(group_id='models')
+            d = add_tests(given)
+            e = given.map(len)
+
+        known()
+        """,
+    )
+    assert set(made.jobs) == {'one'}
+    assert [note.split('(')[0] for note in made.notes()] == [
+        '11: for name in yaml.safe_load',
+        '25: a = one.expand_kwargs',
+        '26: b = pair.expand',
+        '27: c = DbtTasks',
+        '28: d = add_tests',
+        '29: e = given.map',
+    ]
+
+
 SCHEDULES: list[tuple[str, Optional[dict[str, Any]], Optional[str]]] = [
     ("schedule='@daily'", {'cron': '0 0 * * *'}, None),
     ("schedule_interval='@hourly'", {'cron': '0 * * * *'}, None),
@@ -444,6 +492,7 @@ def test_python_operators_call_their_functions(files: Files) -> None:
         """
         import logging
         from datetime import timedelta
+        from functools import partial
         from airflow import DAG
         from airflow.exceptions import AirflowException
         from airflow.operators.python import PythonOperator, get_current_context
@@ -483,6 +532,7 @@ def test_python_operators_call_their_functions(files: Files) -> None:
             PythonOperator(task_id='now', python_callable=now)
             PythonOperator(task_id='short', python_callable=lambda: {'a': LIMITS['low']})
             PythonOperator(task_id='later', python_callable=later)
+            PythonOperator(task_id='partial', python_callable=partial(add, 1, c=1), op_args=[3])
             PythonOperator(task_id='many', python_callable=many)
             PythonOperator(task_id='quiet', python_callable=add, op_args=[1], op_kwargs={'c': 1}, do_xcom_push=False)
             PythonOperator(task_id='dated', python_callable=print, op_args=['{{ ds }}', '{{ params.x }} {{ run_id }}'])
@@ -499,6 +549,7 @@ def test_python_operators_call_their_functions(files: Files) -> None:
         'now': '20240501',
         'short': {'a': 1},
         'later': 'later',
+        'partial': 6,
         'many': [1, 2],
     }
     assert played.outputs['seen'] == {'a_key': ['2024-05-01', 2, 'run_1', ['x']]}

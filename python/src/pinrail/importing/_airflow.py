@@ -132,7 +132,7 @@ class Task(Thing):
         if name in self.kwargs:
             return self.kwargs[name]
         if name in ('partial', 'expand', 'expand_kwargs'):
-            return Unknown('tasks that are made at run time', node)
+            return Unknown('tasks that are made at run time', node, matters=True)
         return task_method(self, name, node, self.dag.world, ev)
 
     def assign(self, name: str, value: Value, ev: Evaluator, node: ast.AST) -> None:
@@ -169,7 +169,7 @@ class XCom(Thing):
         if name == 'operator':
             return self.task
         if name in ('map', 'zip', 'concat'):
-            return Unknown('a list that is made at run time', node)
+            return Unknown('a list that is made at run time', node, matters=True)
         return self.task.attribute(name, ev, node)
 
     def assign(self, name: str, value: Value, ev: Evaluator, node: ast.AST) -> None:
@@ -261,7 +261,7 @@ class TaskMaker(Thing):
             return Native(lambda args, kwargs, call: self._make([], self.partial, ev, call, expanded=kwargs))
         if name == 'function':
             return self.function
-        return Unknown(f'"{name}" of a task', node)
+        return Unknown(f'"{name}" of a task', node, matters=True)
 
     def call(self, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
         return self._make(args, {**self.partial, **kwargs}, ev, node)
@@ -329,8 +329,8 @@ class GroupMaker(Thing):
         if name == 'override':
             return Native(lambda args, kwargs, call: GroupMaker(self.function, {**self.kwargs, **kwargs}, self.world))
         if name in ('expand', 'partial', 'expand_kwargs'):
-            return Unknown('a group of tasks that is made at run time, once per item', node)
-        return Unknown(f'"{name}" of a task group', node)
+            return Unknown('a group of tasks that is made at run time, once per item', node, matters=True)
+        return Unknown(f'"{name}" of a task group', node, matters=True)
 
     def call(self, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
         own = dict(self.kwargs)
@@ -364,7 +364,7 @@ class OperatorPartial(Thing):
 
         if name in ('expand', 'expand_kwargs'):
             return Native(expand)
-        return Unknown(f'"{name}" of a partial operator', node)
+        return Unknown(f'"{name}" of a partial operator', node, matters=True)
 
 
 _TIMETABLES = (
@@ -436,7 +436,10 @@ class AirflowWorld(World):
         if is_operator(owner) and method == 'partial':
             return OperatorPartial(owner, kwargs, self)
         if not name.startswith('airflow'):
-            return common_call(name, args, kwargs, node)
+            made = common_call(name, args, kwargs, node)
+            if isinstance(made, Unknown) and any(_is_of_dag(one) for one in [*args, *kwargs.values()]):
+                made.matters = True
+            return made
         decorator = decorator_name(name)
         if decorator is not None:
             if args and isinstance(args[0], Function):
@@ -689,12 +692,12 @@ class AirflowWorld(World):
         if value.is_told:
             return
         called = node.value if isinstance(node, (ast.Expr, ast.Assign)) else node
-        if isinstance(called, ast.Call) and not self._touches(node, ev):
+        if isinstance(called, ast.Call) and not value.matters and not self._touches(node, ev):
             # A value that is only kept is told of where a task or an edge uses it.
             named = {keyword.arg for keyword in called.keywords}
             if self._is_harmless(called, ev) or (isinstance(node, ast.Assign) and not named & _OF_TASKS):
                 return
-        if self.open_dags or self._touches(node, ev):
+        if self.open_dags or value.matters or self._touches(node, ev):
             ev.report.left_out(ev.file, getattr(node, 'lineno', 0), f'{shown(node)}: {value.why}', 'write it by hand')
 
     def lose(self, value: Unknown, ev: Evaluator, node: ast.AST) -> Unknown:
@@ -712,7 +715,10 @@ class AirflowWorld(World):
 
     def _touches(self, node: ast.AST, ev: Evaluator) -> bool:
         """Whether a statement outside of DAGs has to do with one."""
-        kinds = (Dag, Task, XCom, Group, TaskMaker, GroupMaker, DagMaker)
+        kinds: tuple[type, ...] = (Dag, Task, XCom, Group, TaskMaker, GroupMaker, DagMaker)
+        if isinstance(node, (ast.For, ast.While, ast.ListComp, ast.GeneratorExp, ast.DictComp)):
+            # A loop over what is not known may make DAGs by functions of the file.
+            kinds += (Function, Class)
         for name in dotted_names(node):
             value = ev.module.names.get(name)
             if isinstance(value, kinds) or (
@@ -720,6 +726,13 @@ class AirflowWorld(World):
             ):
                 return True
         return False
+
+
+def _is_of_dag(value: Value) -> bool:
+    """Whether a value is, or holds, a part of a DAG."""
+    if isinstance(value, (Dag, Task, XCom, Group)):
+        return True
+    return any(_is_of_dag(one) for one in as_list(value) or ())
 
 
 def ends(value: Value, leaving: bool) -> Optional[list[Task]]:

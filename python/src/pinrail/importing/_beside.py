@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple, Optional
 
 from .._source import decode
+from ._evaluate import STANDARD
 from ._project import Project
 from ._report import Report
 
@@ -55,6 +56,9 @@ class Beside:
             inner = os.path.relpath(base, root)
             before = [] if inner == '.' else inner.split(os.sep)
             return _module(root, [*before, *parts])
+        if parts[0] in STANDARD or parts[0] == 'airflow':
+            # Python's own library comes first, and Airflow is not what lies beside a DAG file.
+            return None
         for root in dict.fromkeys([os.path.normpath(folder or '.'), *self.roots]):
             found = _module(root, parts)
             if found is not None:

@@ -49,8 +49,10 @@ MOST_LENGTH = 1_000_000
 class Unknown:
     """A value that only the other tool, or a run, knows."""
 
-    def __init__(self, why: str, node: Optional[ast.AST] = None) -> None:
+    def __init__(self, why: str, node: Optional[ast.AST] = None, *, matters: bool = False) -> None:
         self.why = why
+        # Whether tasks are lost with it, so that a note has to tell of it wherever it goes.
+        self.matters = matters
         self.text = '' if node is None else shown(node)
         self.line = getattr(node, 'lineno', 0)
         # Whether a note tells of it already.
@@ -139,6 +141,20 @@ class Native(Thing):
 
     def call(self, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
         return self._run(args, kwargs, node)
+
+
+class Partial(Thing):
+    """``functools.partial(...)``."""
+
+    def __init__(self, args: list[Value], kwargs: dict[str, Value]) -> None:
+        self.function = args[0] if args else None
+        self.args = args[1:]
+        self.kwargs = kwargs
+
+    def call(self, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
+        if not isinstance(self.function, Thing):
+            return super().call(args, kwargs, ev, node)
+        return self.function.call([*self.args, *args], {**self.kwargs, **kwargs}, ev, node)
 
 
 class Scope:
@@ -700,7 +716,7 @@ class Evaluator:
         if isinstance(func, Thing):
             return func.call(args or [], kwargs, self, node)
         if isinstance(func, Unknown):
-            return Unknown(func.why, node)
+            return Unknown(func.why, node, matters=func.matters)
         return Unknown(f'"{shown(node.func)}" is not a function', node)
 
     def invoke(self, function: Function, args: list[Value], kwargs: dict[str, Value], node: ast.AST) -> Value:
@@ -955,6 +971,8 @@ def common_call(name: str, args: list[Value], kwargs: dict[str, Value], node: as
         return _safely(lambda: _moment(args, kwargs), [], {}, node)
     if name in ('pendulum.timezone', 'pendulum.tz.timezone', 'zoneinfo.ZoneInfo', 'pytz.timezone', 'pendulum.Timezone'):
         return Zone(str(args[0])) if args else Unknown('a time zone', node)
+    if name == 'functools.partial':
+        return Partial(args, kwargs)
     run = _LIBRARY.get(name)
     if run is not None:
         return _safely(run, args, kwargs, node)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 from .._narrow import as_dict, as_list
 from . import _jinja, _project
 from ._airflow import Dag, ParamDef, Task, TaskMaker, Timetable, XCom
-from ._evaluate import Elsewhere, Evaluator, Function, Native, Ref, Unknown, Value, Zone, Zoned, zone_name
+from ._evaluate import Elsewhere, Evaluator, Function, Native, Partial, Ref, Unknown, Value, Zone, Zoned, zone_name
 from ._jinja import Code, NotTranslated, is_text
 from ._jobs import JobsModule, literal_of, returns_value
 from ._project import Job, Project, Workflow, identifier, new_name, text_of
@@ -622,6 +622,9 @@ class DagTranslator:
                 raise NotTranslated(
                     f'{key} is only known at run time ({task.given(key).why})', 'write a job that calls the function'
                 )
+        if isinstance(function, Partial):
+            args, kwargs = [*function.args, *args], {**function.kwargs, **kwargs}
+            function = function.function
         self._unhandled(task, 'python_callable', 'op_args', 'op_kwargs', 'provide_context', 'templates_dict', *_VENV)
         self._virtual(task)
         self._call(
