@@ -72,7 +72,7 @@ class Played:
         finally:
             sys.path.remove(str(imported.root))
             for name in set(sys.modules) - before:
-                if name.partition('.')[0] in ('jobs', 'common'):
+                if name.partition('.')[0] in ('jobs', 'common', 'shared'):
                     del sys.modules[name]
 
     def _one(self, name: str, job: dict[str, Any], given: dict[str, Any]) -> None:

@@ -493,18 +493,23 @@ def test_python_operators_call_their_functions(files: Files) -> None:
         import logging
         from datetime import timedelta
         from functools import partial
+        from typing import Any, Optional
+        from airflow.models import TaskInstance
         from airflow import DAG
         from airflow.exceptions import AirflowException
         from airflow.operators.python import PythonOperator, get_current_context
 
         log = logging.getLogger(__name__)
-        LIMITS = {'low': 1}
+        def limits():
+            return {'low': int('1')}
+
+        LIMITS = limits()
 
         def helper(value):
             log.info(value)
             return value + LIMITS['low']
 
-        def add(a, b=2, *, c):
+        def add(a: Any, b: Optional[int] = 2, *, c: TaskInstance) -> Any:
             return helper(a + b + c)
 
         def seen(ds, ti, number, **context):
@@ -556,6 +561,7 @@ def test_python_operators_call_their_functions(files: Files) -> None:
     assert isinstance(played.errors['dated'], UserError)
     assert set(played.errors) == {'dated', 'missing'}
     assert 'from airflow' not in made.text('jobs/dags.py')
+    assert 'from typing import Any, Optional\n' in made.text('jobs/dags.py')
 
 
 def test_functions_of_other_modules_are_imported(files: Files) -> None:
@@ -665,14 +671,13 @@ def test_what_has_no_counterpart_is_a_job_that_fails_and_a_note(files: Files) ->
         """
         from airflow import DAG
         from airflow.decorators import task
-        from airflow.models.baseoperator import BaseOperator
         from airflow.operators.python import BranchPythonOperator, ShortCircuitOperator
         from airflow.operators.empty import EmptyOperator
         from airflow.sensors.filesystem import FileSensor
         from airflow.providers.http.sensors.http import HttpSensor
         from airflow.providers.amazon.aws.operators.s3 import S3ListOperator
 
-        class OwnOperator(BaseOperator):
+        class OwnOperator(EmptyOperator):
             def execute(self, context):
                 return 1
 
@@ -695,19 +700,73 @@ def test_what_has_no_counterpart_is_a_job_that_fails_and_a_note(files: Files) ->
     assert set(made.jobs) == {'file', 'http', 'branch', 'short', 'own', 's3', 'a', 'ready'}
     assert 'branch>own' in made.edges and 's3>a' in made.edges
     assert made.notes() == [
-        '15: FileSensor "file": Pinrail does not wait by itself yet',
-        '16: HttpSensor "http": Pinrail does not wait by itself yet',
-        '17: BranchPythonOperator "branch": it chooses which tasks run',
-        '18: ShortCircuitOperator "short": it chooses which tasks run',
-        '19: OwnOperator "own": it is an operator of the file itself without a counterpart',
-        '20: S3ListOperator "s3": it is an operator without a counterpart',
-        '27: @task.sensor "ready": Pinrail does not wait by itself yet',
+        '14: FileSensor "file": Pinrail does not wait by itself yet',
+        '15: HttpSensor "http": Pinrail does not wait by itself yet',
+        '16: BranchPythonOperator "branch": it chooses which tasks run',
+        '17: ShortCircuitOperator "short": it chooses which tasks run',
+        '18: OwnOperator "own": its class is the file\'s own and derives from EmptyOperator',
+        '19: S3ListOperator "s3": it is an operator without a counterpart',
+        '26: @task.sensor "ready": Pinrail does not wait by itself yet',
     ]
     assert all(note['todo'] for note in made.document['notes'])
     assert [(one['jobs'], one['unwritten']) for one in made.document['sources']] == [(8, 7)]
     errors = made.play().errors
     assert set(errors) == {'file', 'http', 'branch', 'short', 'own', 's3', 'ready'}
-    assert 'dags.py:15 is not translated: Pinrail does not wait by itself yet' in str(errors['file'])
+    assert 'dags.py:14 is not translated: Pinrail does not wait by itself yet' in str(errors['file'])
+
+
+def test_operators_of_ones_own_are_made_by_their_jobs(files: Files) -> None:
+    made = airflow(
+        files,
+        """
+        from airflow import DAG
+        from airflow.models.baseoperator import BaseOperator
+        from shared.operators import Twice
+
+        PLUS = 1
+
+        class Add(BaseOperator):
+            template_fields = ('day',)
+
+            def __init__(self, amount, day, **kwargs):
+                super().__init__(**kwargs)
+                self.amount = amount
+                self.day = day
+
+            def execute(self, context):
+                from airflow.exceptions import AirflowException
+                if self.amount < 0:
+                    raise AirflowException('too small')
+                self.log.info('adding')
+                self.xcom_push(context, 'day', self.day)
+                return self.amount + PLUS
+
+        with DAG('d', schedule=None):
+            add = Add(task_id='add', amount=1, day='{{ ds }}', retries=2)
+            Twice(task_id='twice', value=add.output)
+            Add(task_id='fails', amount=-1, day='')
+        """,
+        **{
+            'shared/operators.py': """
+                from airflow.models.baseoperator import BaseOperator
+
+                class Twice(BaseOperator):
+                    def __init__(self, value, *args, **kwargs):
+                        super().__init__(*args, **kwargs)
+                        self.value = value
+
+                    def execute(self, context):
+                        return 2 * self.value
+                """
+        },
+    )
+    assert made.notes() == []
+    assert made.edges == {'add>twice'}
+    assert made.jobs['add']['retries'] == 2
+    played = made.play()
+    assert played.outputs['add'] == {'day': '2024-05-01', 'return_value': 2}
+    assert played.outputs['twice'] == {'return_value': 4}
+    assert {name: str(error) for name, error in played.errors.items()} == {'fails': 'too small'}
 
 
 def test_what_functions_need_of_airflow_is_told(files: Files) -> None:
@@ -827,12 +886,12 @@ def test_modules_beside_the_dag_files_are_followed_and_copied(files: Files) -> N
                     return upper(text)
                 """,
             'common/deep.py': """
-                from airflow.models import BaseOperator, Variable
+                from airflow.models import DagModel, Variable
                 from airflow.utils.helpers import (
                     chunks,
                 )
 
-                class Own(BaseOperator):
+                class Own(DagModel):
                     pass
 
                 def upper(text):
@@ -853,11 +912,11 @@ def test_modules_beside_the_dag_files_are_followed_and_copied(files: Files) -> N
     ]
     assert made.text('common/texts.py').startswith('from common.deep import upper\n')
     assert [(note['file'].rsplit('from/')[1], note['line'], note['what']) for note in made.document['notes']] == [
-        ('common/deep.py', 1, 'a job imports "airflow.models.BaseOperator" through this file'),
+        ('common/deep.py', 1, 'a job imports "airflow.models.DagModel" through this file'),
         ('common/deep.py', 2, 'a job imports "airflow.utils.helpers.chunks" through this file'),
         ('common/settings.py', 7, 'pool=\'x\' of task "first"'),
     ]
-    assert made.text('common/deep.py').split('\n')[5] == 'class Own(BaseOperator):'
+    assert made.text('common/deep.py').split('\n')[5] == 'class Own(DagModel):'
 
     def secret(name: str) -> str:
         raise UserError(f'no secret "{name}"')
@@ -905,7 +964,8 @@ def test_sql_operators_become_sql_files(files: Files) -> None:
             d = SQLExecuteQueryOperator(task_id='d', sql='update x set y = 1')
             e = SQLExecuteQueryOperator(task_id='e', sql="select {{ params.table }}, {{ var.value.x }}")
             f = SQLExecuteQueryOperator(task_id='f', sql='create table x (id int primary key)')
-            a >> [b, c, d, e, f]
+            g = SQLExecuteQueryOperator(task_id='g', sql="drop table {{ ti.xcom_pull(task_ids='a') }}")
+            a >> [b, c, d, e, f] >> g
         """,
         **{'sql/b.sql': 'select 2;\n'},
     )
@@ -922,7 +982,13 @@ def test_sql_operators_become_sql_files(files: Files) -> None:
         '12: SQLExecuteQueryOperator "e": Airflow variables are not there',
         '13: SQLExecuteQueryOperator "f": a table of Pinrail has no PRIMARY KEY',
     ]
-    assert len(made.notes('changed')) == 2
+    assert made.text('sql/d/g.sql').endswith('\ndrop table {{ upstream.a.return_value }}\n')
+    assert 'a>g' in made.edges
+    assert [note.split(' of ')[0] for note in made.notes('changed')] == [
+        "6: postgres_conn_id='db'",
+        "9: conn_id='db'",
+        '14: "{{ upstream.a.return_value }}" in the SQL',
+    ]
 
 
 def test_setups_and_teardowns(files: Files) -> None:

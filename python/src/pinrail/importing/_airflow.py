@@ -113,6 +113,8 @@ class Task(Thing):
         self.args: list[Value] = []
         self.call_kwargs: dict[str, Value] = {}
         self.expanded: Optional[dict[str, Value]] = None
+        # Of an operator whose class is in the file, or in one beside it.
+        self.cls: Optional[Class] = None
         self.teardown = False
 
     @property
@@ -486,7 +488,10 @@ class AirflowWorld(World):
     def instance(self, cls: Class, args: list[Value], kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:
         names = cls.ancestors()
         if 'task_id' in kwargs and any(is_operator(name) for name in names[:-1]):
-            return self.operator(cls.node.name, kwargs, ev, node)
+            made = self.operator(cls.node.name, kwargs, ev, node)
+            if isinstance(made, Task):
+                made.cls = cls
+            return made
         if any(name.rsplit('.', 1)[-1] == 'DAG' for name in names[:-1]):
             return self._new_dag(args, kwargs, ev, node)
         return super().instance(cls, args, kwargs, ev, node)

@@ -17,7 +17,10 @@ from ._report import Report
 CONTEXT_MODULE = 'airflow_context'
 # Names of Airflow that the context module has as well, by their last part.
 COUNTERPARTS = frozenset(
-    ('get_current_context', 'Variable', 'AirflowException', 'AirflowFailException', 'AirflowSkipException')
+    (
+        *('get_current_context', 'Variable', 'BaseOperator'),
+        *('AirflowException', 'AirflowFailException', 'AirflowSkipException'),
+    )
 )
 
 

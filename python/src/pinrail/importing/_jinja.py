@@ -349,7 +349,7 @@ _SQL = {
 
 
 def sql(template: str, params: set[str], job_of: Callable[[str], str]) -> tuple[str, list[tuple[str, str]], list[str]]:
-    """A statement with Jinja as one of Pinrail: the text, the outputs it reads, and names outside of quotes.
+    """A statement with Jinja as one of Pinrail: its text, the outputs that it reads, and its values outside of quotes.
 
     Raises ``NotTranslated``.
     """
@@ -372,11 +372,13 @@ def sql(template: str, params: set[str], job_of: Callable[[str], str]) -> tuple[
         elif param is not None:
             pieces.append(f'{{{{ params.{param} }}}}')
             if not inside:
-                bare.append(param)
+                bare.append(f'params.{param}')
         elif code.pulls and code.text == '\0'.join(code.pulls[0]):
             task, key = code.pulls[0]
             pulls.append((task, key))
             pieces.append(f'{{{{ upstream.{job_of(task)}.{key} }}}}')
+            if not inside:
+                bare.append(f'upstream.{job_of(task)}.{key}')
         else:
             raise NotTranslated('templates of SQL take values, not expressions', 'let a Python job make the value')
     return ''.join(pieces), pulls, bare

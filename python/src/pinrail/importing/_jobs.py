@@ -113,7 +113,7 @@ class JobsModule:
         if own:
             head.append('\n'.join(own))
         top = [self._top[line] for line in sorted(self._top)]
-        loose = ['\n'.join(top)] if top else []
+        loose = [_spaced(top)] if top else []
         values = ['\n'.join(f'{name} = {text}' for name, text in self._values.items())] if self._values else []
         blocks = [*self._functions.values(), *self._jobs]
         parts = '\n\n'.join([*head, *loose, *values]).strip('\n')
@@ -145,7 +145,11 @@ class JobsModule:
             text = f'def {name}({ast.unparse(node.args)}):\n    return {ast.unparse(node.body)}'
         else:
             text = self._moved(node, name, edits, inserted)
-        self._functions[name] = text
+        if at_top:
+            # In its place among the statements, which may call it.
+            self._top[node.lineno] = text
+        else:
+            self._functions[name] = text
         return name
 
     def _elsewhere(self, made: Function) -> Optional[str]:
@@ -173,14 +177,11 @@ class JobsModule:
 
     def _moved(self, node: Def, name: str, edits: list[_Edit], inserted: list[str]) -> str:
         """The text of a function at the top of a module, without its decorators."""
-        changed: dict[int, str] = {}
-        first = self.lines[node.lineno - 1]
+        changed = self._edited(edits)
+        first = changed.get(node.lineno, self.lines[node.lineno - 1])
         if name != node.name:
             at = first.index(node.name, node.col_offset + 4)
             changed[node.lineno] = first[:at] + name + first[at + len(node.name) :]
-        for edit in sorted(edits, key=lambda one: (one.line, one.start), reverse=True):
-            line = changed.get(edit.line, self.lines[edit.line - 1]).encode()
-            changed[edit.line] = (line[: edit.start] + edit.text.encode() + line[edit.end :]).decode()
         docstring = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
         documented = range(docstring.lineno, (docstring.end_lineno or 0) + 1) if docstring is not None else range(0)
         lines: list[str] = []
@@ -195,6 +196,25 @@ class JobsModule:
                 pad = ' ' * (node.body[0].col_offset - node.col_offset)
                 lines += [pad + one for one in inserted]
         return '\n'.join(lines)
+
+    def _edited(self, edits: list[_Edit]) -> dict[int, str]:
+        """The lines that edits change, by their numbers."""
+        changed: dict[int, str] = {}
+        for edit in sorted(edits, key=lambda one: (one.line, one.start), reverse=True):
+            line = changed.get(edit.line, self.lines[edit.line - 1]).encode()
+            changed[edit.line] = (line[: edit.start] + edit.text.encode() + line[edit.end :]).decode()
+        return changed
+
+    def own_class(self, made: Class, line: int) -> str:
+        """Brings a class into the module; gives its name there. Raises ``NotTranslated``."""
+        scope = made.scope.outer
+        name = made.node.name
+        if scope is self.ev.module and self._bring_statement(name):
+            return name
+        module: Value = None if scope is None or scope is self.ev.module else scope.names.get('__dotted__')
+        if not isinstance(module, str):
+            raise NotTranslated('its class is defined inside a function', 'move it to the top of its file')
+        return self.imported(f'{module}.{name}', line)
 
     def needs_context(self, function: str) -> bool:
         """Whether a function of the module asks for the context of Airflow by itself."""
@@ -216,6 +236,11 @@ class JobsModule:
                 self._asking.add(function)
             if now != name:
                 edits += [_Edit(one.lineno, one.col_offset, one.end_col_offset or 0, now) for one in names]
+        for name in annotation_names(node):
+            # Nothing evaluates annotations, but those who read them want to know their names.
+            value = self.ev.module.names.get(name)
+            if isinstance(value, Ref) and value.name.split('.')[0] in STANDARD:
+                self._bring_statement(name)
         for one in ast.walk(node):
             if isinstance(one, ast.ImportFrom) and (one.module or '').startswith('airflow'):
                 if all(alias.name in COUNTERPARTS for alias in one.names) and one.lineno == one.end_lineno:
@@ -334,16 +359,17 @@ class JobsModule:
             if isinstance(value, Thing) and not isinstance(value, (Ref, Class)):
                 return False
             # The names of a guarded import (try ... except ImportError) are found in it as well.
-            inserted: list[str] = []
             edits, inserted = self._uses(statement, self.ev.module)
             for line in inserted:
                 self.need_import(line)
             first = min([statement.lineno, *(one.lineno for one in getattr(statement, 'decorator_list', []))])
-            text = '\n'.join(self.lines[first - 1 : statement.end_lineno])
-            if not edits:
-                self._top[first] = text
-                self.taken |= bound_names(statement)
-                found = True
+            changed = self._edited(edits)
+            last = statement.end_lineno or first
+            self._top[first] = '\n'.join(
+                changed.get(number, self.lines[number - 1]) for number in range(first, last + 1)
+            )
+            self.taken |= bound_names(statement)
+            found = True
         return found
 
     def _bring_import(self, name: str, statement: Union[ast.Import, ast.ImportFrom]) -> bool:
@@ -423,6 +449,17 @@ class JobsModule:
         if literal is None:
             raise NotTranslated('it is no plain value', 'write the value into the job')
         return Code(literal, {'import datetime'} if 'datetime.' in literal else set())
+
+
+def _spaced(statements: list[str]) -> str:
+    """Statements with two blank lines around functions and classes."""
+    text = ''
+    was_block = False
+    for statement in statements:
+        is_block = statement.lstrip().startswith(('def ', 'async def ', 'class ', '@'))
+        text += ('' if not text else '\n\n\n' if is_block or was_block else '\n') + statement
+        was_block = is_block
+    return text
 
 
 def _merged(imports: Iterable[str]) -> list[str]:
@@ -524,6 +561,17 @@ def free_names(node: ast.AST) -> list[ast.Name]:
 
     visit(node)
     return [one for one in reads if one.id not in bound]
+
+
+def annotation_names(node: ast.AST) -> set[str]:
+    """The names in the annotations of a piece of code."""
+    found: list[Optional[ast.expr]] = []
+    for one in ast.walk(node):
+        if isinstance(one, (ast.arg, ast.AnnAssign)):
+            found.append(one.annotation)
+        elif isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.append(one.returns)
+    return {one.id for part in found if part is not None for one in ast.walk(part) if isinstance(one, ast.Name)}
 
 
 def bound_names(statement: ast.stmt) -> set[str]:

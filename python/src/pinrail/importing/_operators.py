@@ -441,6 +441,9 @@ class DagTranslator:
                 'its tasks are made at run time, one for each item', 'write one job that goes through the items'
             )
         maker = _BODIES.get(kind)
+        if '.' not in task.operator and not kind.startswith('@'):
+            self._own(task, job)
+            return
         if maker is not None:
             maker(self, task, job)
         elif _SQL_OPERATORS.fullmatch(kind):
@@ -453,10 +456,7 @@ class DagTranslator:
         elif 'branch' in kind.lower() or 'short_circuit' in kind or 'ShortCircuit' in kind:
             raise NotTranslated('it chooses which tasks run', _DECIDING)
         else:
-            own = '' if '.' in task.operator or kind.startswith('@') else ' of the file itself'
-            raise NotTranslated(
-                f'it is an operator{own} without a counterpart', ADVICE.get(kind, 'write a job that does it')
-            )
+            raise NotTranslated('it is an operator without a counterpart', ADVICE.get(kind, 'write a job that does it'))
 
     def _unhandled(self, task: Task, *known: str) -> None:
         """Tells of the arguments of an operator that nothing has used."""
@@ -809,6 +809,23 @@ class DagTranslator:
         lines += [f'values = [{call} {loops}]', "ctx.output('return_value', values)"]
         job.kind, job.target = 'class_', self._class(job, lines)
 
+    def _own(self, task: Task, job: Job) -> None:
+        """An operator whose class is the file's own: a job that makes one and calls its ``execute``."""
+        todo = 'write what its execute does as a job'
+        names = task.cls.ancestors() if task.cls is not None else []
+        bases = {name.rsplit('.', 1)[-1] for name in names if '.' in name}
+        if task.cls is None or bases != {'BaseOperator'}:
+            shown = ', '.join(sorted(bases)) or 'what is not known'
+            raise NotTranslated(f"its class is the file's own and derives from {shown}", todo)
+        name = self.jobs.own_class(task.cls, task.line)
+        skipped = _HANDLED | COSMETIC | set(NOT_YET)
+        given = {key: value for key, value in task.kwargs.items() if key not in skipped}
+        words = dict(zip(given, self._codes(job, list(given.values()))))
+        self.jobs.context('airflow_context')
+        made = _called(name, [], {'task_id': repr(task.id), **words})
+        lines = ['context = airflow_context(ctx)', f"ctx.output('return_value', {made}.execute(context))"]
+        job.kind, job.target = 'class_', self._class(job, lines)
+
     def _sql(self, task: Task, job: Job, workflow: Workflow) -> None:
         """An operator of SQL: a file of statements."""
         text = task.given('sql', task.given('hql'))
@@ -846,12 +863,12 @@ class DagTranslator:
         except NotTranslated as wrong:
             self.project.add(path, f'{origin}{text}\n')
             raise NotTranslated(f'{wrong}', f'{wrong.todo}; its SQL is in {path}, for sql= of the job') from None
-        for name in bare:
+        for path_of_value in bare:
             self.report.changed(
                 task.file,
                 task.line,
-                f'"{{{{ params.{name} }}}}" in the SQL of task "{task.id}" is a literal, not a piece of SQL',
-                f'write {{{{ params.{name} | ident }}}} if it is a name',
+                f'"{{{{ {path_of_value} }}}}" in the SQL of task "{task.id}" is a literal, not a piece of SQL',
+                f'write {{{{ {path_of_value} | ident }}}} if it is a name',
             )
         self._wait_for(job, pulls)
         self.project.add(path, f'{origin}{made}\n')

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from contextvars import ContextVar
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Optional, Union
 
 from pinrail import UserError
@@ -111,6 +112,22 @@ def job_name(task_id: str) -> str:
     return task_id.replace('.', '_')
 
 
+class BaseOperator:
+    """What operators of one's own derive from. A job makes one and calls its ``execute``."""
+
+    template_fields: Any = ()
+
+    def __init__(self, task_id: str, **more: object) -> None:
+        self.task_id = task_id
+        self.log = logging.getLogger(task_id)
+
+    def xcom_push(self, context: Context, key: str, value: object, **other: object) -> None:
+        context['ti'].xcom_push(key, value)
+
+    def xcom_pull(self, context: Context, task_ids: Union[str, list[str]], key: str = 'return_value') -> Any:
+        return context['ti'].xcom_pull(task_ids, key=key)
+
+
 class TaskInstance:
     """``ti``: the outputs of the jobs above, and those that the job leaves."""
 
@@ -139,6 +156,15 @@ class TaskInstance:
         return [self.xcom_pull(one, key=key) for one in task_ids]
 
 
+def _moment(value: datetime) -> datetime:
+    """A moment with the methods that Airflow's have, where the library that it takes them from is installed."""
+    try:
+        pendulum = importlib.import_module('pendulum')
+    except ImportError:
+        return value
+    return pendulum.instance(value)
+
+
 class _Named:
     """An object with some attributes, such as ``dag_run``."""
 
@@ -148,7 +174,7 @@ class _Named:
 
 def airflow_context(ctx: Any, **more: object) -> Context:
     """The context of Airflow for a job, also for ``get_current_context``."""
-    start, end, ds = ctx.interval.start, ctx.interval.end, ctx.ds
+    start, end, ds = _moment(ctx.interval.start), _moment(ctx.interval.end), ctx.ds
     ti = TaskInstance(ctx)
     params = {name: ctx.params[name] for name in ctx.params.keys()}
     dag_run = _Named(
