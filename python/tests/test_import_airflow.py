@@ -1115,7 +1115,15 @@ def test_airflow_3_names(files: Files) -> None:
             def shell():
                 return 'echo $A'
 
-            chain(BashOperator(task_id='a', bash_command='x'), shell())
+            @task.bash
+            def read():
+                return 'echo last'
+
+            @task
+            def tell(text):
+                return text
+
+            chain(BashOperator(task_id='a', bash_command='x'), shell(), tell(read()))
 
         new()
 
@@ -1125,11 +1133,14 @@ def test_airflow_3_names(files: Files) -> None:
         """,
     )
     assert set(made.workflows) == {'new', 'numbers'}
-    assert made.notes() == ['15: outlets=[\'numbers\'] of task "numbers"']
+    assert made.notes() == ['23: outlets=[\'numbers\'] of task "numbers"']
     assert made.notes('changed')[0].startswith('5: a run is about the time before it fires')
     del made.workflows['numbers']
-    shell = made.play().returned['shell']
+    played = made.play(upstream={'read': {'return_value': 'last'}})
+    shell = played.returned['shell']
     assert (shell.command, shell.env) == (['bash', '-c', 'echo $A'], {'A': '2024-05-01'})
+    assert 'pinrail output --text return_value' in played.returned['read'].command[2]
+    assert played.outputs['tell'] == {'return_value': 'last'}
 
 
 def test_files_that_are_there_stay_as_they_are(files: Files) -> None:

@@ -508,7 +508,7 @@ class Evaluator:
             return Unknown('only known at run time', node)
         try:
             return owner[key]
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return Unknown(f'{type(error).__name__} in "{shown(node)}"', node)
 
     def _of_Slice(self, node: ast.Slice, scope: Scope) -> Value:
@@ -619,7 +619,7 @@ class Evaluator:
             return Unknown('only known at run time', node)
         try:
             return run(left, right)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return Unknown(f'{type(error).__name__} in "{shown(node)}"', node)
 
     def _of_Compare(self, node: ast.Compare, scope: Scope) -> Value:
@@ -859,7 +859,7 @@ def _safely(
         return Unknown('only known at run time', node)
     try:
         made = run(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return Unknown(f'{type(error).__name__} in "{shown(node)}"', node)
     if type(made).__name__ in ('dict_items', 'dict_keys', 'dict_values', 'zip', 'enumerate', 'map', 'reversed'):
         return list(made)

@@ -86,6 +86,7 @@ DAG_NOT_YET = {
     'on_success_callback': 'add a job at the end',
     'sla_miss_callback': 'warn_after="..." marks a job that is slow',
     'template_searchpath': "files are found from the project's folder",
+    'render_template_as_native_obj': 'templates give text; a job that needs more reads it from ctx',
     'user_defined_macros': 'write what they do into the jobs',
     'user_defined_filters': 'write what they do into the jobs',
     'jinja_environment_kwargs': 'templates are translated when they are imported',
@@ -94,11 +95,10 @@ DAG_NOT_YET = {
     'access_control': 'roles are given per project',
     'deadline': 'warn_after="..." marks a job that is slow',
     'allowed_run_types': 'every workflow can be run by hand',
-    'params_trigger_ui': 'leave it out',
 }
 DAG_COSMETIC = frozenset(
     'tags doc_md dag_display_name default_view orientation owner_links auto_register is_paused_upon_creation '
-    'full_filepath render_template_as_native_obj template_undefined start_date end_date '
+    'full_filepath template_undefined start_date end_date '
     'disable_bundle_versioning'.split()
 )
 # Sensors, by the last part of their name, and what to write instead until the platform waits by itself.
@@ -139,7 +139,13 @@ _SQL_OPERATORS = re.compile(
 )
 # Statements that the SQL of Pinrail knows, by their first word.
 _STATEMENTS = frozenset('select with values create insert truncate drop show describe explain'.split())
-MINUTES_5 = 300
+# Airflow's own wait before a retry, which is longer than Pinrail's.
+RETRY_SECONDS = 300
+# What stands around a command whose last line of output is the result of its task.
+LAST_LINE = (
+    'set -o pipefail\n{ ',
+    '\n} | tee "$TMPDIR/stdout" &&\npinrail output --text return_value "$(tail -n 1 "$TMPDIR/stdout")"',
+)
 # A longer call stands on several lines.
 LONGEST_CALL = 90
 
@@ -349,8 +355,7 @@ class DagTranslator:
         retries = given.get('retries')
         if isinstance(retries, int) and not isinstance(retries, bool) and retries > 0:
             settings['retries'] = str(retries)
-            # Airflow's own wait, which is longer than Pinrail's.
-            settings['retry_delay'] = repr(duration(MINUTES_5))
+            settings['retry_delay'] = repr(duration(RETRY_SECONDS))
         elif retries is not None and retries != 0:
             self._cannot(line, f'retries of {what}', retries)
         elif retries == 0:
@@ -363,11 +368,15 @@ class DagTranslator:
             elif value is not None and seconds != 0:
                 self._cannot(line, f'{key} of {what}', value)
         priority = given.get('priority_weight')
-        if isinstance(priority, int) and priority != 1:
-            settings['priority'] = str(priority)
+        if isinstance(priority, int) and not isinstance(priority, bool):
+            settings.update({'priority': str(priority)} if priority != 1 else {})
+        elif priority is not None:
+            self._cannot(line, f'priority_weight of {what}', priority)
         owner = given.get('owner')
         if isinstance(owner, str) and owner.strip():
             settings['owner'] = repr(owner)
+        elif owner:
+            self._cannot(line, f'owner of {what}', owner)
         rule = given.get('trigger_rule')
         if rule is not None and trigger:
             found = TRIGGER_RULES.get(str(rule))
@@ -524,10 +533,13 @@ class DagTranslator:
     def _wait_for(self, job: Job, pulls: list[tuple[str, str]]) -> None:
         """A job waits for the jobs whose outputs it reads."""
         for task_id, _ in pulls:
-            name = self.names.get(task_id)
+            name, task = self.names.get(task_id), self.task
             if name is not None and name not in job.after and name != job.name:
+                if task is not None and task in _ancestors(self.dag.tasks[task_id]):
+                    what = f'job "{job.name}" reads an output of "{name}", which is below it'
+                    self.report.left_out(task.file, task.line, what, 'read it elsewhere')
+                    continue
                 job.after.append(name)
-                task = self.task
                 above = task is not None and task_id in (one.id for one in _ancestors(task))
                 if not above and task is not None:
                     self.report.changed(
@@ -583,14 +595,8 @@ class DagTranslator:
             command = f'cd {_quoted(cwd)} && {{ {command}\n}}'
         elif cwd is not None:
             self._cannot(task.line, f'cwd of task "{task.id}"', cwd)
-        if (
-            any(one == task.id for one, key in self.pulled if key == 'return_value')
-            and task.given('do_xcom_push', True) is not False
-        ):
-            command = (
-                f'set -o pipefail\n{{ {command}\n}} | tee "$TMPDIR/stdout" &&\n'
-                'pinrail output --text return_value "$(tail -n 1 "$TMPDIR/stdout")"'
-            )
+        if self._is_read(task):
+            command = LAST_LINE[0] + command + LAST_LINE[1]
         values = {**made.values, **environment}
         plain = {key: ast.literal_eval(one.text) for key, one in environment.items() if _is_literal(one.text)}
         if not made.values and len(plain) == len(environment):
@@ -691,6 +697,8 @@ class DagTranslator:
                 self._cannot(task.line, f'env of task "{task.id}"', task.given('env'))
             pairs = zip(environment or {}, self._codes(job, list((environment or {}).values())))
             env = ', '.join(f'{key!r}: {text}' for key, text in pairs)
+            if self._is_read(task):
+                call = f'{LAST_LINE[0]!r} + {call} + {LAST_LINE[1]!r}'
             lines.append(f"return Shell(['bash', '-c', {call}]" + (f', env={{{env}}})' if env else ')'))
         elif gives and task.given('do_xcom_push', True) is not False:
             apart = task.given('multiple_outputs') is True and self._is_pulled_apart(task)
@@ -710,6 +718,10 @@ class DagTranslator:
             self.jobs.need_import('import asyncio')
             return f'asyncio.run({call})'
         return f'list({call})' if node is not None and is_generator(node) else call
+
+    def _is_read(self, task: Task) -> bool:
+        """Whether another task reads what a command prints last."""
+        return (task.id, 'return_value') in self.pulled and task.given('do_xcom_push', True) is not False
 
     def _is_pulled_apart(self, task: Task) -> bool:
         """Whether another task reads entries of the dict that a task gives as outputs of their own."""
