@@ -34,21 +34,23 @@ TRIGGER_RULES: dict[str, tuple[str, Optional[str]]] = {
     'always': ('all_done', 'the job waits until all above it have ended'),
     'dummy': ('all_done', 'the job waits until all above it have ended'),
 }
+# What to do about mails.
+NOTIFY = 'declare a channel in pinrail.toml ([notify.NAME]), and notify={"failure": ["NAME"]} of the workflow'
 # Arguments of every operator without a counterpart, and what to do.
 NOT_YET = {
     'pool': 'Pinrail has no pools yet',
     'pool_slots': 'Pinrail has no pools yet',
     'depends_on_past': 'let the job check what the run before has left',
     'wait_for_downstream': 'let the job check what the run before has left',
-    'email': 'Pinrail sends no mails yet',
-    'on_failure_callback': 'add a job with run_if="any_failed"',
+    'email': NOTIFY,
+    'on_failure_callback': 'notify= of the workflow tells people; a job with run_if="any_failed" does more',
     'on_success_callback': 'add a job behind it',
     'on_retry_callback': 'write it into the job',
     'on_execute_callback': 'write it into the job',
     'on_skipped_callback': 'write it into the job',
     'pre_execute': 'write it into the job',
     'post_execute': 'write it into the job',
-    'sla': 'warn_after="..." marks a job that is slow',
+    'sla': 'sla="..." of the workflow tells when a run is late, warn_after="..." of a job when that is slow',
     'queue': 'all jobs run where the server runs',
     'executor': 'all jobs run where the server runs',
     'executor_config': 'memory="..." limits a job',
@@ -82,9 +84,9 @@ DAG_NOT_YET = {
     'max_active_tasks': 'there is no such limit yet',
     'concurrency': 'there is no such limit yet',
     'dagrun_timeout': 'timeout= limits a job',
-    'on_failure_callback': 'add a job with run_if="any_failed"',
+    'on_failure_callback': 'notify= of the workflow tells people; a job with run_if="any_failed" does more',
     'on_success_callback': 'add a job at the end',
-    'sla_miss_callback': 'warn_after="..." marks a job that is slow',
+    'sla_miss_callback': 'sla="..." and notify={"sla-missed": [...]} of the workflow tell of it',
     'template_searchpath': "files are found from the project's folder",
     'render_template_as_native_obj': 'templates give text; a job that needs more reads it from ctx',
     'user_defined_macros': 'write what they do into the jobs',
@@ -93,7 +95,7 @@ DAG_NOT_YET = {
     'fail_stop': 'other jobs of the run go on',
     'fail_fast': 'other jobs of the run go on',
     'access_control': 'roles are given per project',
-    'deadline': 'warn_after="..." marks a job that is slow',
+    'deadline': 'sla="..." and notify={"sla-missed": [...]} of the workflow tell of it',
     'allowed_run_types': 'every workflow can be run by hand',
 }
 DAG_COSMETIC = frozenset(

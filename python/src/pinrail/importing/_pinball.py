@@ -16,7 +16,7 @@ from .._source import decode
 from . import _jinja, pinball_jobs
 from ._evaluate import Class, Evaluator, Ref, Scope, Thing, Unknown, Value, World, common_call, shown
 from ._jinja import Part
-from ._operators import duration
+from ._operators import NOTIFY, duration
 from ._project import Job, Project, Workflow, identifier, new_name, text_of, workflow_source
 from ._report import Report
 
@@ -204,9 +204,7 @@ class Pinball:
             self.report.left_out(source.path, config.line, f'schedule of workflow "{name}"', 'write schedule=cron(...)')
         emails = config.given.get('notify_emails')
         if emails:
-            self.report.left_out(
-                source.path, config.line, f'notify_emails of workflow "{name}"', 'Pinrail sends no mails yet'
-            )
+            self.report.left_out(source.path, config.line, f'notify_emails of workflow "{name}"', NOTIFY)
         known = {*_ARGUMENTS['WorkflowConfig']}
         for key in config.given:
             if key not in known:
@@ -369,9 +367,7 @@ class Pinball:
             ) and not isinstance(value, Unknown):
                 continue
             if value not in (None, [], ()):
-                todo = {'emails': 'Pinrail sends no mails yet', 'write_lock': 'let the jobs wait for each other'}.get(
-                    key, 'write it by hand'
-                )
+                todo = {'emails': NOTIFY, 'write_lock': 'let the jobs wait for each other'}.get(key, 'write it by hand')
                 name = (
                     value.last if isinstance(value, Ref) else value.why if isinstance(value, Unknown) else repr(value)
                 )
