@@ -5,13 +5,16 @@
 //! what all operations have in common is added to the document in one place.
 
 mod attempts;
+mod backfills;
 mod backup;
 mod document;
+mod environments;
 mod extract;
 mod idempotency;
 mod metrics;
 mod notices;
 mod once;
+mod operations;
 mod page;
 mod projects;
 mod runs;
@@ -45,6 +48,7 @@ type Shared = State<Arc<App>>;
 fn operations() -> OpenApiRouter<Arc<App>> {
     let resources = [
         projects::routes(),
+        environments::routes(),
         runs::routes(),
         attempts::routes(),
         sql::routes(),
@@ -52,6 +56,8 @@ fn operations() -> OpenApiRouter<Arc<App>> {
         notices::routes(),
         tokens::routes(),
         backup::routes(),
+        backfills::routes(),
+        operations::routes(),
     ];
     let api = resources.into_iter().fold(OpenApiRouter::default(), OpenApiRouter::merge);
     let api = api.routes(routes!(document::openapi)).layer(from_fn(extract::known_parameters));

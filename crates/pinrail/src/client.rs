@@ -14,6 +14,7 @@ use ureq::{Agent, Body};
 
 use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
 use crate::logins::{Logins, server};
+use crate::output::Output;
 use crate::server::{Server, Wanted};
 use crate::state::{Locked, Using, in_use, join, served};
 
@@ -289,10 +290,23 @@ impl Client {
         }
     }
 
+    /// Sends a project's files as they are, and has the Python environments built that they ask for, which is told of.
+    pub fn send_code(&self, project: &Project, state: &Path, output: Output) -> Result<String, Failure> {
+        let bundle = self.send_bundle(project, state)?;
+        crate::commands::environments::prepare(self, project, &bundle, &[], output)?;
+        Ok(bundle)
+    }
+
     pub fn put(&self, path: &str, bytes: &[u8]) -> Result<Value, Failure> {
         let request = self.agent.put(format!("{}/api/v1{path}", self.url));
         let request = request.header("authorization", format!("Bearer {}", self.token));
         self.answer(request.send(bytes))
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.agent.patch(format!("{}/api/v1{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        self.answer(request.content_type("application/json").send(body.to_string().as_bytes()))
     }
 
     pub fn delete(&self, path: &str) -> Result<Value, Failure> {

@@ -1,12 +1,13 @@
 # Says as JSON what the interpreter that runs this is and has. Must work with every Python 3.
+import os
 import sys
 
-if sys.path and sys.path[0] == '':
+if sys.path and sys.path[0] in ('', os.getcwd()):
     # What lies in the current folder is not what the interpreter has; it must not stand in for what is imported here.
     del sys.path[0]
 
+import importlib.util
 import json
-import os
 
 
 def version_of(name):
@@ -30,6 +31,8 @@ print(
             'managed': os.path.exists(marker) and not venv,
             'pytest': version_of('pytest'),
             'sdk': version_of('pinrail'),
+            'pip': version_of('pip'),
+            'venv': importlib.util.find_spec('venv') is not None,
         }
     )
 )

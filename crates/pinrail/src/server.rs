@@ -13,7 +13,7 @@ use pinrail_exec::python::{Python, PythonConfig};
 use pinrail_exec::shell::Shell;
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
-use pinrail_model::seam::exec::Executor;
+use pinrail_model::seam::exec::{Executor, Sandbox};
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
 use pinrail_model::seam::store::{Store, StoreError};
 use pinrail_model::time::Clock;
@@ -21,6 +21,7 @@ use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
 use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
+use pinrail_service::environments::{Environments, environments_folder};
 use pinrail_service::http::serve;
 use pinrail_service::notify::{Deliveries, Sender};
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
@@ -34,7 +35,7 @@ use tokio::runtime::Runtime;
 
 use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
-use crate::python::default_interpreter;
+use crate::python::{default_interpreter, shared_environments};
 use crate::sdk;
 use crate::state::{Live, Locked, Unused};
 
@@ -124,7 +125,7 @@ impl Server {
                 attempts: Arc::clone(&attempts),
                 bundles: attempts.parts.bundles.clone(),
                 compiler: parts.compiler.clone(),
-                sandbox: Arc::new(LocalSandbox::new(launcher.clone())),
+                sandbox: Arc::clone(&parts.sandbox),
                 engine,
                 catalog,
                 queries: Queries::new(&state.folder),
@@ -268,6 +269,7 @@ struct Parts {
     ids: Arc<dyn Ids>,
     python: Arc<Python>,
     shell: Arc<Shell>,
+    sandbox: Arc<dyn Sandbox>,
     compiler: Compiler,
 }
 
@@ -285,9 +287,10 @@ impl Parts {
             idle: WARM_IDLE,
         };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
+        let sandbox = Arc::new(LocalSandbox::new(Arc::clone(&launcher)));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
-        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler })
+        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, sandbox, compiler })
     }
 
     fn attempts(
@@ -309,6 +312,12 @@ impl Parts {
             engine: engine.clone(),
             catalog: catalog.clone(),
             interpreter: default_interpreter(),
+            environments: Environments::new(
+                shared_environments().unwrap_or_else(|| environments_folder(state)),
+                default_interpreter(),
+                Arc::clone(&self.sandbox),
+                Arc::clone(&self.clock),
+            ),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
             kill_marked,

@@ -34,6 +34,7 @@ EXECUTORS = {'class': ('python', 'shell'), 'sql': ('sql',), 'shell': ('shell',)}
 _DURATION = re.compile(r'(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)')
 _DURATION_UNITS = {'ms': 0.001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 _SIZE = re.compile(r'(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)', re.IGNORECASE)
+_EXTRA = re.compile(r'[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?')
 _SIZE_UNITS = {'b': 1, 'kb': 10**3, 'mb': 10**6, 'gb': 10**9, 'tb': 10**12} | {
     'kib': 2**10,
     'mib': 2**20,
@@ -143,6 +144,15 @@ def secrets(value: object) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def extras(value: object) -> list[str]:
+    """Names of extras, each once: what a Python environment has beyond the project's lock."""
+    names = _texts('names of extras', value)
+    for name in names:
+        if _EXTRA.fullmatch(name) is None:
+            raise WrongValue(f'a list of names, and "{name}" is no name of an extra')
+    return sorted(set(names))
+
+
 def environment(value: object) -> dict[str, str]:
     values = texts_of(value)
     for name in values:
@@ -191,14 +201,48 @@ def _texts(what: str, value: object) -> list[str]:
     raise WrongValue(f'a list of {what}, not {describe(value)}')
 
 
+def pools(value: object) -> dict[str, int]:
+    """Pools and how many slots of each: a name, several, or a dict of names to slots."""
+    entries = as_dict(value)
+    given: dict[Any, Any] = {}
+    if entries is None:
+        given.update(dict.fromkeys(_texts('names of pools, or a dict of pools to slots', value), 1))
+    else:
+        given.update(entries)
+    for name, slots in given.items():
+        problem = name_problem(name)
+        if problem is not None:
+            raise WrongValue(f"made of names of pools, and a pool's name {problem}")
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+            raise WrongValue(f'a dict of pools to slots of 1 or more, and "{name}" has {describe(slots)}')
+    return given
+
+
+def labels(value: object) -> list[str]:
+    found = _texts('labels', value)
+    for label in found:
+        if not label.strip():
+            raise WrongValue('a list of labels, and one is empty')
+    return sorted(set(found))
+
+
+def key(value: object) -> str:
+    template = text(value)
+    if template.count('{{') != template.count('}}'):
+        raise WrongValue(f'a template, not {describe(value)}', "write key='{{ params.customer }}'")
+    return template
+
+
 class Setting(NamedTuple):
-    """A setting: its field in the document, its check, what makes its value when nobody gives one, and
-    whether ``defaults`` may hold it."""
+    """A setting: its field in the document, its check, what makes its value when nobody gives one,
+    whether ``defaults`` may hold it, and whether the document leaves it out when it is empty: settings that came
+    later must not change the versions of workflows that do not use them."""
 
     field: str
     check: Callable[[object], Any]
     absent: Callable[[], Any]
     default: bool
+    left_out: bool = False
 
 
 def _nothing() -> None:
@@ -220,20 +264,37 @@ SETTINGS = {
     'timeout': Setting('timeout_seconds', positive_seconds, _nothing, True),
     'cleanup_timeout': Setting('cleanup_timeout_seconds', positive_seconds, _nothing, True),
     'may_fail': Setting('may_fail', truth, bool, True),
+    'extras': Setting('extras', extras, list, True),
     'secrets': Setting('secrets', secrets, list, True),
     'secret_env': Setting('secret_env', secret_environment, dict, True),
     'env': Setting('env', environment, dict, True),
     'writes': Setting('writes', writes, _nothing, False),
     'params': Setting('params', arguments, dict, False),
     'priority': Setting('priority', whole(), int, True),
+    'pools': Setting('pools', pools, dict, True, True),
+    'concurrency': Setting('concurrency', whole(1), _nothing, True, True),
+    'key': Setting('key', key, _nothing, True, True),
+    'labels': Setting('labels', labels, list, True, True),
     'description': Setting('description', text, _nothing, False),
     'owner': Setting('owner', text, _nothing, True),
 }
 KINDS = ('class_', 'sql', 'shell')
 TEMPLATE_NAMES = ('name', *KINDS, *SETTINGS, 'after')
-WORKFLOW_NAMES = ('schedule', 'owner', 'description', 'params', 'defaults', 'notify', 'sla')
+OVERRUN = ('start-new', 'skip', 'delay', 'delay-until-success', 'abort-running')
+WORKFLOW_NAMES = (
+    'schedule',
+    'overrun',
+    'max_active',
+    'concurrency',
+    'owner',
+    'description',
+    'params',
+    'defaults',
+    'notify',
+    'sla',
+)
 # Settings of a workflow that are planned, and what does nearly the same today.
-NOT_YET = {'limits': 'leave it out; a job has timeout='}
+NOT_YET = {'limits': 'write max_active= or concurrency='}
 DEFAULT_NAMES = tuple(name for name, setting in SETTINGS.items() if setting.default)
 
 # Words of other tools, and what they are called here.
@@ -256,10 +317,18 @@ _OTHER_WORDS = {
     'args': 'params',
     'parameters': 'params',
     'environment': 'env',
+    'packages': 'extras',
+    'requirements': 'extras',
     'cron': 'schedule',
     'task_id': 'name',
     'job': 'name',
     'default_args': 'defaults',
+    'pool': 'pools',
+    'max_active_runs': 'max_active',
+    'max_active_tasks': 'concurrency',
+    'tags': 'labels',
+    'queue': 'labels',
+    'overrun_policy': 'overrun',
 }
 
 

@@ -1,11 +1,13 @@
 //! The real binary, from outside: command line, API, processes, crashes.
 #![allow(clippy::unwrap_used)]
 
+mod backfills;
 mod backup;
 mod crash;
 mod docs;
 mod doctor;
 mod edges;
+mod environments;
 mod explain;
 mod import;
 mod init;
@@ -20,6 +22,7 @@ mod processes;
 mod python;
 mod render;
 mod retention;
+mod schedules;
 mod secrets;
 mod seed;
 mod service;
@@ -27,3 +30,4 @@ mod service;
 mod sql;
 mod state;
 mod support;
+mod surgery;
