@@ -52,9 +52,13 @@ def test_a_dag_as_a_context_with_operators_and_default_args(files: Files) -> Non
         (2, 180, 'anna'),
     ]
     assert jobs['load']['timeout_seconds'] == 3600
-    assert jobs['check']['priority'] == 5
+    # The weight of a task counts for those above it too.
+    assert [job['priority'] for job in jobs.values()] == [7, 6, 0]
+    assert jobs['check']['pools'] == {'db': 1}
     assert jobs['done']['run_if'] == 'all_done'
-    assert made.notes() == ['6: max_active_runs=1 of DAG "shop"', '12: pool=\'db\' of task "check"']
+    assert made.workflow['max_active'] == 1
+    assert made.notes() == []
+    assert made.notes('changed') == ['12: pool "db" has no slots until it is set: jobs that name it wait']
     assert made.notes('cosmetic') == ['6: tags of DAG "shop"']
 
 
@@ -386,11 +390,96 @@ def test_what_airflow_does_by_default_and_pinrail_does_not_is_told(files: Files)
             EmptyOperator(task_id='a')
         """,
     )
-    assert made.notes() == ['4: catchup, which Airflow 2 has on where nothing is said: runs of the past are not made']
+    # Airflow 2 makes up for what was missed where nothing is said.
+    assert made.workflows['d']['schedule']['catch_up'] == 'all'
+    assert made.notes() == []
     assert made.notes('changed') == [
         '6: the DAG names no schedule, which means each day in Airflow 2: it has none here'
     ]
     assert made.workflows['d']['jobs'][0]['retry_delay_seconds'] == 300
+
+
+LIMITS: list[tuple[str, str, dict[str, Any], dict[str, Any], list[str]]] = [
+    (
+        "schedule='@daily', max_active_runs=3, max_active_tasks=8",
+        "pool='a b', pool_slots=2, max_active_tis_per_dag=1",
+        {'max_active': 3, 'concurrency': 8},
+        {'pools': {'a_b': 2}, 'concurrency': 1},
+        ['changed 6: pool "a b" is pool "a_b" here and has no slots until it is set: jobs that name it wait'],
+    ),
+    (
+        'schedule=None, max_active_runs=1, concurrency=2',
+        "pool='default_pool', task_concurrency=4",
+        {'concurrency': 2},
+        {'concurrency': 4},
+        ['left-out 5: max_active_runs=1 of DAG "d": runs by hand are not limited'],
+    ),
+    (
+        "schedule='@daily', max_active_runs=LIMIT, default_args={'pool': 'p'}",
+        'pool_slots=2, weight_rule=WeightRule.ABSOLUTE, priority_weight=4',
+        {},
+        {'pools': {'p': 1}, 'priority': 4},
+        [
+            'left-out 5: max_active_runs of DAG "d": "LIMIT" is not defined in the file',
+            'changed 5: pool "p" has no slots until it is set: jobs that name it wait',
+            'left-out 6: pool_slots=2 of task "a": a job without a pool takes one slot of a worker',
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize('of_dag, of_task, workflow, job, notes', LIMITS)
+def test_pools_limits_and_weights(
+    files: Files, of_dag: str, of_task: str, workflow: dict[str, Any], job: dict[str, Any], notes: list[str]
+) -> None:
+    made = airflow(
+        files,
+        f"""
+        from airflow import DAG
+        from airflow.operators.empty import EmptyOperator
+        from airflow.utils.weight_rule import WeightRule
+
+        with DAG('d', catchup=False, {of_dag}):
+            EmptyOperator(task_id='a', {of_task}) >> EmptyOperator(task_id='b')
+        """,
+    )
+    assert {key: made.workflow.get(key) for key in workflow} == workflow
+    assert {key: made.jobs['a'].get(key) for key in job} == job
+    assert [f'{note["level"]} {note["line"]}: {note["what"]}' for note in made.document['notes']] == notes
+
+
+def test_mails_and_slas_of_all_tasks_are_a_channel_and_the_workflows_notify(files: Files) -> None:
+    made = airflow(
+        files,
+        """
+        from datetime import datetime, timedelta
+        from airflow import DAG
+        from airflow.operators.empty import EmptyOperator
+
+        GIVEN = {'email': ['anna@example.org', 'ops@example.org'], 'sla': timedelta(hours=2), 'depends_on_past': True}
+        with DAG('late', schedule='@daily', start_date=datetime(2024, 1, 1), default_args=GIVEN, catchup=True):
+            EmptyOperator(task_id='a') >> EmptyOperator(task_id='b', email='x@example.org', email_on_failure=False)
+        with DAG('quiet', schedule=None, default_args={**GIVEN, 'email_on_failure': False, 'email_on_retry': False}):
+            EmptyOperator(task_id='a')
+        """,
+    )
+    late = made.workflows['late']
+    assert (late['notify'], late['sla_seconds']) == ({'failure': ['anna'], 'sla-missed': ['anna']}, 7200)
+    assert late['overrun'] == 'delay-until-success'
+    assert (late['schedule']['catch_up'], late['schedule']['start']) == ('all', '2024-01-02')
+    assert made.text('pinrail.toml').split('\n', 3)[3] == (
+        '[notify.anna]\nkind = "email"\nto = ["anna@example.org", "ops@example.org"]\n'
+    )
+    assert made.notes('changed') == [
+        '6: catchup: the first deploy makes the runs from 2024-01-02 on, as Airflow does where it has made none',
+        '6: depends_on_past of task "a" and 1 more: a run waits until the one before has succeeded as a whole',
+        '7: email_on_failure=False of task "b": its failures are told as the others are',
+    ]
+    assert made.notes() == [
+        '7: email=\'x@example.org\' of task "b"',
+        '8: sla=datetime.timedelta(seconds=7200) of default_args of DAG "quiet"',
+        '8: depends_on_past=True of default_args of DAG "quiet"',
+    ]
 
 
 RULES = [
@@ -914,7 +1003,7 @@ def test_modules_beside_the_dag_files_are_followed_and_copied(files: Files) -> N
     assert [(note['file'].rsplit('from/')[1], note['line'], note['what']) for note in made.document['notes']] == [
         ('common/deep.py', 1, 'a job imports "airflow.models.DagModel" through this file'),
         ('common/deep.py', 2, 'a job imports "airflow.utils.helpers.chunks" through this file'),
-        ('common/settings.py', 7, 'pool=\'x\' of task "first"'),
+        ('common/settings.py', 7, 'pool "x" has no slots until it is set: jobs that name it wait'),
     ]
     assert made.text('common/deep.py').split('\n')[5] == 'class Own(DagModel):'
 
@@ -1167,6 +1256,25 @@ def test_files_that_are_there_stay_as_they_are(files: Files) -> None:
     files.write({'other/x.py': 'x = 1\n'})
     with pytest.raises(UserError, match='no DAG found'):
         run('airflow', [str(files.root / 'other')], str(files.root))
+
+
+def test_a_project_that_is_there_gets_no_channels(files: Files) -> None:
+    files.write(
+        {
+            'dags/d.py': """
+                from airflow import DAG
+                from airflow.operators.empty import EmptyOperator
+
+                with DAG('d', schedule=None, default_args={'email': 'anna@example.org'}):
+                    EmptyOperator(task_id='a')
+                """
+        }
+    )
+    document = run('airflow', [str(files.root / 'dags')], str(files.root))
+    assert document['files'] == ['workflows/d.py']
+    (note,) = document['notes']
+    assert (note['level'], note['what']) == ('left-out', 'email=\'anna@example.org\' of default_args of DAG "d"')
+    assert note['todo'].startswith('declare a channel in pinrail.toml ([notify.NAME])')
 
 
 def test_files_that_cannot_be_parsed_are_told(files: Files) -> None:

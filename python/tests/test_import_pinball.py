@@ -36,19 +36,26 @@ WORKFLOWS = {
         final_job_config=JobConfig(FINAL),
         schedule=ScheduleConfig(recurrence=timedelta(days=1), reference_timestamp=datetime(2015, 2, 1, 6, 30)),
         notify_emails=PinballConfig.DEFAULT_EMAIL),
+    'tell': WorkflowConfig(
+        jobs={'a': JobConfig(CommandJobTemplate('A', 'true'))},
+        final_job_config=None, schedule=None, notify_emails='anna@example.org,ops@example.org'),
 }
 """,
     )
+    tell = made.workflows.pop('tell')
+    assert tell['notify'] == {'first-failure': ['anna'], 'recovery': ['anna']}
+    assert 'to = ["anna@example.org", "ops@example.org"]' in made.text('pinrail.toml')
     assert made.edges == {'fetch>clean', 'fetch>other', 'clean>final', 'other>final'}
     schedule = made.workflow['schedule']
     assert (schedule['cron'], schedule['covers'], schedule['start']) == ('30 6 * * *', 'day', '2015-02-01')
     jobs = made.jobs
     assert [job['shell'][2] for job in jobs.values()] == ['curl x', 'echo 100%', "echo it's", 'echo done']
     assert (jobs['fetch']['retries'], jobs['fetch']['timeout_seconds']) == (2, 600)
-    assert (jobs['clean']['priority'], jobs['clean']['warn_after_seconds']) == (2, 90)
+    # A job has the sum of the priorities of all that waits for it; one that says nothing has 1.
+    assert [job['priority'] for job in jobs.values()] == [5, 3, 0, 0]
+    assert (jobs['clean']['warn_after_seconds'], jobs['other']['key']) == (90, 'x')
     assert made.notes() == [
         '9: notify_emails of workflow "load"',
-        '13: write_lock=\'x\' of job "other"',
         '13: emails=[\'a@b.c\'] of job "other"',
     ]
 
@@ -74,17 +81,52 @@ WORKFLOWS = {{
     'w': WorkflowConfig(
         jobs={{'a': JobConfig(CommandJobTemplate('A', 'true'), [])}},
         final_job_config=JobConfig(CommandJobTemplate('final', 'true')),
-        schedule=ScheduleConfig({given}, overrun_policy=1)),
+        schedule=ScheduleConfig({given})),
 }}
 """,
     )
     schedule = made.workflow['schedule']
     if expected is None:
         assert schedule is None
-        assert len(made.notes()) == 2
+        assert len(made.notes()) == 1
     else:
         assert {key: schedule[key] for key in expected} == expected
-        assert made.notes() == ['10: overrun_policy=1: each run starts when it is due']
+        assert made.notes() == []
+
+
+OVERRUNS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ('', {'overrun': 'skip'}, []),
+    ('overrun_policy=OverrunPolicy.DELAY_UNTIL_SUCCESS', {'overrun': 'delay-until-success'}, []),
+    ('overrun_policy=1', {'overrun': 'abort-running'}, []),
+    ('overrun_policy=OverrunPolicy.START_NEW', {'max_active': 3}, []),
+    ('overrun_policy=OverrunPolicy.START_NEW, max_running_instances=7', {'max_active': 7}, []),
+    ('overrun_policy=POLICY', {}, ['11: overrun_policy="POLICY" is not defined in the file']),
+    (
+        'max_running_instances=MOST',
+        {'overrun': 'skip'},
+        ['11: max_running_instances="MOST" is not defined in the file'],
+    ),
+]
+
+
+@pytest.mark.parametrize('given, expected, notes', OVERRUNS)
+def test_overrun_policies(files: Files, given: str, expected: dict[str, Any], notes: list[str]) -> None:
+    made = pinball(
+        files,
+        HEAD
+        + f"""
+from pinball.scheduler.overrun_policy import OverrunPolicy
+WORKFLOWS = {{
+    'w': WorkflowConfig(
+        jobs={{'a': JobConfig(CommandJobTemplate('A', 'true'), [])}},
+        final_job_config=JobConfig(CommandJobTemplate('final', 'true')),
+        schedule=ScheduleConfig(timedelta(days=1), datetime(2015, 2, 1), {given})),
+}}
+""",
+    )
+    kept = {key: made.workflow[key] for key in ('overrun', 'max_active') if key in made.workflow}
+    assert {key: value for key, value in kept.items() if value not in (None, 'start-new')} == expected
+    assert made.notes() == notes
 
 
 def test_job_classes_run_with_pinballs_phases_also_those_of_python_2(files: Files) -> None:

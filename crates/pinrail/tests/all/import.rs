@@ -36,7 +36,7 @@ from airflow import DAG
 from airflow.sensors.filesystem import FileSensor
 
 with DAG("waiting", schedule=None):
-    FileSensor(task_id="wait", filepath="/x", pool="slots")
+    FileSensor(task_id="wait", filepath="/x", queue="fast")
 "#;
 
 #[test]
@@ -45,7 +45,7 @@ fn a_dag_file_becomes_a_project_that_runs() {
     let made = project.run(&["import", "airflow", "dags", "--into", "new"]);
     assert_eq!(made.code, Some(0), "{made:?}");
     assert!(made.out.starts_with("2 workflows with 4 jobs from 2 files · wrote 6 files\n"), "{}", made.out);
-    let told = "  dags/waiting.py:6  pool='slots' of task \"wait\"\n";
+    let told = "  dags/waiting.py:6  queue='fast' of task \"wait\"\n";
     assert!(made.out.contains(told), "{}", made.out);
     assert!(made.out.contains("dags/waiting.py:6  FileSensor \"wait\": Pinrail does not wait"), "{}", made.out);
     assert!(made.out.ends_with("next: cd new && pinrail check\n"), "{}", made.out);
@@ -94,6 +94,44 @@ fn no_module_of_the_current_folder_stands_in_for_pythons_own() {
     assert_eq!(made.err, "");
 }
 
+const LIMITED: &str = r#"
+from datetime import datetime, timedelta
+
+from airflow import DAG
+from airflow.operators.bash import BashOperator
+
+GIVEN = {"email": ["anna@example.org"], "sla": timedelta(hours=2), "pool": "orders", "depends_on_past": True}
+with DAG("limited", schedule="@daily", start_date=datetime(2024, 1, 1), catchup=True, max_active_runs=2,
+         max_active_tasks=4, default_args=GIVEN):
+    BashOperator(task_id="load", bash_command="echo loaded", max_active_tis_per_dag=1, priority_weight=3)
+"#;
+
+#[test]
+fn limits_and_mails_of_a_dag_are_those_of_a_workflow() {
+    let project = Project::new(&[("dags/limited.py", LIMITED)]);
+    let made = project.run(&["import", "airflow", "dags", "--into", "new"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(made.out.contains("      pinrail pools set orders --slots N\n"), "{}", made.out);
+    assert!(!made.out.contains("not translated"), "{}", made.out);
+    let workflow = std::fs::read_to_string(project.path().join("new/workflows/limited.py")).unwrap();
+    for setting in [
+        "    schedule=cron('0 0 * * *', start='2024-01-02', catch_up='all'),\n",
+        "    max_active=2,\n    concurrency=4,\n    overrun='delay-until-success',\n    sla='2h',\n",
+        "    notify={'failure': ['anna'], 'sla-missed': ['anna']},\n",
+        "    defaults={'pools': 'orders'},\n",
+        "concurrency=1, priority=3)",
+    ] {
+        assert!(workflow.contains(setting), "{setting} is not in {workflow}");
+    }
+
+    let inside = |arguments: &[&str]| project.run(&[arguments, &["--project", "new"]].concat());
+    let checked = inside(&["check"]);
+    assert_eq!((checked.code, checked.out.as_str()), (Some(0), "1 workflow checked, nothing to complain about\n"));
+    assert_eq!(inside(&["pools", "set", "orders", "--slots", "1"]).code, Some(0));
+    let ran = inside(&["run", "limited", "--at", "2024-05-01"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
 const PINBALL: &str = r"
 from datetime import datetime, timedelta
 from pinball_ext.job_templates import CommandJobTemplate, JobTemplate
@@ -107,7 +145,7 @@ WORKFLOWS = {
         },
         final_job_config=JobConfig(CommandJobTemplate('final', 'echo end')),
         schedule=ScheduleConfig(recurrence=timedelta(days=1), reference_timestamp=datetime(2015, 2, 1, 4)),
-        notify_emails='a@example.org'),
+        notify_emails='anna@example.org'),
 }
 ";
 
@@ -128,7 +166,9 @@ fn a_pinball_repository_becomes_a_project_that_runs() {
     let project = Project::new(&[("repo/workflows.py", PINBALL), ("repo/jobs/make.py", PINBALL_JOB)]);
     let made = project.run(&["import", "pinball", "repo", "--into", "new"]);
     assert_eq!(made.code, Some(0), "{made:?}");
-    assert!(made.out.contains("repo/workflows.py:7  notify_emails of workflow \"nightly\""), "{}", made.out);
+    assert!(made.out.contains("repo/workflows.py:7  notify_emails of workflow \"nightly\" are told"), "{}", made.out);
+    let declared = std::fs::read_to_string(project.path().join("new/pinrail.toml")).unwrap();
+    assert!(declared.contains("[notify.anna]\nkind = \"email\"\nto = [\"anna@example.org\"]\n"), "{declared}");
     let inside = |arguments: &[&str]| project.run(&[arguments, &["--project", "new"]].concat());
     assert_eq!(inside(&["check"]).code, Some(0));
     let ran = inside(&["run", "nightly", "--at", "2024-05-01"]);

@@ -18,6 +18,7 @@ from ._airflow import Dag, ParamDef, Task, TaskMaker, Timetable, XCom
 from ._evaluate import Elsewhere, Evaluator, Function, Native, Partial, Ref, Unknown, Value, Zone, Zoned, zone_name
 from ._jinja import Code, NotTranslated, is_text
 from ._jobs import JobsModule, literal_of, returns_value
+from ._limits import Channels, Pools, notify, priorities
 from ._project import Job, Project, Workflow, identifier, new_name, text_of
 from ._report import Report
 from .airflow_context import output_name
@@ -38,8 +39,6 @@ TRIGGER_RULES: dict[str, tuple[str, Optional[str]]] = {
 NOTIFY = 'declare a channel in pinrail.toml ([notify.NAME]), and notify={"failure": ["NAME"]} of the workflow'
 # Arguments of every operator without a counterpart, and what to do.
 NOT_YET = {
-    'pool': 'Pinrail has no pools yet',
-    'pool_slots': 'Pinrail has no pools yet',
     'depends_on_past': 'let the job check what the run before has left',
     'wait_for_downstream': 'let the job check what the run before has left',
     'email': NOTIFY,
@@ -51,16 +50,14 @@ NOT_YET = {
     'pre_execute': 'write it into the job',
     'post_execute': 'write it into the job',
     'sla': 'sla="..." of the workflow tells when a run is late, warn_after="..." of a job when that is slow',
-    'queue': 'all jobs run where the server runs',
-    'executor': 'all jobs run where the server runs',
+    'queue': 'labels=["..."] sends a job to the workers that have this label',
+    'executor': 'jobs run where the server and its workers run',
     'executor_config': 'memory="..." limits a job',
     'resources': 'memory="..." limits a job',
     'run_as_user': 'jobs run as the user of the server',
-    'max_active_tis_per_dag': 'there is no such limit yet',
-    'max_active_tis_per_dagrun': 'there is no such limit yet',
-    'task_concurrency': 'there is no such limit yet',
+    'max_active_tis_per_dagrun': 'the items of a list are done one after the other',
     'max_retry_delay': 'the wait doubles with each retry, up to 10 minutes',
-    'weight_rule': 'give the priority that it comes to by priority=',
+    'weight_rule': 'give each job its priority by priority=',
     'inlets': 'wait for a job instead',
     'outlets': 'wait for a job instead',
     'start_date': 'give the workflow a schedule with start=',
@@ -77,13 +74,10 @@ COSMETIC = frozenset(
 # Arguments that are translated below.
 _HANDLED = frozenset(
     'task_id owner retries retry_delay execution_timeout trigger_rule priority_weight params default_args '
-    'retry_exponential_backoff'.split()
+    'retry_exponential_backoff pool pool_slots max_active_tis_per_dag task_concurrency'.split()
 )
 DAG_NOT_YET = {
-    'max_active_runs': 'there is no limit of runs at the same time yet',
-    'max_active_tasks': 'there is no such limit yet',
-    'concurrency': 'there is no such limit yet',
-    'dagrun_timeout': 'timeout= limits a job',
+    'dagrun_timeout': 'timeout="..." ends a job, sla="..." of the workflow tells when a run is late',
     'on_failure_callback': 'notify= of the workflow tells people; a job with run_if="any_failed" does more',
     'on_success_callback': 'add a job at the end',
     'sla_miss_callback': 'sla="..." and notify={"sla-missed": [...]} of the workflow tell of it',
@@ -120,6 +114,12 @@ SENSORS = {
     'BashSensor': 'the command as a job with retries= and retry_delay=',
     'PythonSensor': 'the function as a job with retries= and retry_delay=',
 }
+# Arguments that make a task wait for the run before.
+_PAST = ('depends_on_past', 'wait_for_downstream')
+# What adds to the weight of a task: those below it, unless it says otherwise.
+_WEIGHT_RULES = ('downstream', 'upstream', 'absolute')
+# The pool of all tasks that name none: here the slots of the workers.
+_DEFAULT_POOL = 'default_pool'
 # Operators that decide which jobs below them run.
 _DECIDING = 'Pinrail has no jobs that choose others yet; let each job below decide for itself whether it has work'
 ADVICE = {
@@ -167,6 +167,11 @@ class DagTranslator:
         self.pulled: set[tuple[str, str]] = set()
         self.task: Optional[Task] = None
         self.airflow_3 = False
+        self.pools = Pools()
+        self.channels = Channels(False)
+        # Of the DAG that is being translated: priorities by task id, and what settings of the workflow say already.
+        self.priorities: dict[str, int] = {}
+        self.said: set[str] = set()
         # Jobs that fail until somebody writes them.
         self.unwritten = 0
 
@@ -184,6 +189,9 @@ class DagTranslator:
             self.report.changed(self.file, line, f'DAG "{dag.id}" is workflow "{name}" here')
         made = Workflow(name, f'Translated from {self.ev.file} by `pinrail import airflow`.')
         self._settings(dag, made, line)
+        self._limits(dag, made, line)
+        self._told(dag, made, line)
+        self.priorities = self._weigh(dag)
         used: set[str] = set()
         self.names = {task_id: new_name(task_id.replace('.', '_'), used) for task_id in dag.tasks}
         for task_id, job_name in self.names.items():
@@ -211,10 +219,7 @@ class DagTranslator:
             )
         text = self._schedule(schedule, dag, line)
         if text is not None:
-            made.settings['schedule'] = text
-        if text is not None and given.get('catchup', not self.airflow_3) is not False:
-            shown = 'catchup' if 'catchup' in given else 'catchup, which Airflow 2 has on where nothing is said'
-            self.report.left_out(self.file, line, f'{shown}: runs of the past are not made', 'run them by --at')
+            made.settings['schedule'] = self._caught_up(text, given.get('catchup', not self.airflow_3), line)
         description = given.get('description')
         if isinstance(description, str) and description.strip():
             made.settings['description'] = text_of(description.strip())
@@ -230,6 +235,94 @@ class DagTranslator:
                 self.report.left_out(
                     self.file, line, f'{key}={_text(value)} of DAG "{dag.id}"', 'leave it out, or write it by hand'
                 )
+
+    def _caught_up(self, schedule: str, catchup: Value, line: int) -> str:
+        """The text of a schedule with what is made up for."""
+        if isinstance(catchup, Unknown):
+            self._cannot(line, 'catchup', catchup)
+        if catchup is not True:
+            # The latest fire time that was missed is made up for, as in Airflow.
+            return schedule
+        since = re.search(r"start='([^']*)'", schedule)
+        if since is not None:
+            self.report.changed(
+                self.file,
+                line,
+                f'catchup: the first deploy makes the runs from {since[1]} on, as Airflow does where it has made none',
+                'set start= to the day of the move, or catch_up="latest"',
+            )
+        return f"{schedule[:-1]}, catch_up='all')"
+
+    def _limits(self, dag: Dag, made: Workflow, line: int) -> None:
+        """How many runs of a DAG, and how many of its tasks, may be under way."""
+        self.said = set()
+        runs = dag.kwargs.get('max_active_runs')
+        if _is_count(runs) and 'schedule' in made.settings:
+            made.settings['max_active'] = str(runs)
+        elif _is_count(runs):
+            what = f'max_active_runs={runs} of DAG "{dag.id}": runs by hand are not limited'
+            self.report.left_out(self.file, line, what, 'concurrency= limits the jobs of all its runs')
+        elif runs is not None:
+            self._cannot(line, f'max_active_runs of DAG "{dag.id}"', runs)
+        for key in ('max_active_tasks', 'concurrency'):
+            tasks = dag.kwargs.get(key)
+            if _is_count(tasks):
+                made.settings['concurrency'] = str(tasks)
+                if self.airflow_3:
+                    what = f'{key}={tasks} of DAG "{dag.id}" counts the jobs of all its runs, in Airflow 3 of each run'
+                    self.report.changed(self.file, line, what)
+            elif tasks is not None:
+                self._cannot(line, f'{key} of DAG "{dag.id}"', tasks)
+        past = [task for task in dag.tasks.values() if any(task.given(key) is True for key in _PAST)]
+        if past and 'schedule' in made.settings:
+            made.settings['overrun'] = "'delay-until-success'"
+            self.said.update(_PAST)
+            key = next(key for key in _PAST if past[0].given(key) is True)
+            where = (self.file, line) if key in dag.default_args else (past[0].file, past[0].line)
+            who = f'task "{past[0].id}"' + (f' and {len(past) - 1} more' if len(past) > 1 else '')
+            self.report.changed(*where, f'{key} of {who}: a run waits until the one before has succeeded as a whole')
+
+    def _told(self, dag: Dag, made: Workflow, line: int) -> None:
+        """Who is told of failures and of late runs, as far as ``default_args`` says it for all tasks."""
+        given = dag.default_args
+        limit = given.get('sla')
+        late = isinstance(limit, datetime.timedelta) and limit.total_seconds() > 0 and 'schedule' in made.settings
+        if late and isinstance(limit, datetime.timedelta):
+            made.settings['sla'] = repr(duration(limit.total_seconds()))
+            self.said.add('sla')
+        fails = given.get('email_on_failure', True)
+        channel = self.channels.name(given.get('email')) if isinstance(fails, bool) and (fails or late) else None
+        if channel is not None:
+            events = [*(['failure'] if fails else []), *(['sla-missed'] if late else [])]
+            made.settings['notify'] = notify(events, channel)
+            self.said.add('email')
+        elif late:
+            what = f'sla of default_args of DAG "{dag.id}": nobody is told of a late run'
+            self.report.changed(
+                self.file, line, what, 'notify={"sla-missed": ["NAME"]} of the workflow tells a channel'
+            )
+
+    def _weigh(self, dag: Dag) -> dict[str, int]:
+        """The priorities of tasks, by what their weights and rules come to."""
+        weights: dict[str, float] = {}
+        for task in dag.tasks.values():
+            weight = task.given('priority_weight', 1)
+            weights[task.id] = weight if isinstance(weight, int) and not isinstance(weight, bool) else 1
+        above = {task.id: [one.id for one in task.after if one.id in weights] for task in dag.tasks.values()}
+        below: dict[str, list[str]] = {name: [] for name in weights}
+        for name, names in above.items():
+            for one in names:
+                below[one].append(name)
+        by_rule: dict[str, dict[str, int]] = {}
+        for rule, edges in zip(_WEIGHT_RULES, (above, below, {})):
+            by_rule[rule] = priorities(weights, edges)
+        found: dict[str, int] = {}
+        for task in dag.tasks.values():
+            rule = str(task.given('weight_rule') or 'downstream')
+            amount = by_rule.get(rule, by_rule['absolute']).get(task.id)
+            if amount is not None:
+                found[task.id] = amount
+        return found
 
     def _take_params(self, dag: Dag, made: Workflow, line: int) -> None:
         self.params = set()
@@ -346,7 +439,10 @@ class DagTranslator:
                 self.report.left_out(self.file, line, f'{key}={_text(value)} of {what}', 'write it into the jobs')
 
     def _cannot(self, line: int, what: str, value: Value) -> None:
-        why = f'{_text(value)} is {value.why}' if isinstance(value, Unknown) else f'{_text(value)} cannot be translated'
+        why = f'{_text(value)} cannot be translated'
+        if isinstance(value, Unknown):
+            # What is not known says itself which name it is about.
+            why = value.why if value.text and value.text in value.why else f'{_text(value)} is {value.why}'
         self.report.left_out(self.file, line, f'{what}: {why}', 'write it by hand')
 
     # Settings of jobs.
@@ -370,10 +466,9 @@ class DagTranslator:
             elif value is not None and seconds != 0:
                 self._cannot(line, f'{key} of {what}', value)
         priority = given.get('priority_weight')
-        if isinstance(priority, int) and not isinstance(priority, bool):
-            settings.update({'priority': str(priority)} if priority != 1 else {})
-        elif priority is not None:
+        if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
             self._cannot(line, f'priority_weight of {what}', priority)
+        settings.update(self._slots(given, line, what))
         owner = given.get('owner')
         if isinstance(owner, str) and owner.strip():
             settings['owner'] = repr(owner)
@@ -399,11 +494,47 @@ class DagTranslator:
         for key, value in given.items():
             if key == 'email' and given.get('email_on_failure') is False and given.get('email_on_retry') is False:
                 continue
+            if key == 'weight_rule' and str(value) in _WEIGHT_RULES:
+                continue
+            if key in self.said and (value is True if key in _PAST else value == self.dag.default_args.get(key)):
+                continue
+            if key == 'email_on_failure' and trigger and value is False and 'email' in self.said:
+                self.report.changed(self.file, line, f'{key}=False of {what}: its failures are told as the others are')
             if key in NOT_YET and value not in (None, False, [], ()):
                 if trigger or key not in ('start_date', 'end_date'):
                     self.report.left_out(self.file, line, f'{key}={_text(value)} of {what}', NOT_YET[key])
             elif key in COSMETIC and key.startswith(('doc', 'ui_', 'task_display', 'map_index')):
                 self.report.cosmetic(self.file, line, f'{key} of {what}')
+        return settings
+
+    def _slots(self, given: dict[str, Value], line: int, what: str) -> dict[str, str]:
+        """The pools of a task, and how many of it may be under way in all runs."""
+        settings: dict[str, str] = {}
+        pool, slots = given.get('pool'), given.get('pool_slots', 1)
+        if isinstance(pool, str) and pool != _DEFAULT_POOL and _is_count(slots):
+            name, is_new = self.pools.name(pool)
+            settings['pools'] = repr(name) if slots == 1 else repr({name: slots})
+            if is_new:
+                renamed = '' if name == pool else f' is pool "{name}" here and'
+                self.report.changed(
+                    self.file,
+                    line,
+                    f'pool "{pool}"{renamed} has no slots until it is set: jobs that name it wait',
+                    f'pinrail pools set {name} --slots N',
+                )
+        elif isinstance(pool, str) and pool != _DEFAULT_POOL:
+            self._cannot(line, f'pool_slots of {what}', slots)
+        elif pool is not None and not isinstance(pool, str):
+            self._cannot(line, f'pool of {what}', pool)
+        elif slots != 1:
+            shown = f'pool_slots={_text(slots)} of {what}: a job without a pool takes one slot of a worker'
+            self.report.left_out(self.file, line, shown, 'give it a pool')
+        for key in ('max_active_tis_per_dag', 'task_concurrency'):
+            most = given.get(key)
+            if _is_count(most):
+                settings['concurrency'] = str(most)
+            elif most is not None:
+                self._cannot(line, f'{key} of {what}', most)
         return settings
 
     def _job(self, task: Task, workflow: Workflow) -> Job:
@@ -419,6 +550,8 @@ class DagTranslator:
         }
         own = {**inherited, **task.kwargs}
         job.settings = self._common(own, task.line, what, trigger=True)
+        if task.id in self.priorities:
+            job.settings['priority'] = str(self.priorities[task.id])
         if task.given('retry_delay') is not None and 'retry_delay' not in own:
             # The workflow's own default is meant, not Airflow's.
             job.settings.pop('retry_delay', None)
@@ -948,6 +1081,7 @@ _OF_OPERATORS = frozenset(
 )
 _DAG_HANDLED = frozenset(
     ('schedule', 'schedule_interval', 'timetable', 'catchup', 'default_args', 'params', 'description', 'dag_id')
+    + ('max_active_runs', 'max_active_tasks', 'concurrency')
 )
 _BODIES: dict[str, Callable[[DagTranslator, Task, Job], None]] = {
     'EmptyOperator': DagTranslator.empty,
@@ -966,6 +1100,10 @@ _BODIES: dict[str, Callable[[DagTranslator, Task, Job], None]] = {
 
 def _named(task: Task) -> str:
     return f'{task.kind} "{task.id}"'
+
+
+def _is_count(value: Value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _ancestors(task: Task) -> set[Task]:

@@ -16,6 +16,7 @@ from .._source import decode
 from . import _jinja, pinball_jobs
 from ._evaluate import Class, Evaluator, Ref, Scope, Thing, Unknown, Value, World, common_call, shown
 from ._jinja import Part
+from ._limits import Channels, notify, priorities
 from ._operators import NOTIFY, duration
 from ._project import Job, Project, Workflow, identifier, new_name, text_of, workflow_source
 from ._report import Report
@@ -24,6 +25,10 @@ _MODULE = 'pinball_jobs'
 # What the classes of ``pinball_jobs`` are called there; any other base needs an engine or more of Pinball.
 _BASES = frozenset(('JobBase', 'PythonJob', 'CommandLineJob'))
 _EVENT = 'PINBALL:EVENT_ATTR:'
+# The overrun policies by their numbers in Pinball; a schedule that says nothing has the first.
+_OVERRUN = ('skip', 'abort-running', 'delay', 'delay-until-success', 'start-new')
+# What Pinball lets run of a workflow at once when nobody says it.
+_MOST_RUNNING = 3
 _DAY = 86400
 
 
@@ -106,9 +111,10 @@ def _config(name: str, kinds: list[str], args: list[Value], kwargs: dict[str, Va
 class Pinball:
     """Imports files of Pinball into a project."""
 
-    def __init__(self, project: Project, report: Report) -> None:
+    def __init__(self, project: Project, report: Report, channels: Channels) -> None:
         self.project = project
         self.report = report
+        self.channels = channels
         self._sources: list[_Source] = []
         self._modules: dict[str, Scope] = {}
         self._workflows: set[str] = set()
@@ -200,10 +206,16 @@ class Pinball:
             text = self._schedule(schedule, source)
             if text is not None:
                 made.settings['schedule'] = text
+                self._overrun(schedule, made, source)
         elif schedule is not None:
             self.report.left_out(source.path, config.line, f'schedule of workflow "{name}"', 'write schedule=cron(...)')
         emails = config.given.get('notify_emails')
-        if emails:
+        channel = self.channels.name(emails)
+        if channel is not None:
+            made.settings['notify'] = notify(('first-failure', 'recovery'), channel)
+            what = f'notify_emails of workflow "{name}" are told of the first failure and the recovery, not of each end'
+            self.report.changed(source.path, config.line, what)
+        elif emails:
             self.report.left_out(source.path, config.line, f'notify_emails of workflow "{name}"', NOTIFY)
         known = {*_ARGUMENTS['WorkflowConfig']}
         for key in config.given:
@@ -220,6 +232,7 @@ class Pinball:
             )
             entries = {}
         used: set[str] = set()
+        weights: dict[str, float] = {}
         names = {str(key): new_name(str(key), used) for key in entries}
         for key, one in entries.items():
             if names[str(key)] != key:
@@ -239,6 +252,7 @@ class Pinball:
                         job.after.append(found)
             template, line = (one.given.get('template'), one.line) if isinstance(one, Config) else (one, config.line)
             self._job(job, template, made, source, line)
+            weights[job.name] = _weight(template)
             made.jobs.append(job)
         final = config.given.get('final_job_config')
         if final is not None:
@@ -251,15 +265,15 @@ class Pinball:
                 after=[job.name for job in made.jobs if job.name not in waited],
             )
             self._job(job, template, made, source, config.line)
+            weights[job.name] = _weight(template)
             made.jobs.append(job)
+        found = priorities(weights, {job.name: job.after for job in made.jobs})
+        for job in made.jobs:
+            if job.name in found:
+                job.settings['priority'] = str(found[job.name])
 
     def _schedule(self, schedule: Config, source: _Source) -> Optional[str]:
         given, line = schedule.given, schedule.line
-        for key in ('overrun_policy', 'max_running_instances'):
-            if given.get(key) is not None:
-                value = given[key]
-                name = value.last if isinstance(value, Ref) else repr(value)
-                self.report.left_out(source.path, line, f'{key}={name}: each run starts when it is due', 'leave it out')
         for key in given:
             if key not in (*_ARGUMENTS['ScheduleConfig'], 'time', 'start_date'):
                 self.report.left_out(source.path, line, f'{key} of the schedule', 'write it by hand')
@@ -295,6 +309,30 @@ class Pinball:
             f'every {duration(seconds)} is counted from 1970-01-01 in UTC, not from the reference time',
         )
         return f'every({duration(seconds)!r}{start})'
+
+    def _overrun(self, schedule: Config, made: Workflow, source: _Source) -> None:
+        """What a fire time does while earlier runs are under way."""
+        given, line = schedule.given, schedule.line
+        value = given.get('overrun_policy')
+        policy = _OVERRUN[0] if value is None else None
+        if isinstance(value, Ref):
+            policy = value.last.lower().replace('_', '-')
+        elif isinstance(value, int) and 0 <= value < len(_OVERRUN):
+            policy = _OVERRUN[value]
+        if policy not in _OVERRUN:
+            name = value.last if isinstance(value, Ref) else value.why if isinstance(value, Unknown) else repr(value)
+            todo = 'choose one of overrun="skip", "delay", "delay-until-success", "abort-running", "start-new"'
+            self.report.left_out(source.path, line, f'overrun_policy={name}', todo)
+        elif policy != 'start-new':
+            made.settings['overrun'] = repr(policy)
+        most = given.get('max_running_instances')
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            shown_most = most.why if isinstance(most, Unknown) else repr(most)
+            self.report.left_out(source.path, line, f'max_running_instances={shown_most}', 'write max_active=')
+        elif most is not None:
+            made.settings['max_active'] = str(most)
+        elif policy == 'start-new':
+            made.settings['max_active'] = str(_MOST_RUNNING)
 
     # Jobs.
 
@@ -347,13 +385,10 @@ class Pinball:
             value = given.get(key)
             if isinstance(value, (int, float)) and value > 0:
                 job.settings[setting] = repr(duration(value))
-        priority = given.get('priority')
-        if isinstance(priority, (int, float)) and priority:
-            job.settings['priority'] = str(round(priority))
-            if priority != round(priority):
-                self.report.changed(
-                    source.path, template.line, f'priority {priority} of job "{job.name}" is {round(priority)} here'
-                )
+        lock = given.get('write_lock')
+        locks = isinstance(lock, str) and bool(lock.strip()) and '{{' not in lock and '}}' not in lock
+        if locks:
+            job.settings['key'] = repr(lock)
         for key, value in given.items():
             if key in (
                 'name',
@@ -365,6 +400,8 @@ class Pinball:
                 'priority',
                 'template_params',
             ) and not isinstance(value, Unknown):
+                continue
+            if key == 'write_lock' and locks:
                 continue
             if value not in (None, [], ()):
                 todo = {'emails': NOTIFY, 'write_lock': 'let the jobs wait for each other'}.get(key, 'write it by hand')
@@ -590,6 +627,12 @@ def modernised(text: str) -> str:
         text,
         flags=re.MULTILINE,
     )
+
+
+def _weight(template: Value) -> float:
+    """What a job adds to the priority of the jobs above it."""
+    given = template.given.get('priority') if isinstance(template, Config) else None
+    return given if isinstance(given, (int, float)) and given else 1
 
 
 def _bases(node: ast.ClassDef, source: _Source) -> set[str]:

@@ -14,6 +14,7 @@ from ._airflow import AirflowWorld
 from ._beside import CONTEXT_MODULE, Beside, Module
 from ._evaluate import Evaluator
 from ._jobs import JobsModule
+from ._limits import Channels, Pools
 from ._operators import DagTranslator
 from ._project import Project, identifier, new_name, project_name, workflow_source
 from ._report import Report
@@ -22,14 +23,14 @@ from ._report import Report
 def run(tool: str, paths: list[str], into: str, *, new: bool = False) -> dict[str, Any]:
     """Imports files and folders into a project; gives the document of the command. Raises ``UserError``."""
     root = os.path.realpath(into)
-    project, report = Project(root), Report()
+    project, report, channels = Project(root), Report(), Channels(new)
     files = python_files(paths)
     if tool == 'airflow':
-        sources = _Airflow(project, report, Beside(paths, project, report)).read(files)
+        sources = _Airflow(project, report, Beside(paths, project, report), channels).read(files)
     else:
         from ._pinball import Pinball
 
-        sources = Pinball(project, report).read(files)
+        sources = Pinball(project, report, channels).read(files)
     if not any(source['workflows'] for source in sources):
         shown = ', '.join(paths)
         what = {'airflow': 'DAG', 'pinball': 'WORKFLOWS'}[tool]
@@ -42,7 +43,7 @@ def run(tool: str, paths: list[str], into: str, *, new: bool = False) -> dict[st
         raise UserError(f'no {what} found in {shown}', hint)
     if new:
         name = project_name(root) or 'imported'
-        project.add('pinrail.toml', f'[project]\nname = "{name}"\n')
+        project.add('pinrail.toml', f'[project]\nname = "{name}"\n{channels.toml()}')
     project.write()
     return {
         'tool': tool,
@@ -87,10 +88,12 @@ def parsed(path: str, report: Report) -> Optional[tuple[str, ast.Module]]:
 class _Airflow:
     """Reads DAG files, each in a world of its own."""
 
-    def __init__(self, project: Project, report: Report, beside: Beside) -> None:
+    def __init__(self, project: Project, report: Report, beside: Beside, channels: Channels) -> None:
         self.project = project
         self.beside = beside
         self.report = report
+        self.channels = channels
+        self.pools = Pools()
         self._workflows: set[str] = set()
         self._modules: set[str] = {CONTEXT_MODULE, '__init__'}
         self._uses_context = False
@@ -134,6 +137,7 @@ class _Airflow:
         stem = identifier(new_name(os.path.basename(path)[:-3], self._modules))
         jobs = JobsModule(stem, ev, self.report, os.path.dirname(path), self.beside)
         translator = DagTranslator(ev, self.project, self.report, jobs, self._workflows)
+        translator.pools, translator.channels = self.pools, self.channels
         translator.airflow_3 = world.is_airflow_3
         for dag in world.dags:
             if not dag.tasks:
