@@ -115,7 +115,7 @@ fn limits_and_mails_of_a_dag_are_those_of_a_workflow() {
     assert!(!made.out.contains("not translated"), "{}", made.out);
     let workflow = std::fs::read_to_string(project.path().join("new/workflows/limited.py")).unwrap();
     for setting in [
-        "    schedule=cron('0 0 * * *', start='2024-01-02', catch_up='all'),\n",
+        "    schedule=cron('@daily', start='2024-01-02', catch_up='all'),\n",
         "    max_active=2,\n    concurrency=4,\n    overrun='delay-until-success',\n    sla='2h',\n",
         "    notify={'failure': ['anna'], 'sla-missed': ['anna']},\n",
         "    defaults={'pools': 'orders'},\n",
