@@ -363,6 +363,9 @@ Examples:
     /// The Python SDK that this binary carries
     #[command(subcommand)]
     Sdk(SdkCommand),
+    /// Make workflows and jobs of another tool's files
+    #[command(subcommand)]
+    Import(ImportCommand),
 }
 
 /// The arguments of `run`.
@@ -537,6 +540,34 @@ Examples:
     Path,
 }
 
+#[derive(Debug, Subcommand)]
+enum ImportCommand {
+    /// Airflow DAG files, which are read but not run; Airflow need not be installed
+    #[command(after_help = "What is not translated is listed with file and line. No existing file is changed.
+
+Examples:
+  pinrail import airflow ~/airflow/dags --into flights
+  pinrail import airflow dags/daily.py --json | jq '.notes[] | select(.level == \"left-out\")'")]
+    Airflow(ImportArgs),
+    /// Pinball workflow files (WORKFLOWS = {...}), which are read but not run
+    #[command(after_help = "What is not translated is listed with file and line. No existing file is changed.
+
+Examples:
+  pinrail import pinball repo/workflows.py repo/jobs --into flights")]
+    Pinball(ImportArgs),
+}
+
+/// The arguments of `import`.
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// Files, and folders of files
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The project's folder; a new or empty one becomes a project [default: the project of the current folder]
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+}
+
 /// Each slot is a process; no machine has more to gain from them.
 const MOST_SLOTS: i64 = 10_000;
 
@@ -578,6 +609,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("dags", "workflows"),
     ("flows", "workflows"),
     ("push", "deploy"),
+    ("migrate", "import"),
+    ("convert", "import"),
     ("apply", "deploy"),
     ("log", "logs"),
     ("tail", "logs"),
@@ -709,6 +742,12 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         }
         Command::Notify(NotifyCommand::Log { in_state, limit }) => {
             commands::notify::log(place, output, in_state.as_deref(), limit)
+        }
+        Command::Import(ImportCommand::Airflow(ImportArgs { paths, into })) => {
+            commands::import::import(place, output, "airflow", &paths, into.as_deref())
+        }
+        Command::Import(ImportCommand::Pinball(ImportArgs { paths, into })) => {
+            commands::import::import(place, output, "pinball", &paths, into.as_deref())
         }
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             let token = commands::server::NewToken { name, role, project: only, expires_in_seconds: expires_in };

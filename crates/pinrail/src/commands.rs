@@ -4,6 +4,7 @@ pub mod backfills;
 pub mod backup;
 pub mod doctor;
 pub mod environments;
+pub mod import;
 pub mod init;
 pub mod inside;
 pub mod limits;
