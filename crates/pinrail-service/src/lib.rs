@@ -34,6 +34,7 @@ pub mod retention;
 pub mod secrets;
 mod sink;
 pub mod system;
+pub mod targets;
 pub mod tokens;
 mod values;
 pub mod vault;

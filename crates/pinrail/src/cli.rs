@@ -45,6 +45,9 @@ struct Global {
     /// The bearer token for that server
     #[arg(long, global = true, value_name = "TOKEN", env = "PINRAIL_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// The target, in a project that has [targets]; in lists, only this one's [default: the project's usual one]
+    #[arg(id = "at-target", long = "target", global = true, value_name = "NAME", env = "PINRAIL_TARGET")]
+    target: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -593,13 +596,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let Global { json, state, project, url, token } = cli.global;
+    let Global { json, state, project, url, token, target } = cli.global;
     // What the environment names, it names for the next command as well.
     let lasting = std::env::var_os("PINRAIL_STATE").map(PathBuf::from);
     if let Some(folder) = state.as_ref().filter(|folder| lasting.as_ref() != Some(folder)) {
         output::remember_state(folder);
     }
-    let place = Place { url, token, state, project };
+    let place = Place { url, token, state, project, target };
     match obey(cli.command, &place, Output::new(json)) {
         Ok(code) => code,
         Err(failure) => failure.tell(json),

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{BackfillId, RunId};
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
 use pinrail_model::run::RunState;
 use pinrail_model::seam::store::{Answer, CounterRow, FileRow, Query, Who};
 use serde::Deserialize;
@@ -52,7 +52,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
         "bad-parameter", "bad-document", "executor-impossible", "job-not-found", "owner-gone", "parents-missing",
-        "run-exists", "version-not-found", "workflow-not-found", "wrong-state",
+        "run-exists", "target-not-found", "target-protected", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn create_run(
@@ -74,6 +74,8 @@ async fn create_run(
 struct RunsQuery {
     project: Option<ProjectName>,
     workflow: Option<WorkflowName>,
+    /// Only runs at this target.
+    target: Option<TargetName>,
     state: Option<RunState>,
     /// Only runs of this backfill.
     backfill: Option<BackfillId>,
@@ -107,10 +109,16 @@ async fn runs(
     let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("runs")?;
     let state = query.state.map(|state| state.name().to_owned());
     let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
-    let (project, workflow, before) = (query.project, query.workflow, wanted.after()?);
-    let found = app
-        .runs(&caller, RunsPage { project, workflow, state, backfill: query.backfill, before, limit: one_more })
-        .await?;
+    let page = RunsPage {
+        project: query.project,
+        workflow: query.workflow,
+        target: query.target,
+        state,
+        backfill: query.backfill,
+        before: wanted.after()?,
+        limit: one_more,
+    };
+    let found = app.runs(&caller, page).await?;
     let lines = found.iter().map(|listed| views::run_line(&listed.run, &listed.state)).collect();
     Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }
@@ -197,7 +205,8 @@ struct RetryBody {
     params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
     responses((status = 200, description = "The run, which goes on", body = Run)),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
-        "bad-document", "job-not-found", "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+        "bad-document", "job-not-found", "owner-gone", "target-protected", "version-not-found", "workflow-not-found",
+        "wrong-state",
     ]))),
 )]
 async fn retry_run(

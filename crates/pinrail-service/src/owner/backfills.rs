@@ -288,6 +288,7 @@ fn run_of(backfill: &Backfill, index: u32) -> Run {
         id: backfill.run_id(index),
         project: backfill.project.clone(),
         workflow: backfill.workflow.clone(),
+        target: backfill.target.clone(),
         class: backfill.class,
         cause: Cause::Backfill { id: backfill.id, index },
         interval: backfill.intervals[index as usize],

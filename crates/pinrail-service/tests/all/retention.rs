@@ -17,6 +17,7 @@ use pinrail_model::seam::store::{
     Answer, AttemptRow, BundleFile, BundleRow, CounterRow, Durability, EventRow, FileRow, ProjectRow, Query, RunRow,
     Store, TaskRow, Transition, VersionRow, Who, Write,
 };
+use pinrail_model::target::Place;
 use pinrail_model::time::{Clock, Interval, Micros, Now};
 use pinrail_service::bundles::{Bundles, Manifest, sha};
 use pinrail_service::logs::LogWriter;
@@ -55,6 +56,10 @@ struct State {
 
 fn project() -> ProjectName {
     "p".parse().unwrap()
+}
+
+fn place() -> Place {
+    Place::plain(project())
 }
 
 fn document() -> serde_json::Value {
@@ -135,6 +140,7 @@ impl State {
         let mut run = Run {
             id: RunId::from_parts(millis, u128::from(n)),
             project: project(),
+            target: None,
             workflow: document.workflow,
             class: Class::Interactive,
             cause: Cause::Request { by: "test".to_owned() },
@@ -333,15 +339,15 @@ async fn what_tables_were_is_forgotten_a_month_after_it_was_true() {
         expect: expect.map(str::to_owned),
         new: Some(new.to_owned()),
     };
-    let old = async || state.store.find(&project(), &"a.x".parse().unwrap(), Some(1)).await.unwrap().is_some();
-    state.store.swap(&project(), vec![swap(None, "1")]).await.unwrap();
-    state.store.swap(&project(), vec![swap(Some("1"), "2")]).await.unwrap();
+    let old = async || state.store.find(&place(), &"a.x".parse().unwrap(), Some(1)).await.unwrap().is_some();
+    state.store.swap(&place(), vec![swap(None, "1")]).await.unwrap();
+    state.store.swap(&place(), vec![swap(Some("1"), "2")]).await.unwrap();
     for (day, there) in [(0, true), (29, true), (31, false)] {
         state.on_day(TODAY + day);
         state.retention(Arc::clone(&state.store)).pass().await.unwrap();
         assert_eq!(old().await, there, "after {day} days");
     }
-    let now = state.store.find(&project(), &"a.x".parse().unwrap(), Some(2)).await.unwrap();
+    let now = state.store.find(&place(), &"a.x".parse().unwrap(), Some(2)).await.unwrap();
     assert_eq!(now.unwrap().location, "2");
 }
 
@@ -449,6 +455,7 @@ async fn environments_go_when_nobody_used_them_for_a_month_and_nobody_may_need_t
     let row = ProjectRow { name: project(), folder: None, created_at: at };
     let active = Write::Activate {
         project: project(),
+        target: None,
         bundle: deployed,
         versions: BTreeMap::from([("w".parse().unwrap(), Sha::of(b"v"))]),
         keep: BTreeSet::new(),

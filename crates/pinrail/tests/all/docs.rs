@@ -47,6 +47,7 @@ pages! {
     sql "docs/sql.md"
     testing "docs/testing.md"
     executors "docs/executors.md"
+    targets "docs/targets.md"
     rest "docs/rest.md"
 }
 

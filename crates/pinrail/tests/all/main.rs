@@ -30,3 +30,4 @@ mod sql;
 mod state;
 mod support;
 mod surgery;
+mod targets;
