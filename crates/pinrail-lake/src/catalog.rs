@@ -58,10 +58,13 @@ impl Scope {
         self.overlays.get(table)
     }
 
-    /// Where a table that the target lacks is looked for, in turn.
-    fn sources(&self) -> impl Iterator<Item = (&TargetName, Place)> {
+    /// Where a table that the target lacks is looked for, in turn, and as of when.
+    fn sources(&self) -> impl Iterator<Item = (&TargetName, Place, u64)> {
         let sources = self.target.iter().flat_map(|target| &target.reads);
-        sources.map(|source| (&source.target, Place { project: self.project.clone(), prefix: source.prefix.clone() }))
+        sources.map(|source| {
+            let place = Place { project: self.project.clone(), prefix: source.prefix.clone() };
+            (&source.target, place, source.at.unwrap_or(self.at))
+        })
     }
 
     /// Refuses what belongs to no attempt at a target that takes deployed runs only.
@@ -101,8 +104,8 @@ impl Book {
         if let Some(own) = self.own(scope, name).await? {
             return Ok(Some(own));
         }
-        for (target, place) in scope.sources() {
-            if let Some(pointer) = self.pointers.find(&place, name, Some(scope.at)).await? {
+        for (target, place, at) in scope.sources() {
+            if let Some(pointer) = self.pointers.find(&place, name, Some(at)).await? {
                 let table = self.load(pointer.id, name, pointer.location, false).await?;
                 return Ok(Some(Table { read_from: Some(target.clone()), ..table }));
             }
@@ -138,8 +141,8 @@ impl Book {
     /// Names of all tables of the scope.
     pub(crate) async fn names(&self, scope: &Scope) -> Result<Vec<TableRef>> {
         let mut names = self.own_names(scope).await?;
-        for (_, place) in scope.sources() {
-            names.extend(self.pointers.list(&place, Some(scope.at)).await?.into_iter().map(|pointer| pointer.table));
+        for (_, place, at) in scope.sources() {
+            names.extend(self.pointers.list(&place, Some(at)).await?.into_iter().map(|pointer| pointer.table));
         }
         names.sort();
         names.dedup();

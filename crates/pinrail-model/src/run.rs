@@ -72,6 +72,9 @@ pub struct Run {
     /// dbt-like selection of its jobs; none: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<String>,
+    /// The run that this one does again, beside the tables that count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<RunId>,
     /// Outputs of jobs that this run leaves out, from the run that last succeeded for the same interval.
     #[serde(default)]
     pub outside: BTreeMap<JobName, BTreeMap<String, Value>>,

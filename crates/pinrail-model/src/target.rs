@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::names::{NamespaceName, Prefix, ProjectName, TargetName, WorkflowName};
+use crate::time::Micros;
 
 /// What separates a target's prefix from the namespace; names that people choose never hold it.
 const SEPARATOR: &str = "__";
@@ -33,6 +34,9 @@ pub struct Target {
     /// What SQL calls `var.NAME` and Python `ctx.vars.NAME`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vars: BTreeMap<String, Value>,
+    /// When it was made for one run alone; its tables count for nobody and do not stay. None: a project declares it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Micros>,
 }
 
 /// A target that another one reads from.
@@ -41,6 +45,9 @@ pub struct Source {
     pub target: TargetName,
     #[schema(value_type = Option<String>)]
     pub prefix: Option<Prefix>,
+    /// As of which catalog sequence it is read; none: as everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
 }
 
 /// The tables of a project that one target writes.

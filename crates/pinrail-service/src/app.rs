@@ -473,7 +473,7 @@ impl App {
         Ok(())
     }
 
-    async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
+    pub(crate) async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
         match self.store.read(&Who { project: Some(project.clone()) }, query).await? {
             Answer::Bundle(row) => Ok(*row),
@@ -705,6 +705,7 @@ impl App {
             by: principal.name.clone(),
             jobs: request.jobs,
             notify,
+            replay_of: None,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
         let inputs = self.inputs(project, bundle).await?;
@@ -719,7 +720,7 @@ impl App {
     }
 
     /// The files under `[files]` of a project whose folder is here, as they are now.
-    async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
+    pub(crate) async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
         let Some(folder) = project_folder(self.store.as_ref(), project).await? else { return Ok(Vec::new()) };
         // What is wrong with the bundle is told by what needs it.
         let Ok((_, settings)) = self.bundle(project, bundle).await else { return Ok(Vec::new()) };
@@ -732,7 +733,7 @@ impl App {
     }
 
     /// Only explanations read them, so nobody waits.
-    async fn record_inputs(&self, run: RunId, rows: Vec<InputRow>) -> Result<(), Problem> {
+    pub(crate) async fn record_inputs(&self, run: RunId, rows: Vec<InputRow>) -> Result<(), Problem> {
         if !rows.is_empty() {
             let write = Write::Inputs { run, rows };
             self.store.commit(vec![self.transition(vec![write])], Durability::Behind).await?;
@@ -1158,7 +1159,7 @@ struct Find {
     ends_with: Option<String>,
 }
 
-fn is_final(state: &str) -> bool {
+pub(crate) fn is_final(state: &str) -> bool {
     matches!(state, "succeeded" | "failed" | "cancelled")
 }
 

@@ -30,6 +30,7 @@ pub mod problem;
 pub mod project;
 pub mod queries;
 pub mod render;
+pub mod replay;
 pub mod retention;
 pub mod secrets;
 mod sink;

@@ -765,6 +765,7 @@ impl Owner {
             pending: None,
             hold: None,
             jobs: new.jobs.clone(),
+            replay_of: new.replay_of,
             outside: new.outside.clone(),
             executors: new.executors.clone(),
             notify: new.notify.clone().map(Arc::new),

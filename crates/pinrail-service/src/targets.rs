@@ -89,6 +89,7 @@ impl Targets {
                 protected: of.protected,
                 schedules: of.schedules,
                 vars: of.vars.clone(),
+                scratch: None,
             };
             all.insert(name.clone(), Arc::new(target));
         }
@@ -164,7 +165,7 @@ fn sources(text: &str, all: &BTreeMap<TargetName, Written>, name: &TargetName) -
         if !seen.insert(known) {
             return Err(at.wrong("read_from", format!("target \"{name}\" would read from itself")));
         }
-        found.push(Source { target: known.clone(), prefix: target.prefix.clone() });
+        found.push(Source { target: known.clone(), prefix: target.prefix.clone(), at: None });
         from = known;
     }
     Ok(found)
@@ -253,10 +254,27 @@ fn wrong(text: &str, word: &str, message: String) -> ProjectError {
 impl App {
     /// The targets of a project as they were last deployed to.
     pub(crate) async fn deployed_targets(&self, project: &ProjectName) -> Result<Vec<Target>, Problem> {
+        let all = self.known_targets(project).await?;
+        Ok(all.into_iter().filter(|target| target.scratch.is_none()).collect())
+    }
+
+    /// Those, and the targets of replays.
+    async fn known_targets(&self, project: &ProjectName) -> Result<Vec<Target>, Problem> {
         match self.store.read(&Who::default(), Query::Targets { project: project.clone() }).await? {
             Answer::Targets(targets) => Ok(targets),
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// The target of a replay, by its name.
+    async fn scratch_target(
+        &self,
+        project: &ProjectName,
+        named: Option<&TargetName>,
+    ) -> Result<Option<Arc<Target>>, Problem> {
+        let Some(name) = named else { return Ok(None) };
+        let all = self.known_targets(project).await?;
+        Ok(all.into_iter().find(|target| target.scratch.is_some() && target.name == *name).map(Arc::new))
     }
 
     /// The target at which a bundle's files are to work: the named one, or the usual one. If its name or its tables
@@ -270,6 +288,9 @@ impl App {
         settings: &Project,
         named: Option<&TargetName>,
     ) -> Result<Option<Arc<Target>>, Problem> {
+        if let Some(scratch) = self.scratch_target(project, named).await? {
+            return Ok(Some(scratch));
+        }
         let target = settings.targets.find(named)?;
         let protecting = self.protecting(project, target.as_deref()).await?;
         Ok(match (target, protecting) {

@@ -56,6 +56,8 @@ pub struct RunLine {
     pub ended_at: Option<Micros>,
     /// Who wanted it to end before its time.
     pub stop: Option<Stop>,
+    /// The run that it does again, at a target of its own.
+    pub replay_of: Option<RunId>,
 }
 
 /// A run with its tasks.
@@ -251,6 +253,7 @@ pub fn run_line(run: &pinrail_model::run::Run, state: &str) -> RunLine {
         started_at: run.started_at,
         ended_at: run.ended_at,
         stop: run.stop.clone(),
+        replay_of: run.replay_of,
     }
 }
 

@@ -90,6 +90,7 @@ fn target(name: &str, prefix: bool) -> Arc<Target> {
         protected: false,
         schedules: true,
         vars: BTreeMap::new(),
+        scratch: None,
     })
 }
 
@@ -137,6 +138,7 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
         pending: None,
         hold: None,
         jobs: None,
+        replay_of: None,
         outside: BTreeMap::new(),
         executors: BTreeMap::new(),
         notify: None,
@@ -1090,6 +1092,18 @@ async fn a_workflow_stays_active_while_it_is_kept(store: &dyn Store) {
     let live = at_target("1", Some(target("live", false)), &["a"], &[], 5);
     assert_eq!(commit(store, Transition::new(id(5), vec![live])).await, Reply::Committed);
     assert_eq!(active().await, [named("dev:a", "1", 3), named("live:a", "1", 5)], "it has the tables of prod");
+    // One that was made for a run is known until it is dropped; a declared one is not dropped.
+    let scratch = Target { scratch: Some(Micros(7)), ..target("replay_x", true).as_ref().clone() };
+    let known = async || match store.read(&Who::default(), Query::Targets { project: project() }).await {
+        Ok(Answer::Targets(known)) => known.into_iter().map(|target| target.name.to_string()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let write = Write::Scratch { project: project(), target: Arc::new(scratch) };
+    assert_eq!(commit(store, Transition::new(id(6), vec![write])).await, Reply::Committed);
+    assert_eq!(known().await, ["dev", "live", "replay_x"]);
+    let drop = |name: &str| Write::DropScratch { project: project(), name: name.parse().expect("a name") };
+    assert_eq!(commit(store, Transition::new(id(7), vec![drop("replay_x"), drop("dev")])).await, Reply::Committed);
+    assert_eq!(known().await, ["dev", "live"]);
 }
 
 /// A table of one target is none of another's, whatever each is called by.

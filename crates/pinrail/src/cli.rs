@@ -13,6 +13,7 @@ use crate::client::Place;
 use crate::commands;
 use crate::commands::backfills::{BackfillArgs, BackfillsCommand};
 use crate::commands::limits::{LimitsCommand, PoolsCommand};
+use crate::commands::replay::ReplayArgs;
 use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, Output};
@@ -223,6 +224,11 @@ enum Command {
         #[arg(long)]
         detach: bool,
     },
+    /// Run again what has run, from its exact code and parameters, in tables of its own; tell what came out otherwise
+    #[command(after_help = "Examples:
+  pinrail replay K3F9
+  pinrail replay flights@2013-01-02 --job daily_delays --drop")]
+    Replay(ReplayArgs),
     /// Say what became of jobs of a run, whether they ran or not
     #[command(after_help = "Examples:
   pinrail mark --job load --as succeeded --reason 'loaded by hand'
@@ -682,6 +688,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Retry { run, job, code, detach } => {
             commands::run::retry(place, output, &run, job.as_deref(), &code, detach)
         }
+        Command::Replay(args) => commands::replay::replay(place, output, &args),
         Command::Sql { text, file, format } => {
             commands::sql::sql(place, output, text.as_deref(), file.as_deref(), &format)
         }

@@ -169,6 +169,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/retention.rs", "COUNTERS"),
             ("crates/pinrail-service/src/retention.rs", "RUNS"),
             ("crates/pinrail-service/src/retention.rs", "TABLE_HISTORY"),
+            ("crates/pinrail-service/src/retention.rs", "REPLAYS"),
             ("crates/pinrail-service/src/retention.rs", "TOKENS"),
             ("crates/pinrail-service/src/retention.rs", "QUERIES"),
             ("crates/pinrail-service/src/retention.rs", "NOTICES"),

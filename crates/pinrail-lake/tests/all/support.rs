@@ -369,7 +369,7 @@ pub fn head() -> View {
 
 /// What somebody sees now at a target that has its name as prefix and reads from the tables without one.
 pub fn head_at(target: &str) -> View {
-    let source = Source { target: "prod".parse().unwrap(), prefix: None };
+    let source = Source { target: "prod".parse().unwrap(), prefix: None, at: None };
     let target = Target {
         name: target.parse().unwrap(),
         prefix: Some(target.parse().unwrap()),
@@ -377,6 +377,7 @@ pub fn head_at(target: &str) -> View {
         protected: false,
         schedules: true,
         vars: BTreeMap::new(),
+        scratch: None,
     };
     View::now(project(), Some(Arc::new(target)))
 }

@@ -249,6 +249,16 @@ pub enum Write {
     File(FileRow),
     Trigger(Box<Trigger>),
     DropTrigger(Lane),
+    /// A target that is made for one run alone.
+    Scratch {
+        project: ProjectName,
+        target: Arc<Target>,
+    },
+    /// Forgets such a target, if it is one.
+    DropScratch {
+        project: ProjectName,
+        name: TargetName,
+    },
     Backfill(Box<BackfillRow>),
     /// How far a backfill is, and what that makes of it.
     Progress {
@@ -672,6 +682,9 @@ pub struct NewRun {
     /// Who is told of what becomes of it.
     #[serde(default)]
     pub notify: Option<Rules>,
+    /// The run that it does again.
+    #[serde(default)]
+    pub replay_of: Option<RunId>,
 }
 
 /// Which runs to load.
@@ -755,7 +768,7 @@ pub enum Query {
     ActiveVersions {
         project: ProjectName,
     },
-    /// The targets of a project as they were last deployed to.
+    /// The targets of a project as they were last deployed to, and those that were made for one run.
     Targets {
         project: ProjectName,
     },

@@ -85,6 +85,7 @@ impl World {
             pending: None,
             hold: None,
             jobs: None,
+            replay_of: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: None,

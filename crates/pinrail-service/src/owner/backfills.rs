@@ -304,6 +304,7 @@ fn run_of(backfill: &Backfill, index: u32) -> Run {
         pending: Some(Pending::Backfill),
         hold: None,
         jobs: backfill.jobs.clone(),
+        replay_of: None,
         outside: backfill.outside.get(&index).cloned().unwrap_or_default(),
         executors: backfill.executors.clone(),
         notify: None,

@@ -108,6 +108,7 @@ impl Owner {
             pending: Some(Pending::Schedule { overrun: trigger.overrun, most_active: trigger.most_active }),
             hold: None,
             jobs: None,
+            replay_of: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: trigger.notify.map(Arc::new),

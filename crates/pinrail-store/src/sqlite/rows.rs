@@ -1,12 +1,13 @@
 //! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
 
 use pinrail_model::ids::TokenId;
-use pinrail_model::names::{Prefix, TargetName};
+use pinrail_model::names::{Prefix, ProjectName, TargetName};
 use pinrail_model::run::{Cause, Pending};
 use pinrail_model::seam::store::{
     AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Who,
     Write, attempt_fault, attempt_state,
 };
+use pinrail_model::target::Target;
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -110,12 +111,7 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 execute(connection, "delete from active where project = ?1 and target = ''", [project.as_str()])?;
             }
             if let Some(target) = target {
-                execute(
-                    connection,
-                    "insert into targets (project, name, prefix, data) values (?1, ?2, ?3, ?4)
-                     on conflict (project, name) do update set prefix = excluded.prefix, data = excluded.data",
-                    params![project.as_str(), name, prefix, encode(target.as_ref())?],
-                )?;
+                put_target(connection, project, target)?;
             }
             for (workflow, version) in versions {
                 execute(
@@ -182,6 +178,12 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             }
         }
         Write::Trigger(trigger) => scheduling::trigger(connection, trigger)?,
+        Write::Scratch { project, target } => put_target(connection, project, target)?,
+        Write::DropScratch { project, name } => execute(
+            connection,
+            "delete from targets where project = ?1 and name = ?2 and data ->> '$.data.scratch' is not null",
+            params![project.as_str(), name.as_str()],
+        )?,
         Write::DropTrigger(lane) => execute(
             connection,
             "delete from triggers where project = ?1 and target = ?2 and workflow = ?3",
@@ -271,6 +273,20 @@ fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, Store
         ],
     )?;
     Ok(Ok(()))
+}
+
+fn put_target(connection: &Connection, project: &ProjectName, target: &Target) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "insert into targets (project, name, prefix, data) values (?1, ?2, ?3, ?4)
+         on conflict (project, name) do update set prefix = excluded.prefix, data = excluded.data",
+        params![
+            project.as_str(),
+            target.name.as_str(),
+            target.prefix.as_ref().map_or("", Prefix::as_str),
+            encode(target)?
+        ],
+    )
 }
 
 /// A target as columns name it.

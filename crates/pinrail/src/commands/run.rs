@@ -155,7 +155,7 @@ fn end(client: &Client, output: Output, run: &Value, detach: bool) -> Result<Exi
     follow_and_tell(client, output, run).map(|run| exit_code(&run))
 }
 
-fn detached(output: Output, run: &Value) -> ExitCode {
+pub fn detached(output: Output, run: &Value) -> ExitCode {
     let id = cell(&run["id"]);
     output.say(&hint(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`")));
     output.document(run);
@@ -183,7 +183,7 @@ fn has_ended(run: &Value) -> bool {
 }
 
 /// Shows tasks as they end, until the run has.
-fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
+pub fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
     interrupts::count();
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     let mut cancelled = false;

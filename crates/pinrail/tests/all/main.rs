@@ -20,6 +20,7 @@ mod phases;
 mod processes;
 mod python;
 mod render;
+mod replay;
 mod retention;
 mod schedules;
 mod secrets;
