@@ -13,6 +13,7 @@ use crate::client::Place;
 use crate::commands;
 use crate::commands::backfills::{BackfillArgs, BackfillsCommand};
 use crate::commands::limits::{LimitsCommand, PoolsCommand};
+use crate::commands::replay::ReplayArgs;
 use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, Output};
@@ -45,6 +46,9 @@ struct Global {
     /// The bearer token for that server
     #[arg(long, global = true, value_name = "TOKEN", env = "PINRAIL_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// The target, in a project that has [targets]; in lists, only this one's [default: the project's usual one]
+    #[arg(id = "at-target", long = "target", global = true, value_name = "NAME", env = "PINRAIL_TARGET")]
+    target: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -220,6 +224,11 @@ enum Command {
         #[arg(long)]
         detach: bool,
     },
+    /// Run again what has run, from its exact code and parameters, in tables of its own; tell what came out otherwise
+    #[command(after_help = "Examples:
+  pinrail replay K3F9
+  pinrail replay flights@2013-01-02 --job daily_delays --drop")]
+    Replay(ReplayArgs),
     /// Say what became of jobs of a run, whether they ran or not
     #[command(after_help = "Examples:
   pinrail mark --job load --as succeeded --reason 'loaded by hand'
@@ -626,13 +635,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let Global { json, state, project, url, token } = cli.global;
+    let Global { json, state, project, url, token, target } = cli.global;
     // What the environment names, it names for the next command as well.
     let lasting = std::env::var_os("PINRAIL_STATE").map(PathBuf::from);
     if let Some(folder) = state.as_ref().filter(|folder| lasting.as_ref() != Some(folder)) {
         output::remember_state(folder);
     }
-    let place = Place { url, token, state, project };
+    let place = Place { url, token, state, project, target };
     match obey(cli.command, &place, Output::new(json)) {
         Ok(code) => code,
         Err(failure) => failure.tell(json),
@@ -712,6 +721,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Retry { run, job, code, detach } => {
             commands::run::retry(place, output, &run, job.as_deref(), &code, detach)
         }
+        Command::Replay(args) => commands::replay::replay(place, output, &args),
         Command::Sql { text, file, format } => {
             commands::sql::sql(place, output, text.as_deref(), file.as_deref(), &format)
         }

@@ -12,6 +12,7 @@ pub mod login;
 pub mod notify;
 pub mod open;
 pub mod project;
+pub mod replay;
 pub mod run;
 pub mod schedules;
 pub mod sdk;

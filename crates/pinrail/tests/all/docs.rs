@@ -48,6 +48,8 @@ pages! {
     sql "docs/sql.md"
     testing "docs/testing.md"
     executors "docs/executors.md"
+    replay "docs/replay.md"
+    targets "docs/targets.md"
     rest "docs/rest.md"
 }
 
