@@ -9,6 +9,7 @@
 
 mod channel;
 pub mod commands;
+pub mod confine;
 pub mod launcher;
 pub mod local;
 mod process;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::confine::{Hidden, Ruleset};
 use crate::process;
 use crate::wire::{Event, Inbox, Order, Spawn, send};
 
@@ -35,6 +36,7 @@ pub struct Launcher {
 #[derive(Debug)]
 struct Shared {
     binary: PathBuf,
+    hidden: Hidden,
     control: Mutex<UnixStream>,
     waiting: Mutex<HashMap<String, mpsc::UnboundedSender<Event>>>,
     /// Set when the server itself is leaving: then a lost launcher is not replaced.
@@ -42,14 +44,15 @@ struct Shared {
 }
 
 impl Launcher {
-    /// Starts the launcher: `binary` again, with a hidden subcommand.
+    /// Starts the launcher: `binary` again, with a hidden subcommand. What is hidden is so from all that it starts.
     ///
     /// # Errors
     /// When the process or its thread cannot be started.
-    pub fn start(binary: &Path) -> std::io::Result<Self> {
+    pub fn start(binary: &Path, hidden: Hidden) -> std::io::Result<Self> {
         let control = spawn_launcher(binary)?;
         let shared = Arc::new(Shared {
             binary: binary.to_owned(),
+            hidden,
             control: Mutex::new(control.try_clone()?),
             waiting: Mutex::default(),
             leaving: std::sync::atomic::AtomicBool::new(false),
@@ -61,11 +64,40 @@ impl Launcher {
 
     /// Asks for a process; its news come through the channel, which ends when the launcher is lost.
     pub(crate) fn spawn(&self, spawn: Spawn, fds: &[OwnedFd]) -> mpsc::UnboundedReceiver<Event> {
+        match self.ruleset(&spawn.uses) {
+            Ok(ruleset) => self.spawn_with(spawn, fds, ruleset.as_ref()),
+            Err(error) => {
+                let message = format!("the state folder cannot be hidden from \"{}\": {error}", spawn.argv[0]);
+                let (news, receiver) = mpsc::unbounded_channel();
+                // The receiver is right here.
+                let _ = news.send(Event::Refused { key: spawn.key, message, hint: None });
+                receiver
+            }
+        }
+    }
+
+    /// The same with a ruleset that was made before.
+    pub(crate) fn spawn_with(
+        &self,
+        mut spawn: Spawn,
+        fds: &[OwnedFd],
+        ruleset: Option<&Ruleset>,
+    ) -> mpsc::UnboundedReceiver<Event> {
         let key = spawn.key.clone();
         let news = self.expect(&key);
-        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let mut raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        if let Some(ruleset) = ruleset {
+            spawn.confined = true;
+            spawn.extra += 1;
+            raw.push(ruleset.as_raw_fd());
+        }
         self.order(&key, &Order::Spawn(Box::new(spawn)), &raw);
         news
+    }
+
+    /// What keeps a process out of what is hidden; none where the kernel has no such thing.
+    pub(crate) fn ruleset(&self, uses: &[PathBuf]) -> std::io::Result<Option<Ruleset>> {
+        self.shared.hidden.ruleset(uses)
     }
 
     pub(crate) fn watch(&self, key: &str, pid: i32, memory: Option<u64>) -> mpsc::UnboundedReceiver<Event> {
@@ -230,7 +262,7 @@ fn spawn_launcher(binary: &Path) -> std::io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let fd = theirs.as_raw_fd();
     let mut command = Command::new(binary);
-    command.arg(LAUNCHER_COMMAND).stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg(LAUNCHER_COMMAND).stdin(Stdio::null()).stdout(Stdio::null()).env_clear();
     // SAFETY: between fork and exec only system calls are made, on a descriptor that this function holds open.
     unsafe {
         command.pre_exec(move || {

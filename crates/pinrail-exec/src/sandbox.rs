@@ -50,6 +50,8 @@ impl Sandbox for LocalSandbox {
             data: Some(command.memory),
             extra: 0,
             offline: true,
+            uses: vec![command.cwd],
+            confined: false,
         };
         let collected = Collected::default();
         let running = run_process(&self.launcher, spawn, Vec::new(), &collected);

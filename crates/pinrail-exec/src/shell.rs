@@ -1,6 +1,7 @@
 //! Commands: a process of the user's choice in the unpacked bundle, judged by its exit status.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ impl Executor for Shell {
             data: None,
             extra: 0,
             offline: false,
+            uses: uses(assignment),
+            confined: false,
         };
         let outputs = Arc::new(Outputs::default());
         let running = run_process(&self.launcher, spawn, Vec::new(), sink);
@@ -101,6 +104,11 @@ pub(crate) fn environment(
         env.insert(SOCKET_VARIABLE.to_owned(), socket.path());
     }
     env
+}
+
+/// What an attempt's process uses of the state folder: its code, and its own folder.
+pub(crate) fn uses(assignment: &Assignment) -> Vec<PathBuf> {
+    vec![assignment.code.root.clone(), assignment.scratch.clone()]
 }
 
 fn refused(message: String) -> Stretch {

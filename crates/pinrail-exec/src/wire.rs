@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,12 @@ pub(crate) struct Spawn {
     pub extra: usize,
     /// Without a network.
     pub offline: bool,
+    /// Folders that it may read although they are in the hidden one; of no concern to the launcher.
+    #[serde(skip)]
+    pub uses: Vec<PathBuf>,
+    /// The last of the extra descriptors is the ruleset that it takes upon itself, and is not handed on.
+    #[serde(default)]
+    pub confined: bool,
 }
 
 /// What the launcher says.

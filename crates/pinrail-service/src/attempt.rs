@@ -552,7 +552,8 @@ impl OneWork {
     // What an executor is told.
 
     pub(crate) fn scratch(&self) -> PathBuf {
-        self.attempts.parts.state.join("scratch").join(self.ticket.attempt.id.to_string())
+        let projects = projects_scratch(&self.attempts.parts.state);
+        projects.join(self.ticket.project.as_str()).join(self.ticket.attempt.id.to_string())
     }
 
     pub(crate) async fn assignment(&self, phases: Vec<Phase>) -> Result<Assignment, Evidence> {
@@ -678,6 +679,11 @@ pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> 
     let Answer::Projects(rows) = store.read(&who, Query::Projects).await? else { return Ok(None) };
     let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
     Ok(folder.filter(|folder| folder.is_dir()))
+}
+
+/// Where attempts have their own folders, by project.
+pub(crate) fn projects_scratch(state: &Path) -> PathBuf {
+    state.join("scratch/projects")
 }
 
 /// An interpreter as `pinrail.toml` names it: a path relative to the project, or a program on the path.

@@ -21,6 +21,7 @@ use pinrail_model::seam::store::{Answer, Durability, Forget, Load, Query, Store,
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 
+use crate::attempt::projects_scratch;
 use crate::bundles::Bundles;
 use crate::queries::results_folder;
 
@@ -283,7 +284,13 @@ impl Retention {
     async fn scratch(&self) -> Result<u64, StoreError> {
         let before = self.before(self.keep.grace);
         let mut gone = Vec::new();
-        for path in listed(&self.state.join("scratch")).await {
+        let projects = projects_scratch(&self.state);
+        let mut folders = listed(&self.state.join("scratch")).await;
+        folders.retain(|path| *path != projects);
+        for project in listed(&projects).await {
+            folders.extend(listed(&project).await);
+        }
+        for path in folders {
             let old = match attempt_of(&path) {
                 Some(id) => self.is_over(id).await?.is_none_or(|ended| ended.is_some()),
                 None => is_older(&path, before),

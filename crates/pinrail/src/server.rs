@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pinrail_exec::Launcher;
 use pinrail_exec::LocalSandbox;
+use pinrail_exec::confine::{Hidden, close_server};
 use pinrail_exec::local::kill_marked;
 use pinrail_exec::python::{Python, PythonConfig};
 use pinrail_exec::shell::Shell;
@@ -44,6 +45,9 @@ const CONTROL_THREADS: usize = 2;
 const MOST_WARM: usize = 4;
 const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
+
+/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary.
+const SHARED: &[&str] = &["sdk", "pycache", "bin"];
 
 /// How often a server that would leave looks whether it is still used, and when it says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -86,7 +90,8 @@ impl Server {
         })?;
         let binary = std::env::current_exe()?;
         // Before any thread: the launcher must not inherit half a runtime.
-        let launcher = Arc::new(Launcher::start(&binary)?);
+        close_server();
+        let launcher = Arc::new(Launcher::start(&binary, Hidden::new(&state.folder, SHARED).map_err(|e| failed(&e))?)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
             .thread_name("control")

@@ -18,7 +18,7 @@ fn a_machine_that_has_all_is_well() {
     let found = ran.json();
     assert_eq!(found["ok"], true);
     for name in
-        ["system", "project", "python", "namespaces", "no-new-privileges", "subreaper", "state", "schema", "pytest"]
+        ["system", "project", "python", "namespaces", "no-new-privileges", "subreaper", "landlock", "state", "schema", "pytest"]
     {
         assert_eq!(check(&found, name)["state"], "ok", "{found}");
     }

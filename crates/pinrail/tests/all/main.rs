@@ -7,6 +7,7 @@ mod docs;
 mod doctor;
 mod edges;
 mod explain;
+mod hiding;
 mod init;
 mod input;
 mod inside;

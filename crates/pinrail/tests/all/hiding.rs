@@ -1,0 +1,330 @@
+//! The state folder and the server's processes, as code of users sees them: it tries every way to read them that there is,
+//! as root and as an ordinary user, in each kind of process; and it can do what it could without that.
+
+use serde_json::{Value, json};
+
+use crate::isolation::interpreter;
+use crate::support::{Project, Ran, Server, launcher, task, users};
+
+/// Tries ways to what is hidden; says of each what came of it.
+const PROBE: &str = r#"
+import ctypes, errno, json, os, signal, subprocess, sys, tempfile
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EXDEV)
+
+def checked(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), 'refused by the kernel')
+    return result
+
+def read(path, **how):
+    fd = os.open(path, os.O_RDONLY, **how)
+    try:
+        return os.read(fd, 16)
+    finally:
+        os.close(fd)
+
+def printed(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if done.returncode or not done.stdout:
+        raise PermissionError(errno.EACCES, done.stderr.decode())
+    return done.stdout
+
+def by_handle(path):
+    """As root may open a file without its path."""
+    handle = ctypes.create_string_buffer((128).to_bytes(4, sys.byteorder), 136)
+    mount = ctypes.c_int()
+    checked(LIBC.name_to_handle_at(-100, path.encode(), handle, ctypes.byref(mount), 0))
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    fd = checked(LIBC.open_by_handle_at(folder, handle, os.O_RDONLY))
+    return os.read(fd, 16)
+
+def file_ways(path, project, place):
+    name, state = os.path.basename(path), os.path.dirname(path)
+    made = os.path.join(place, 'made-' + name)
+    def link():
+        os.symlink(path, made + '.symbolic')
+        return read(made + '.symbolic')
+    def hard_link():
+        os.link(path, made + '.hard')
+        return read(made + '.hard')
+    def moved():
+        os.rename(path, made + '.moved')
+        os.rename(made + '.moved', path)
+        return b'moved'
+    def reopened():
+        return read('/proc/self/fd/%d' % os.open(path, os.O_PATH))
+    def beneath():
+        return read(name, dir_fd=os.open(state, os.O_PATH))
+    def child():
+        code, out = os.pipe(), []
+        if os.fork() == 0:
+            try:
+                os.write(code[1], read(path))
+            finally:
+                os._exit(0)
+        os.close(code[1])
+        out = os.read(code[0], 16)
+        os.wait()
+        if not out:
+            raise PermissionError(errno.EACCES, 'the child read nothing')
+        return out
+    return {
+        'its path': lambda: read(path),
+        'dots': lambda: read(os.path.join(project, 'data/../.pinrail/../.pinrail', name)),
+        'a link made before': lambda: read(os.path.join(project, 'data', 'link-' + name)),
+        'a link to the folder': lambda: read(os.path.join(project, 'data/state', name)),
+        'a link made now': link,
+        'a hard link': hard_link,
+        'moving it': moved,
+        'its descriptor': reopened,
+        'its folder': beneath,
+        'the own root': lambda: read('/proc/self/root' + path),
+        'a thread of its own': lambda: read('/proc/thread-self/root' + path),
+        'a forked process': child,
+        'another program': lambda: printed('cat', path),
+        'a copy': lambda: printed('sh', '-c', 'cp "$0" "$1" && cat "$1"', path, made + '.copy'),
+        'a mount': lambda: printed(
+            'unshare', '-rm', 'sh', '-c', 'mount --bind "$0" "$1" && cat "$1/$2"', state, place, name),
+        'its handle': lambda: by_handle(path),
+        'writing to it as well': lambda: os.close(os.open(path, os.O_RDWR)) or b'opened',
+    }
+
+def process_ways(pid, path):
+    proc = '/proc/%d' % pid
+    def environment():
+        with open(proc + '/environ', 'rb') as file:
+            return file.read().strip(b'\0')
+    def descriptors():
+        return b' '.join(os.fsencode(os.readlink(proc + '/fd/' + fd)) for fd in os.listdir(proc + '/fd'))
+    def memory():
+        with open(proc + '/maps') as maps:
+            start = int(maps.readline().split('-')[0], 16)
+        with open(proc + '/mem', 'rb', buffering=0) as mem:
+            mem.seek(start)
+            return mem.read(16)
+    def stolen():
+        return b'%d' % checked(LIBC.syscall(438, checked(LIBC.syscall(434, pid, 0)), 0, 0))
+    def vector():
+        class Part(ctypes.Structure):
+            _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]
+        buffer = ctypes.create_string_buffer(16)
+        own, other = Part(ctypes.addressof(buffer), 16), Part(ctypes.addressof(buffer), 16)
+        try:
+            checked(LIBC.process_vm_readv(pid, ctypes.byref(own), 1, ctypes.byref(other), 1, 0))
+        except OSError as error:
+            # Nothing lies at this address there: it was looked.
+            if error.errno != errno.EFAULT:
+                raise
+        return b'looked'
+    def traced():
+        checked(LIBC.ptrace(0x4206, pid, 0, 0))
+        return b'seized'
+    return {
+        'environment': environment,
+        'memory': memory,
+        'working folder': lambda: os.fsencode(os.readlink(proc + '/cwd')),
+        'root': lambda: read(proc + '/root' + path),
+        'a descriptor': descriptors,
+        'a stolen descriptor': stolen,
+        'its memory by a system call': vector,
+        'tracing': traced,
+    }
+
+def signals(pid):
+    return {'signal %d' % number: lambda number=number: os.kill(pid, number) or b'sent' for number in (0, signal.SIGCONT)}
+
+def tried(way):
+    try:
+        found = way()
+    except OSError as error:
+        return 'refused' if error.errno in REFUSED else repr(error)
+    return 'read' if found else 'read nothing'
+
+def seen(place=None):
+    with open(os.path.join(PROJECT, 'data/told.json')) as file:
+        told = json.load(file)
+    place = place or tempfile.mkdtemp()
+    found = {}
+    for path in told['files']:
+        for name, way in file_ways(path, PROJECT, place).items():
+            found['%s by %s' % (os.path.basename(path), name)] = tried(way)
+    for who, pid in told['processes'].items():
+        ways = process_ways(pid, told['files'][0])
+        if told['signals']:
+            ways.update(signals(pid))
+        for name, way in ways.items():
+            found['%s of the %s' % (name, who)] = tried(way)
+    return found
+
+if __name__ == '__main__':
+    print(json.dumps(seen()))
+"#;
+
+/// What nobody but the server may read.
+const SECRETS: [&str; 4] = ["admin.token", "state.db", "state.db-wal", "secrets.key"];
+
+const WORKFLOW: &str = "
+import json, probe
+workflow = Workflow({
+    template(name='python', class_='jobs.a.run'): [],
+    template(name='cold', class_='jobs.a.run', executor='shell'): [],
+    template(name='import', class_='jobs.imported.run'): [],
+    template(name='command', shell=['PYTHON', 'probe.py']): [],
+})
+workflows = {'loading': {template(name='a', shell=['echo', json.dumps(probe.seen())]): []}}
+";
+
+/// A project with a server over it, and with links to what it hides.
+fn served(user: Option<u32>) -> (Project, Server) {
+    let project = Project::new(&[
+        (".pinrailignore", "data\nserver.log\n"),
+        ("data/a.csv", "x\n1\n"),
+        ("jobs/a.py", "import probe\ndef run(ctx):\n    ctx.output('seen', probe.seen(str(ctx.scratch)))\n"),
+        ("jobs/imported.py", "import probe\nSEEN = probe.seen()\ndef run(ctx):\n    ctx.output('seen', SEEN)\n"),
+    ]);
+    project.write("probe.py", &format!("PROJECT = {:?}\n{PROBE}", project.path()));
+    project.write("workflows/w.py", &WORKFLOW.replace("PYTHON", &interpreter(user)));
+    std::os::unix::fs::symlink(project.state(), project.path().join("data/state")).unwrap();
+    for name in SECRETS {
+        std::os::unix::fs::symlink(format!("../.pinrail/{name}"), project.path().join(format!("data/link-{name}")))
+            .unwrap();
+    }
+    let project = match user {
+        Some(user) => project.of_user(user),
+        None => project,
+    };
+    let server = project.up_with(&[("SECRET_OF_THE_SERVER", "hush"), ("PINRAIL_PYTHON", &interpreter(user))]);
+    assert_eq!(project.run_with(&["secret", "set", "ftp"], "hush").code, Some(0), "there is a key");
+    (project, server)
+}
+
+fn tell(project: &Project, server: &Server, signals: bool) {
+    let files: Vec<_> = SECRETS.iter().map(|name| project.state().canonicalize().unwrap().join(name)).collect();
+    let processes = json!({"server": server.child.id(), "launcher": launcher(server)});
+    project.write(
+        "data/told.json",
+        &json!({"files": files, "processes": processes, "signals": signals}).to_string(),
+    );
+}
+
+/// The ways and what came of them.
+fn ways(seen: &Value) -> Vec<(&str, &str)> {
+    seen.as_object().unwrap().iter().map(|(way, outcome)| (way.as_str(), outcome.as_str().unwrap())).collect()
+}
+
+#[test]
+fn nothing_that_a_user_writes_can_read_the_state_folder_or_look_into_the_server() {
+    for user in users() {
+        let (project, server) = served(user);
+        tell(&project, &server, true);
+        let ran = project.run(&["run", "w", "--json"]);
+        assert_eq!(ran.code, Some(0), "{user:?}: {ran:?}");
+        let run = ran.json();
+        let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let command = parse(&project.log("command"));
+        let checked = project.run(&["check", "--json"]).json();
+        let loading = checked["documents"].as_object().unwrap().values().find(|d| d["workflow"] == "loading").unwrap();
+        let loading = parse(loading["jobs"][0]["shell"][1].as_str().unwrap());
+        let outputs = |name| task(&run, name)["outputs"]["seen"].clone();
+        for (kind, seen) in [
+            ("a job in Python", outputs("python")),
+            ("a class on shell", outputs("cold")),
+            ("a module while it is loaded", outputs("import")),
+            ("a command", command),
+            ("a workflow file", loading),
+        ] {
+            let ways = ways(&seen);
+            assert_eq!(ways.len(), 17 * SECRETS.len() + 10 * 2, "{seen}");
+            // Root may read what others had in their environment at their start; the server's is not there any more.
+            let fine = |way: &str, outcome: &str| {
+                outcome == "refused" || (way.starts_with("environment") && outcome == "read nothing")
+            };
+            let got: Vec<_> = ways.into_iter().filter(|(way, outcome)| !fine(way, outcome)).collect();
+            assert!(got.is_empty(), "{kind} as {user:?}: {got:?}");
+        }
+    }
+}
+
+/// Without this the test above would pass also with ways that lead nowhere.
+#[test]
+fn the_ways_that_are_refused_lead_to_the_state_folder() {
+    for user in users() {
+        let (project, server) = served(user);
+        tell(&project, &server, false);
+        let mut command = std::process::Command::new(interpreter(user));
+        command.arg("probe.py").current_dir(project.path());
+        if let Some(user) = user {
+            std::os::unix::process::CommandExt::uid(&mut command, user);
+            std::os::unix::process::CommandExt::gid(&mut command, user);
+        }
+        let ran: Ran = command.output().unwrap().into();
+        for (way, outcome) in ways(&ran.json()) {
+            let of_process = way.contains(" of the ");
+            // A user's own server is closed to him, and only root opens files by their handles.
+            let refused = user.is_some() && (of_process || way.contains("its handle"));
+            let expected = match refused {
+                true => "refused",
+                false if way.starts_with("environment") => "read nothing",
+                false => "read",
+            };
+            assert_eq!(outcome, expected, "{way} as {user:?}");
+        }
+    }
+}
+
+#[test]
+fn a_job_still_does_what_its_user_could() {
+    let script = "
+import os, subprocess, sys, tempfile
+def run(ctx):
+    project = PROJECT
+    assert open(f'{project}/data/a.csv').read() == 'x\\n1\\n'
+    assert open(f'{project}/new.csv').read() == 'new'
+    with open(f'{project}/report.txt', 'a') as file:
+        file.write('.')
+    os.rename(f'{project}/report.txt', f'{project}/report.new')
+    os.rename(f'{project}/report.new', f'{project}/report.txt')
+    os.makedirs(f'{project}/data/out', exist_ok=True)
+    with open(ctx.scratch / 'part', 'w') as file:
+        file.write('part')
+    os.rename(ctx.scratch / 'part', f'{project}/data/out/part')
+    assert open(f'{project}/data/out/part').read() == 'part'
+    with tempfile.NamedTemporaryFile(dir=ctx.scratch) as file:
+        file.write(b'x')
+        file.flush()
+        assert open(file.name).read() == 'x'
+    assert 'a.csv' in os.listdir(f'{project}/data') and '.pinrail' in os.listdir(project)
+    assert os.listdir('/')
+    child = subprocess.Popen(['sleep', '600'])
+    child.kill()
+    assert child.wait() == -9
+    assert open('/proc/self/environ').read() and open(f'/proc/{os.getpid()}/status').read()
+    assert subprocess.run([sys.executable, '-c', 'print(1)'], stdout=subprocess.PIPE).stdout == b'1\\n'
+";
+    for user in users() {
+        let project = Project::new(&[
+            (".pinrailignore", "data\nnew.csv\nreport*\nserver.log\n"),
+            ("data/a.csv", "x\n1\n"),
+            ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.run'): []}"),
+        ]);
+        project.write("jobs/a.py", &script.replace("PROJECT", &format!("{:?}", project.path())));
+        let project = match user {
+            Some(user) => project.of_user(user),
+            None => project,
+        };
+        let _server = project.up();
+        // What comes after a warm process was started is there for the next attempt.
+        for runs in 1..4 {
+            let _ = std::fs::remove_file(project.path().join("new.csv"));
+            project.write("new.csv", "new");
+            for executor in ["python", "shell"] {
+                let ran = project.run(&["run", "w", "--executor", executor]);
+                assert_eq!(ran.code, Some(0), "{user:?}: {ran:?} {}", project.log("a"));
+            }
+            let report = std::fs::read_to_string(project.path().join("report.txt")).unwrap();
+            assert_eq!(report.len(), runs * 2);
+        }
+    }
+}
