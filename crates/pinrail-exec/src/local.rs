@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::confine::{Hidden, Ruleset};
 use crate::process;
@@ -39,6 +39,8 @@ struct Shared {
     hidden: Hidden,
     control: Mutex<UnixStream>,
     waiting: Mutex<HashMap<String, mpsc::UnboundedSender<Event>>>,
+    /// The first process of each attempt.
+    roots: watch::Sender<HashMap<String, i32>>,
     /// Set when the server itself is leaving: then a lost launcher is not replaced.
     leaving: std::sync::atomic::AtomicBool,
 }
@@ -55,6 +57,7 @@ impl Launcher {
             hidden,
             control: Mutex::new(control.try_clone()?),
             waiting: Mutex::default(),
+            roots: watch::Sender::default(),
             leaving: std::sync::atomic::AtomicBool::new(false),
         });
         let listener = Arc::clone(&shared);
@@ -102,13 +105,29 @@ impl Launcher {
 
     pub(crate) fn watch(&self, key: &str, pid: i32, memory: Option<u64>) -> mpsc::UnboundedReceiver<Event> {
         let news = self.expect(key);
+        self.shared.roots.send_modify(|roots| {
+            roots.insert(key.to_owned(), pid);
+        });
         self.order(key, &Order::Watch { key: key.to_owned(), pid, memory }, &[]);
         news
     }
 
     pub(crate) fn unwatch(&self, key: &str) {
         lock(&self.shared.waiting).remove(key);
+        self.shared.roots.send_modify(|roots| {
+            roots.remove(key);
+        });
         self.order(key, &Order::Unwatch { key: key.to_owned() }, &[]);
+    }
+
+    /// Whether a process is the first one of an attempt or below it. Waits until the attempt has a first one.
+    pub(crate) async fn owns(&self, key: &str, pid: i32) -> bool {
+        let mut roots = self.shared.roots.subscribe();
+        let root = match roots.wait_for(|roots| roots.contains_key(key)).await {
+            Ok(roots) => roots[key],
+            Err(_) => return false,
+        };
+        process::is_below(pid, root)
     }
 
     /// Ends a process and all that it started; returns when nothing of it lives.
@@ -181,6 +200,7 @@ fn listen(shared: &Shared, mut control: UnixStream) {
         }
         tracing::error!("the launcher is gone; starting another");
         let lost: BTreeSet<String> = lock(&shared.waiting).drain().map(|(key, _)| key).collect();
+        shared.roots.send_modify(HashMap::clear);
         kill_all(|value| value(ATTEMPT_VARIABLE).is_some_and(|attempt| lost.contains(&attempt)));
         control = loop {
             match spawn_launcher(&shared.binary).and_then(|new| Ok((new.try_clone()?, new))) {
@@ -211,6 +231,15 @@ fn hear(shared: &Shared, control: &UnixStream) {
 }
 
 fn deliver(shared: &Shared, event: Event) {
+    match &event {
+        Event::Started { key, pid } => shared.roots.send_modify(|roots| {
+            roots.insert(key.clone(), *pid);
+        }),
+        Event::Exited { key, .. } => shared.roots.send_modify(|roots| {
+            roots.remove(key);
+        }),
+        Event::Refused { .. } | Event::OverMemory { .. } | Event::Gone { .. } => {}
+    }
     let mut waiting = lock(&shared.waiting);
     let (key, last) = match &event {
         Event::Started { key, .. } | Event::OverMemory { key, .. } => (key.clone(), false),

@@ -85,7 +85,7 @@ impl Python {
             Ok(pair) => pair,
             Err(error) => return cannot(error),
         };
-        let socket = CommandSocket::open(assignment, sink);
+        let socket = CommandSocket::open(&self.launcher, assignment, sink);
         let mut env = environment(self.env(), assignment, socket.as_ref());
         env.insert("PINRAIL_RUNNER_FD".to_owned(), "3".to_owned());
         let interpreter = assignment.code.interpreter.display().to_string();
@@ -128,7 +128,7 @@ impl Python {
         let confined = ruleset.is_some();
         fds.extend(ruleset.map(Ruleset::into_fd));
         let key = assignment.attempt.to_string();
-        let socket = CommandSocket::open(assignment, sink);
+        let socket = CommandSocket::open(&self.launcher, assignment, sink);
         let env = environment(BTreeMap::new(), assignment, socket.as_ref());
         if sink.is_stopped() {
             return Some(Stretch::Lost);

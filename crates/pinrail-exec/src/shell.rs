@@ -54,7 +54,7 @@ impl Executor for Shell {
             }
             sink.report(Report::PhaseStarted(Phase::Execute));
         }
-        let socket = CommandSocket::open(assignment, sink);
+        let socket = CommandSocket::open(&self.launcher, assignment, sink);
         let spawn = Spawn {
             key: assignment.attempt.to_string(),
             argv: assignment.command.clone(),

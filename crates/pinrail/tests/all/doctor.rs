@@ -17,9 +17,18 @@ fn a_machine_that_has_all_is_well() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let found = ran.json();
     assert_eq!(found["ok"], true);
-    for name in
-        ["system", "project", "python", "namespaces", "no-new-privileges", "subreaper", "landlock", "state", "schema", "pytest"]
-    {
+    for name in [
+        "system",
+        "project",
+        "python",
+        "namespaces",
+        "no-new-privileges",
+        "subreaper",
+        "landlock",
+        "state",
+        "schema",
+        "pytest",
+    ] {
         assert_eq!(check(&found, name)["state"], "ok", "{found}");
     }
     assert_eq!(check(&found, "server")["state"], "note");

@@ -203,10 +203,7 @@ fn served(user: Option<u32>) -> (Project, Server) {
 fn tell(project: &Project, server: &Server, signals: bool) {
     let files: Vec<_> = SECRETS.iter().map(|name| project.state().canonicalize().unwrap().join(name)).collect();
     let processes = json!({"server": server.child.id(), "launcher": launcher(server)});
-    project.write(
-        "data/told.json",
-        &json!({"files": files, "processes": processes, "signals": signals}).to_string(),
-    );
+    project.write("data/told.json", &json!({"files": files, "processes": processes, "signals": signals}).to_string());
 }
 
 /// The ways and what came of them.
@@ -247,7 +244,62 @@ fn nothing_that_a_user_writes_can_read_the_state_folder_or_look_into_the_server(
     }
 }
 
-/// Without this the test above would pass also with ways that lead nowhere.
+#[test]
+fn a_job_is_not_served_by_the_socket_of_another_one() {
+    let jobs = "
+import glob, os, subprocess, time
+
+def until(name):
+    while not os.path.exists(f'{PROJECT}/data/{name}'):
+        time.sleep(0.01)
+
+def done(name):
+    open(f'{PROJECT}/data/{name}', 'w').close()
+
+def waits(ctx):
+    (ctx.scratch / 'secret').write_text('hush')
+    done('waiting')
+    until('asked')
+
+def asks(ctx):
+    until('waiting')
+    folder = f'{PROJECT}/.pinrail/scratch/projects/demo'
+    answers = []
+    for path in glob.glob(f'{folder}/*.socket'):
+        env = {**os.environ, 'PINRAIL_SOCKET': path}
+        if path != os.environ['PINRAIL_SOCKET']:
+            command = ['pinrail', 'secret', 'read', 'ftp']
+            answers.append(subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True).stderr)
+    for path in glob.glob(f'{folder}/*/secret'):
+        try:
+            answers.append(open(path).read())
+        except PermissionError:
+            answers.append('refused')
+    ctx.output('answers', answers)
+    done('asked')
+";
+    for executor in ["python", "shell"] {
+        let project = Project::new(&[
+            (".pinrailignore", "data\nserver.log\n"),
+            ("data/a.csv", "x\n"),
+            (
+                "workflows/w.py",
+                "workflow = {template(name='waits', class_='jobs.a.waits', secrets=['ftp']): [], \
+                             template(name='asks', class_='jobs.a.asks'): []}",
+            ),
+        ]);
+        project.write("jobs/a.py", &format!("PROJECT = {:?}\n{jobs}", project.path()));
+        assert_eq!(project.run_with(&["secret", "set", "ftp"], "hush").code, Some(0));
+        let ran = project.run(&["run", "w", "--executor", executor, "--json"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let outputs = task(&ran.json(), "asks")["outputs"]["answers"].clone();
+        let said = outputs[0].as_str().unwrap();
+        assert!(said.contains("this process does not belong to the attempt"), "{executor}: {outputs}");
+        assert_eq!(outputs[1], "refused", "{executor}: {outputs}");
+    }
+}
+
+/// Without this the first test would pass also with ways that lead nowhere.
 #[test]
 fn the_ways_that_are_refused_lead_to_the_state_folder() {
     for user in users() {
