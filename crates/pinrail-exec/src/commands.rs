@@ -41,7 +41,9 @@ pub(crate) struct CommandSocket {
 impl CommandSocket {
     /// Makes the socket of an attempt. An attempt without one still runs; it is told why.
     pub fn open(launcher: &Arc<Launcher>, assignment: &Assignment, sink: &dyn AttemptSink) -> Option<Self> {
-        match Self::bind(&assignment.scratch, launcher) {
+        let bound = Self::bind(&assignment.scratch, launcher)
+            .and_then(|socket| launcher.give(assignment, &socket.path).map(|()| socket));
+        match bound {
             Ok(socket) => Some(socket),
             Err(error) => {
                 let text = format!("`pinrail output` and its siblings cannot be used in this attempt: {error}");

@@ -16,6 +16,7 @@ mod process;
 pub mod python;
 mod sandbox;
 pub mod shell;
+pub mod users;
 mod wire;
 
 pub use local::Launcher;

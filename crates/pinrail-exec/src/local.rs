@@ -12,10 +12,12 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pinrail_model::seam::exec::Assignment;
 use tokio::sync::{mpsc, watch};
 
 use crate::confine::{Hidden, Ruleset};
 use crate::process;
+use crate::users::Users;
 use crate::wire::{Event, Inbox, Order, Spawn, send};
 
 /// The environment variable that marks everything that belongs to an attempt.
@@ -37,6 +39,7 @@ pub struct Launcher {
 struct Shared {
     binary: PathBuf,
     hidden: Hidden,
+    users: Users,
     control: Mutex<UnixStream>,
     waiting: Mutex<HashMap<String, mpsc::UnboundedSender<Event>>>,
     /// The first process of each attempt.
@@ -50,11 +53,12 @@ impl Launcher {
     ///
     /// # Errors
     /// When the process or its thread cannot be started.
-    pub fn start(binary: &Path, hidden: Hidden) -> std::io::Result<Self> {
+    pub fn start(binary: &Path, hidden: Hidden, users: Users) -> std::io::Result<Self> {
         let control = spawn_launcher(binary)?;
         let shared = Arc::new(Shared {
             binary: binary.to_owned(),
             hidden,
+            users,
             control: Mutex::new(control.try_clone()?),
             waiting: Mutex::default(),
             roots: watch::Sender::default(),
@@ -71,10 +75,7 @@ impl Launcher {
             Ok(ruleset) => self.spawn_with(spawn, fds, ruleset.as_ref()),
             Err(error) => {
                 let message = format!("the state folder cannot be hidden from \"{}\": {error}", spawn.argv[0]);
-                let (news, receiver) = mpsc::unbounded_channel();
-                // The receiver is right here.
-                let _ = news.send(Event::Refused { key: spawn.key, message, hint: None });
-                receiver
+                refused(spawn.key, message)
             }
         }
     }
@@ -87,6 +88,9 @@ impl Launcher {
         ruleset: Option<&Ruleset>,
     ) -> mpsc::UnboundedReceiver<Event> {
         let key = spawn.key.clone();
+        if let Err(message) = self.dress(&mut spawn) {
+            return refused(key, message);
+        }
         let news = self.expect(&key);
         let mut raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         if let Some(ruleset) = ruleset {
@@ -96,6 +100,30 @@ impl Launcher {
         }
         self.order(&key, &Order::Spawn(Box::new(spawn)), &raw);
         news
+    }
+
+    /// Makes a process its project's user's.
+    fn dress(&self, spawn: &mut Spawn) -> Result<(), String> {
+        let Some(user) = self.shared.users.of(spawn.project.as_ref())? else { return Ok(()) };
+        spawn.env.insert("HOME".to_owned(), user.home.clone());
+        spawn.env.insert("USER".to_owned(), user.name.clone());
+        if let Some(cache) = spawn.env.get_mut(CACHE_VARIABLE) {
+            let own = user.own_folder(Path::new(&cache));
+            let own =
+                own.map_err(|e| format!("user \"{}\" cannot be given a folder in \"{cache}\": {e}", user.name))?;
+            *cache = own.display().to_string();
+        }
+        spawn.user = Some(user.clone());
+        Ok(())
+    }
+
+    /// Gives the user of an attempt's project what the attempt is to write.
+    pub(crate) fn give(&self, assignment: &Assignment, socket: &Path) -> std::io::Result<()> {
+        let beside = assignment.folder.parent() == assignment.scratch.parent();
+        let folder = beside.then_some(assignment.folder.as_path());
+        let places: Vec<&Path> =
+            [Some(assignment.scratch.as_path()), Some(socket), folder].into_iter().flatten().collect();
+        self.shared.users.give(&assignment.project, &places)
     }
 
     /// What keeps a process out of what is hidden; none where the kernel has no such thing.
@@ -170,6 +198,16 @@ impl Launcher {
     }
 }
 
+/// News of a process that there will not be.
+fn refused(key: String, message: String) -> mpsc::UnboundedReceiver<Event> {
+    let (news, receiver) = mpsc::unbounded_channel();
+    // The receiver is right here.
+    let _ = news.send(Event::Refused { key, message, hint: None });
+    receiver
+}
+
+/// Where Python keeps byte code.
+pub(crate) const CACHE_VARIABLE: &str = "PYTHONPYCACHEPREFIX";
 /// How long it takes until a launcher that could not be started is tried again.
 const START_AGAIN: Duration = Duration::from_secs(1);
 /// How long an order waits that a launcher was lost with.

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::channel::{Outputs, STREAMS_LINGER, Streams, account, converse, judge, socket};
 use crate::commands::{CommandSocket, while_serving};
 use crate::confine::Ruleset;
-use crate::local::{ATTEMPT_VARIABLE, INSTALLATION_VARIABLE, Launcher};
+use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher};
 use crate::process;
 use crate::shell::{Ended, cannot, environment, run_process, stop, uses};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
@@ -74,7 +74,7 @@ impl Python {
     fn env(&self) -> BTreeMap<String, String> {
         let mut env = self.programs();
         env.insert("PYTHONPATH".to_owned(), self.config.sdk.display().to_string());
-        env.insert("PYTHONPYCACHEPREFIX".to_owned(), self.config.cache.display().to_string());
+        env.insert(CACHE_VARIABLE.to_owned(), self.config.cache.display().to_string());
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         env
     }
@@ -98,6 +98,8 @@ impl Python {
             data: assignment.job.memory_bytes,
             extra: 1,
             offline: false,
+            project: Some(assignment.project.clone()),
+            user: None,
             uses: uses(assignment),
             confined: false,
         };
@@ -255,6 +257,8 @@ impl Python {
             data: None,
             extra: 1,
             offline: false,
+            project: Some(assignment.project.clone()),
+            user: None,
             uses: warm_uses(assignment),
             confined: false,
         };

@@ -50,6 +50,8 @@ impl Sandbox for LocalSandbox {
             data: Some(command.memory),
             extra: 0,
             offline: true,
+            project: command.project,
+            user: None,
             uses: vec![command.cwd],
             confined: false,
         };

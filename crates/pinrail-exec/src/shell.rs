@@ -64,6 +64,8 @@ impl Executor for Shell {
             data: None,
             extra: 0,
             offline: false,
+            project: Some(assignment.project.clone()),
+            user: None,
             uses: uses(assignment),
             confined: false,
         };
@@ -106,9 +108,9 @@ pub(crate) fn environment(
     env
 }
 
-/// What an attempt's process uses of the state folder: its code, and its own folder.
+/// What an attempt's process uses of the state folder: its code, and its own folders.
 pub(crate) fn uses(assignment: &Assignment) -> Vec<PathBuf> {
-    vec![assignment.code.root.clone(), assignment.scratch.clone()]
+    vec![assignment.code.root.clone(), assignment.scratch.clone(), assignment.folder.clone()]
 }
 
 fn refused(message: String) -> Stretch {

@@ -36,6 +36,7 @@ use crate::logs::LogWriter;
 use crate::owner::{Input, OwnerHandle, Published};
 use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
+use crate::tenancy::Tenancy;
 use crate::vault::Vault;
 
 /// How long a process may take to end by itself when it is asked to.
@@ -57,6 +58,8 @@ pub struct AttemptParts {
     pub vault: Arc<Vault>,
     /// What this installation is called.
     pub installation: String,
+    /// Who shares this server.
+    pub tenancy: Tenancy,
     /// Kills what carries the installation's name and these attempts' ids.
     pub kill_marked: fn(&str, &BTreeSet<String>),
 }
@@ -218,6 +221,14 @@ impl Attempts {
         for attempt in run.tasks.iter().flat_map(|task| &task.attempts) {
             live.remove(&attempt.id);
         }
+    }
+
+    /// The folder of a project on this machine, if the server knows it, and it is there and the project's own.
+    pub(crate) async fn project_folder(&self, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
+        let who = Who { project: Some(project.clone()) };
+        let Answer::Projects(rows) = self.parts.store.read(&who, Query::Projects).await? else { return Ok(None) };
+        let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
+        Ok(folder.filter(|folder| folder.is_dir() && self.parts.tenancy.owns(project, folder)))
     }
 
     /// Kills whatever a former server left of these attempts.
@@ -520,6 +531,7 @@ impl OneWork {
             CleanupEnd { ok: true, detail: None }
         };
         remove(&self.scratch());
+        remove(&self.scratch().with_extension("folder"));
         step!("attempt.after-clean");
         self.report(Report::CleanupEnded(end));
     }
@@ -588,7 +600,9 @@ impl OneWork {
         let (Some(_), Some(project)) = (&code.patterns, code.project.clone()) else { return Ok(code.root.clone()) };
         let settings = crate::project::Project::read_bundle(&code.root, &self.ticket.project).ok();
         let Some(settings) = settings else { return Ok(code.root.clone()) };
-        let (target, root, state) = (scratch.join("project"), code.root.clone(), self.attempts.parts.state.clone());
+        // Beside the scratch folder, in which names may be anybody's.
+        let (target, root, state) =
+            (scratch.with_extension("folder"), code.root.clone(), self.attempts.parts.state.clone());
         let made =
             tokio::task::spawn_blocking(move || working_folder(&target, &root, &project, &settings, &state)).await;
         let made = made.unwrap_or_else(|e| Err(std::io::Error::other(e)));
@@ -604,7 +618,7 @@ impl OneWork {
             Some(root) => root,
             None => self.unpack().await?,
         };
-        let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
+        let project = self.attempts.project_folder(&self.ticket.project).await;
         let project = project.map_err(|e| Evidence::new(e.to_string()))?;
         let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
         let (interpreter, files) = settings.map_or((None, None), |settings| (settings.interpreter, settings.files));
@@ -671,14 +685,6 @@ impl OneWork {
         }
         env
     }
-}
-
-/// The folder of a project on this machine, if the server knows it and it is there.
-pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
-    let who = Who { project: Some(project.clone()) };
-    let Answer::Projects(rows) = store.read(&who, Query::Projects).await? else { return Ok(None) };
-    let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
-    Ok(folder.filter(|folder| folder.is_dir()))
 }
 
 /// Where attempts have their own folders, by project.

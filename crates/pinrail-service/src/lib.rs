@@ -30,6 +30,7 @@ pub mod retention;
 pub mod secrets;
 mod sink;
 pub mod system;
+pub mod tenancy;
 pub mod tokens;
 mod values;
 pub mod vault;

@@ -321,7 +321,14 @@ impl Retention {
             .collect();
         old.retain(|path| named(path).is_none_or(|sha| !used.contains(&sha)));
         let cache = self.state.join("pycache");
-        let modules = old.iter().map(|path| cache.join(path.strip_prefix("/").unwrap_or(path)));
+        let of_users =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"user-"));
+        let mut caches = listed(&cache).await;
+        caches.retain(of_users);
+        caches.push(cache);
+        let modules = caches
+            .iter()
+            .flat_map(|cache| old.iter().map(move |path| cache.join(path.strip_prefix("/").unwrap_or(path))));
         let modules: Vec<PathBuf> = modules.filter(|path| path.exists()).collect();
         let count = self.delete(old, FOLDERS_AT_ONCE, move |path| is_older(path, unused)).await;
         // Of a bundle that was unpacked again meanwhile they are compiled again.

@@ -12,11 +12,12 @@ use pinrail_exec::confine::{Hidden, close_server};
 use pinrail_exec::local::kill_marked;
 use pinrail_exec::python::{Python, PythonConfig};
 use pinrail_exec::shell::Shell;
+use pinrail_exec::users::Users;
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::exec::Executor;
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
-use pinrail_model::seam::store::{Store, StoreError};
+use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::time::Clock;
 use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
@@ -28,11 +29,13 @@ use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
 use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
 use pinrail_service::system::{SystemClock, SystemIds, installation};
+use pinrail_service::tenancy::Tenancy;
 use pinrail_service::vault::Vault;
 use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::commands::doctor::{NOT_HIDDEN, NOT_HIDDEN_REMEDY};
 use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
 use crate::python::default_interpreter;
@@ -60,6 +63,8 @@ pub struct Wanted {
     /// Serves one command; resumes nothing but unfinished cleanups.
     pub embedded: bool,
     pub slots: Option<u32>,
+    /// Pairs PROJECT=USER: whose processes the jobs of each project are.
+    pub run_as: Vec<String>,
 }
 
 /// A running server. Dropping it stops it.
@@ -91,13 +96,23 @@ impl Server {
         let binary = std::env::current_exe()?;
         // Before any thread: the launcher must not inherit half a runtime.
         close_server();
-        let launcher = Arc::new(Launcher::start(&binary, Hidden::new(&state.folder, SHARED).map_err(|e| failed(&e))?)?);
+        let users = Users::find(&wanted.run_as, &state.folder)
+            .map_err(|e| Failure::new(REFUSED, e.to_string()).hint(e.hint()))?;
+        let tenancy = tenancy(wanted, &users);
+        let hidden = Hidden::new(&state.folder, SHARED).map_err(|e| failed(&e))?;
+        let launcher = Arc::new(Launcher::start(&binary, hidden, users)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
             .thread_name("control")
             .enable_all()
             .build()?;
-        let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
+        let parts = Parts::new(&state.folder, Arc::clone(&launcher), tenancy)?;
+        if matches!(parts.tenancy, Tenancy::Users(_)) {
+            Users::admit(&state.folder).map_err(|e| failed(&e))?;
+        }
+        if !wanted.embedded && pinrail_exec::confine::version().is_none() {
+            eprintln!("warning: {NOT_HIDDEN}\n  hint: {NOT_HIDDEN_REMEDY}");
+        }
         let sender = Arc::new(mail_sender()?);
         let (url, token, installation, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
@@ -136,6 +151,7 @@ impl Server {
                 sender: Arc::clone(&sender),
                 state: state.folder.clone(),
             });
+            take(&app).await?;
             let deliveries = Deliveries {
                 store: Arc::clone(&app.store),
                 clock: Arc::clone(&parts.clock),
@@ -252,6 +268,27 @@ fn mail_sender() -> Result<Sender, Failure> {
     }
 }
 
+/// Who shares a server that is wanted so.
+fn tenancy(wanted: &Wanted, users: &Users) -> Tenancy {
+    if !users.is_empty() {
+        return Tenancy::Users(users.numbers());
+    }
+    if wanted.listen.ip().is_loopback() { Tenancy::Local } else { Tenancy::Alone }
+}
+
+/// Refuses to serve projects that could not be taken now.
+async fn take(app: &App) -> Result<(), Failure> {
+    let tenancy = &app.attempts.parts.tenancy;
+    let Tenancy::Alone = tenancy else { return Ok(()) };
+    let known = app.store.read(&Who::default(), Query::Projects).await;
+    let Answer::Projects(known) = known.map_err(|e| Failure::new(FAILED, e.to_string()))? else { return Ok(()) };
+    for row in &known {
+        let admitted = tenancy.admit(&row.name, known.iter().map(|row| &row.name));
+        admitted.map_err(|problem| Failure { hint: problem.hint, ..Failure::new(REFUSED, problem.detail) })?;
+    }
+    Ok(())
+}
+
 /// Ends this process when its owner ends: an API over which nothing can proceed would only look alive. The next server
 /// takes over as after a crash.
 async fn end_with(working: tokio::task::JoinHandle<Result<(), StoreError>>) {
@@ -274,10 +311,11 @@ struct Parts {
     python: Arc<Python>,
     shell: Arc<Shell>,
     compiler: Compiler,
+    tenancy: Tenancy,
 }
 
 impl Parts {
-    fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
+    fn new(state: &Path, launcher: Arc<Launcher>, tenancy: Tenancy) -> Result<Self, Failure> {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
         let bin = link_to_self(state)?;
@@ -292,7 +330,7 @@ impl Parts {
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
-        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler })
+        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler, tenancy })
     }
 
     fn attempts(
@@ -316,6 +354,7 @@ impl Parts {
             interpreter: default_interpreter(),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
+            tenancy: self.tenancy.clone(),
             kill_marked,
         })
     }

@@ -86,6 +86,7 @@ impl World {
         let scripted: Arc<dyn Executor> = Arc::new(Scripted { told: Mutex::new(told) });
         let attempts = Attempts::new(AttemptParts {
             state: state.clone(),
+            tenancy: Default::default(),
             store: Arc::clone(&store),
             clock: clock.clone(),
             bundles: bundles.clone(),

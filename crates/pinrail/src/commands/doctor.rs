@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use pinrail_exec::confine::Hidden;
+use pinrail_exec::users::Users;
 use pinrail_exec::{Launcher, LocalSandbox};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
 use pinrail_service::project::Project;
@@ -195,14 +196,15 @@ pub const NOT_HIDDEN_REMEDY: &str =
 fn look_around(interpreter: &Interpreter) -> Result<Contained, String> {
     let secret = Secret::new().map_err(|e| e.to_string())?;
     let hidden = Hidden::new(&secret.0, &[]).map_err(|e| e.to_string())?;
-    let launcher =
-        std::env::current_exe().and_then(|binary| Launcher::start(&binary, hidden)).map_err(|e| e.to_string())?;
+    let launcher = std::env::current_exe()
+        .and_then(|binary| Launcher::start(&binary, hidden, Users::default()))
+        .map_err(|e| e.to_string())?;
     let sandbox = LocalSandbox::new(Arc::new(launcher));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let argv = [&interpreter.path.display().to_string(), "-c", include_str!("doctor.py"), &secret.file()];
     let argv = argv.map(str::to_owned).to_vec();
     let cwd = PathBuf::from("/");
-    let command = SandboxCommand { argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY };
+    let command = SandboxCommand { project: None, argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY };
     let printed = runtime.block_on(sandbox.run(command)).map_err(|e| e.to_string())?;
     serde_json::from_slice(&printed.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&printed.stderr);

@@ -23,6 +23,7 @@ mod retention;
 mod secrets;
 mod seed;
 mod service;
+mod shared;
 #[cfg(feature = "lake")]
 mod sql;
 mod state;
