@@ -245,6 +245,38 @@ fn nothing_that_a_user_writes_can_read_the_state_folder_or_look_into_the_server(
 }
 
 #[test]
+fn a_job_that_meets_what_is_hidden_is_told_why() {
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflows = {name: {template(name=name, class_=f'jobs.a.{name}'): []} for name in ('new', 'state', 'other')}",
+        ),
+        (".pinrailignore", "new.csv\n"),
+    ]);
+    let jobs = "
+def new(ctx):
+    open(PROJECT + '/new.csv', 'w').close()
+    open(PROJECT + '/new.csv')
+def state(ctx):
+    open(PROJECT + '/.pinrail/admin.token')
+def other(ctx):
+    raise PermissionError(13, 'Permission denied', PROJECT + '/workflows/w.py')
+";
+    project.write("jobs/a.py", &jobs.replace("PROJECT", &format!("{:?}", project.path())));
+    for (workflow, hint) in [
+        ("new", Some("can be read from the next attempt on")),
+        ("state", Some("the state folder is hidden from jobs")),
+        ("other", None),
+    ] {
+        assert_eq!(project.run(&["run", workflow]).code, Some(1), "{workflow}");
+        let why = project.run(&["explain"]).out;
+        assert!(why.contains("PermissionError"), "{why}");
+        assert_eq!(why.contains("the state folder"), hint.is_some(), "{why}");
+        assert!(hint.is_none_or(|hint| why.contains(hint)), "{why}");
+    }
+}
+
+#[test]
 fn a_job_is_not_served_by_the_socket_of_another_one() {
     let jobs = "
 import glob, os, subprocess, time
