@@ -48,16 +48,17 @@ pub struct Hidden {
 #[derive(Debug)]
 pub(crate) struct Ruleset {
     fd: OwnedFd,
-    around: HashSet<Place>,
+    around: Around,
 }
 
-/// Something beside the way to what is hidden: its path, and the file that it names at the moment.
-type Place = (PathBuf, u64);
+/// What lies beside the way to what is hidden: each thing's path, and the number of the file that it names.
+#[derive(Debug)]
+pub(crate) struct Around(HashSet<(PathBuf, u64)>);
 
 impl Ruleset {
-    /// Whether a process with this ruleset reaches everything that one with another would reach.
-    pub fn covers(&self, other: &Self) -> bool {
-        other.around.is_subset(&self.around)
+    /// Whether a process with this ruleset reaches all that is there now.
+    pub fn covers(&self, now: &Around) -> bool {
+        now.0.is_subset(&self.around.0)
     }
 
     pub fn into_fd(self) -> OwnedFd {
@@ -97,6 +98,27 @@ impl Hidden {
         if identity(&self.folder)? != self.identity {
             return Err(Error::other(format!("\"{}\" is another folder than it was", self.folder.display())));
         }
+        let around = self.around()?;
+        for (path, _) in &around.0 {
+            // What vanishes meanwhile needs no rule.
+            let Ok(place) = open_path(path) else { continue };
+            let folder = place.metadata().is_ok_and(|found| found.is_dir());
+            allow(&fd, &place, if folder { READ_FILE | REFER } else { READ_FILE })?;
+        }
+        for place in &self.shared {
+            allow(&fd, place, READ_FILE | REFER)?;
+        }
+        for path in uses.iter().filter(|path| path.starts_with(&self.folder)) {
+            allow(&fd, &open_path(path)?, READ_FILE | REFER)?;
+        }
+        Ok(Some(Ruleset { fd, around }))
+    }
+
+    /// What lies beside the way to the folder at the moment.
+    ///
+    /// # Errors
+    /// When a folder on the way cannot be listed.
+    pub(crate) fn around(&self) -> Result<Around> {
         let mut around = HashSet::new();
         for next in self.folder.ancestors().filter(|next| next.parent().is_some()) {
             let entries = match next.parent().unwrap_or(next).read_dir() {
@@ -106,25 +128,13 @@ impl Hidden {
             };
             for entry in entries {
                 let entry = entry?;
-                let path = entry.path();
-                // What a link leads to has a place of its own. What vanishes meanwhile needs no rule.
-                let Ok(kind) = entry.file_type() else { continue };
-                if path == next || kind.is_symlink() {
-                    continue;
+                // What a link leads to has a place of its own.
+                if entry.path() != next && entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
+                    around.insert((entry.path(), entry.ino()));
                 }
-                if let Ok(place) = open_path(&path) {
-                    allow(&fd, &place, if kind.is_dir() { READ_FILE | REFER } else { READ_FILE })?;
-                }
-                around.insert((path, entry.ino()));
             }
         }
-        for place in &self.shared {
-            allow(&fd, place, READ_FILE | REFER)?;
-        }
-        for path in uses.iter().filter(|path| path.starts_with(&self.folder)) {
-            allow(&fd, &open_path(path)?, READ_FILE | REFER)?;
-        }
-        Ok(Some(Ruleset { fd, around }))
+        Ok(Around(around))
     }
 }
 
@@ -182,8 +192,6 @@ fn allow(ruleset: &OwnedFd, place: &File, access: u64) -> Result<()> {
     };
     match Error::last_os_error() {
         _ if done == 0 => Ok(()),
-        // It was a folder when it was listed and is a file now: what came meanwhile is out of reach.
-        error if error.kind() == ErrorKind::InvalidInput => Ok(()),
         error => Err(error),
     }
 }

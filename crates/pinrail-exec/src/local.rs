@@ -15,7 +15,7 @@ use std::time::Duration;
 use pinrail_model::seam::exec::Assignment;
 use tokio::sync::{mpsc, watch};
 
-use crate::confine::{Hidden, Ruleset};
+use crate::confine::{Around, Hidden, Ruleset};
 use crate::process;
 use crate::users::Users;
 use crate::wire::{Event, Inbox, Order, Spawn, send};
@@ -124,6 +124,11 @@ impl Launcher {
         let places: Vec<&Path> =
             [Some(assignment.scratch.as_path()), Some(socket), folder].into_iter().flatten().collect();
         self.shared.users.give(&assignment.project, &places)
+    }
+
+    /// What a process that is started now could reach beside what is hidden.
+    pub(crate) fn around(&self) -> std::io::Result<Around> {
+        self.shared.hidden.around()
     }
 
     /// What keeps a process out of what is hidden; none where the kernel has no such thing.

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{Outputs, STREAMS_LINGER, Streams, account, converse, judge, socket};
 use crate::commands::{CommandSocket, while_serving};
-use crate::confine::Ruleset;
+use crate::confine::{Around, Ruleset};
 use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher};
 use crate::process;
 use crate::shell::{Ended, cannot, environment, run_process, stop, uses};
@@ -198,17 +198,17 @@ impl Python {
         let module = assignment.job.class.as_deref()?.rsplit_once('.')?.0.to_owned();
         let code = &assignment.code;
         let key: Key = (assignment.project.clone(), code.bundle, code.interpreter.clone(), module.clone());
-        let ruleset = self.launcher.ruleset(&warm_uses(assignment)).ok()?;
+        let around = self.launcher.around().ok()?;
         let warm = {
             let mut pool = lock(&self.warm);
             pool.retain(|_, warm| !warm.is_lost());
             match pool.get(&key) {
-                Some(warm) if warm.reaches(ruleset.as_ref()) => Arc::clone(warm),
+                Some(warm) if warm.reaches(&around) => Arc::clone(warm),
                 _ => {
                     // One that does not reach what has come since it was started leaves when its last attempt has ended.
                     pool.remove(&key);
                     make_room(&mut pool, self.config.most_warm);
-                    let warm = Arc::new(self.start_warm(assignment, &module, ruleset)?);
+                    let warm = Arc::new(self.start_warm(assignment, &module)?);
                     pool.insert(key, Arc::clone(&warm));
                     warm
                 }
@@ -235,7 +235,8 @@ impl Python {
         }
     }
 
-    fn start_warm(&self, assignment: &Assignment, module: &str, ruleset: Option<Ruleset>) -> Option<Warm> {
+    fn start_warm(&self, assignment: &Assignment, module: &str) -> Option<Warm> {
+        let ruleset = self.launcher.ruleset(&warm_uses(assignment)).ok()?;
         let serial = self.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let key = format!("warm-{serial}");
         let (ours, theirs) = UnixStream::pair().ok()?;
@@ -447,13 +448,9 @@ impl Warm {
         Some(Self { control, shared, ruleset, ready })
     }
 
-    /// Whether its forks can reach all that a process with this ruleset could.
-    fn reaches(&self, wanted: Option<&Ruleset>) -> bool {
-        match (&self.ruleset, wanted) {
-            (Some(own), Some(wanted)) => own.covers(wanted),
-            (None, _) => true,
-            (Some(_), None) => false,
-        }
+    /// Whether its forks can reach all that is there now.
+    fn reaches(&self, around: &Around) -> bool {
+        self.ruleset.as_ref().is_none_or(|own| own.covers(around))
     }
 
     /// Waits until the module is loaded. False when it must not be forked: it has threads, or it is gone.
