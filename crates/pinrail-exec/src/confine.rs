@@ -15,9 +15,11 @@
 //! The two largest costs of a ruleset are one system call to find and one to allow each thing beside the way.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -114,28 +116,80 @@ impl Hidden {
         Ok(Some(Ruleset { fd, around }))
     }
 
+    /// The folder by all its paths: what it lies in may be mounted more than once.
+    fn everywhere(&self) -> Vec<PathBuf> {
+        let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let mounts: Vec<Mount> = text.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
+        let mut places = vec![self.folder.clone()];
+        // The last one of the longest path is what is seen there.
+        let own = mounts.iter().filter(|mount| self.folder.starts_with(&mount.place));
+        if let Some(own) = own.max_by_key(|mount| mount.place.as_os_str().len())
+            && let Ok(below) = self.folder.strip_prefix(&own.place)
+        {
+            let within = own.root.join(below);
+            let others = mounts.iter().filter(|mount| mount.device == own.device);
+            let paths = others.filter_map(|mount| Some(mount.place.join(within.strip_prefix(&mount.root).ok()?)));
+            places.extend(paths.filter(|path| identity(path).is_ok_and(|found| found == self.identity)));
+        }
+        places
+    }
+
     /// What lies beside the way to the folder at the moment.
     ///
     /// # Errors
     /// When a folder on the way cannot be listed.
     pub(crate) fn around(&self) -> Result<Around> {
+        let hidden = self.everywhere();
+        let way: HashSet<&Path> = hidden.iter().flat_map(|place| place.ancestors()).collect();
         let mut around = HashSet::new();
-        for next in self.folder.ancestors().filter(|next| next.parent().is_some()) {
-            let entries = match next.parent().unwrap_or(next).read_dir() {
+        for folder in way.iter().filter(|folder| !hidden.iter().any(|place| folder.starts_with(place))) {
+            let entries = match folder.read_dir() {
                 // What may not be listed cannot be allowed piece by piece.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => continue,
                 entries => entries?,
             };
             for entry in entries {
                 let entry = entry?;
+                let path = entry.path();
                 // What a link leads to has a place of its own.
-                if entry.path() != next && entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
-                    around.insert((entry.path(), entry.ino()));
+                if !way.contains(path.as_path()) && entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
+                    around.insert((path, entry.ino()));
                 }
             }
         }
         Ok(Around(around))
     }
+}
+
+/// A part of a file system, and where it is seen.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    device: Vec<u8>,
+    /// Its path in the file system.
+    root: PathBuf,
+    place: PathBuf,
+}
+
+impl Mount {
+    /// From a line of `/proc/self/mountinfo`.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ').skip(2);
+        let (device, root, place) = (fields.next()?.to_owned(), fields.next()?, fields.next()?);
+        Some(Self { device, root: unescaped(root), place: unescaped(place) })
+    }
+}
+
+/// White space and backslashes stand there as three octal digits.
+fn unescaped(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = text;
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.first_chunk::<3>().filter(|_| *first == b'\\');
+        let code = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 /// By what a folder is known whatever it is called.
@@ -242,5 +296,17 @@ pub fn close_server() {
         }
         moved.push(std::ptr::null_mut());
         environ = moved.leak().as_mut_ptr();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_of_mounts_is_read_with_its_blanks() {
+        let line = br"36 35 98:0 /a\040b /mnt/c\134d rw,noatime master:1 - ext4 /dev/root rw";
+        let mount = Mount { device: b"98:0".to_vec(), root: "/a b".into(), place: r"/mnt/c\d".into() };
+        assert_eq!((Mount::parse(line), Mount::parse(b"36 35")), (Some(mount), None));
     }
 }

@@ -245,6 +245,26 @@ fn nothing_that_a_user_writes_can_read_the_state_folder_or_look_into_the_server(
 }
 
 #[test]
+fn a_second_mount_of_the_project_is_no_way_to_its_state_folder() {
+    let place = tempfile::tempdir().unwrap();
+    let project = Project::new(&[("workflows/w.py", "workflow = {template(name='a', shell=['sh', 'a.sh']): []}")]);
+    let script = "
+cat PLACE/pinrail.toml || exit 2
+cat PLACE/.pinrail/admin.token && exit 3
+echo hidden
+";
+    project.write("a.sh", &script.replace("PLACE", place.path().to_str().unwrap()));
+    let pinrail = project.command(&[]).get_program().to_owned();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg("mount --bind . \"$PLACE\" && exec \"$PINRAIL\" run w");
+    command.env("PINRAIL", pinrail).env("PLACE", place.path()).current_dir(project.path());
+    let ran: Ran = command.output().unwrap().into();
+    assert_eq!(ran.code, Some(0), "{ran:?} {}", project.log("a"));
+    assert!(project.log("a").contains("hidden\n"), "{}", project.log("a"));
+}
+
+#[test]
 fn a_job_that_meets_what_is_hidden_is_told_why() {
     let project = Project::new(&[
         (
