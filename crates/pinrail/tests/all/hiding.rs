@@ -264,6 +264,77 @@ echo hidden
     assert!(project.log("a").contains("hidden\n"), "{}", project.log("a"));
 }
 
+/// Becomes a program for which the kernel has no Landlock.
+const WITHOUT: &str = "
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack('HL', len(steps), ctypes.addressof(code)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0, os.strerror(ctypes.get_errno())
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+
+/// Ends a server in the background with the test.
+struct Down<'a>(&'a Project);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        self.0.run(&["down"]);
+    }
+}
+
+#[test]
+fn without_landlock_jobs_run_and_it_is_said_that_nothing_is_hidden() {
+    let job = "
+import os
+def run(ctx):
+    ctx.output('read', bool(open(ctx.scratch.parents[3] / 'admin.token').read()))
+    try:
+        open(f'/proc/{SERVER}/environ').close()
+        ctx.output('server', 'read')
+    except PermissionError:
+        ctx.output('server', 'refused')
+";
+    for user in users() {
+        let project = Project::new(&[
+            ("workflows/w.py", "workflow = {template(name='a', class_='jobs.a.run'): []}"),
+            (".pinrailignore", "server.log\nwithout.py\n"),
+            ("without.py", WITHOUT),
+        ]);
+        let project = match user {
+            Some(user) => project.of_user(user),
+            None => project,
+        };
+        let pinrail = project.command(&[]).get_program().to_owned();
+        let without = |arguments: &[&str]| -> std::process::Command {
+            let mut command = std::process::Command::new("python3");
+            if let Some(user) = user {
+                std::os::unix::process::CommandExt::uid(&mut command, user);
+                std::os::unix::process::CommandExt::gid(&mut command, user);
+                command.env("HOME", project.path());
+            }
+            command.arg("without.py").arg(&pinrail).args(arguments).current_dir(project.path());
+            command
+        };
+        let doctor: Ran = without(&["doctor"]).output().unwrap().into();
+        assert_eq!(doctor.code, Some(0), "{doctor:?}");
+        assert!(doctor.out.contains("– landlock"), "{}", doctor.out);
+        assert!(doctor.out.contains("this kernel offers no Landlock · Use Linux 5.19 or later"), "{}", doctor.out);
+
+        let up: Ran = without(&["up", "--listen", "127.0.0.1:0", "--detach", "--json"]).output().unwrap().into();
+        assert_eq!(up.code, Some(0), "{up:?}");
+        let _down = Down(&project);
+        let log = std::fs::read_to_string(project.state().join("server.log")).unwrap();
+        assert!(log.contains("warning: jobs can read the state folder: this kernel offers no Landlock"), "{log}");
+        project.write("jobs/a.py", &job.replace("SERVER", &up.json()["pid"].to_string()));
+        let ran = project.run(&["run", "w", "--json"]).json();
+        let outputs = &task(&ran, "a")["outputs"];
+        assert_eq!(outputs["read"], true, "{ran}");
+        assert_eq!(outputs["server"], if user.is_some() { "refused" } else { "read" }, "a process of the same user");
+    }
+}
+
 #[test]
 fn a_job_that_meets_what_is_hidden_is_told_why() {
     let project = Project::new(&[

@@ -179,6 +179,8 @@ fn a_job_of_another_user_is_ended_like_any_other_and_leaves_nothing() {
     }
     let shared = up(tempfile::tempdir().unwrap(), &["--run-as", "a=65534"]).unwrap();
     let project = project("a", ORDINARY);
+    let second = shared.run(&project, &["up", "--listen", "127.0.0.1:0"]);
+    assert!(second.err.contains("is served by process"), "{second:?}");
     let ran = shared.run(&project, &["run", "waiting", "--detach"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let attempts = Path::new(&shared.folder()).join("scratch/projects/a");
