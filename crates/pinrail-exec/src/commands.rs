@@ -1,8 +1,8 @@
 //! The socket by which commands inside an attempt (`pinrail output`, `pinrail save`, `pinrail secret read`) reach the
 //! server: the requests of the runner protocol, from any process of the attempt.
 //!
-//! It lies beside the attempt's scratch folder, which stays the job's alone. Whoever finds it is answered only if the process
-//! is one of the attempt's.
+//! It lies beside the attempt's scratch folder, which stays the job's alone. Whoever finds it is answered only if the
+//! process is one of the attempt's.
 
 use std::convert::Infallible;
 use std::os::fd::AsRawFd;

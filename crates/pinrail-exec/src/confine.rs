@@ -1,16 +1,18 @@
 //! What keeps user processes from reading the state folder: rulesets of Landlock, a part of the Linux kernel.
 //!
-//! A ruleset can only allow. So what surrounds the state folder is allowed piece by piece: in each folder on the way from the
-//! root to it all that is there at the moment but the next folder on the way; in the state folder itself what the process is
-//! to use. What appears later directly in one of these few folders cannot be read by processes that were started before.
+//! A ruleset can only allow. So what surrounds the state folder is allowed piece by piece: in each folder on the way
+//! from the root to it all that is there at the moment but the next folder on the way; in the state folder itself what
+//! the process is to use. What appears later directly in one of these few folders cannot be read by processes that were
+//! started before.
 //!
-//! Only reading is ruled, and moving from one folder to another, by which what is hidden could come to be read. Writing is
-//! not: allowed in none of the folders on the way, it would be missed there every day (a report beside `pinrail.toml`).
-//! Jobs of a single user are trusted as the user, who has many other ways to do harm; a shared server has owners of files.
+//! Only reading is ruled, and moving from one folder to another, by which what is hidden could come to be read. Writing
+//! is not: allowed in none of the folders on the way, it would be missed there every day (a report beside
+//! `pinrail.toml`). Jobs of a single user are trusted as the user, who has many other ways to do harm; a shared server
+//! has owners of files.
 //!
-//! The server makes a ruleset and hands it over as a descriptor; a process takes it upon itself as the last thing before its
-//! program begins. Whoever has taken one can neither look into processes that have not (their memory, environment and open
-//! files), nor send them signals.
+//! The server makes a ruleset and hands it over as a descriptor; a process takes it upon itself as the last thing
+//! before its program begins. Whoever has taken one can neither look into processes that have not (their memory,
+//! environment and open files), nor send them signals.
 //!
 //! The two largest costs of a ruleset are one system call to find and one to allow each thing beside the way.
 
@@ -31,7 +33,8 @@ const REFER: u64 = 1 << 13;
 /// Whoever has taken a ruleset with this upon itself signals only processes that have taken it as well.
 const SCOPE_SIGNAL: u64 = 1 << 1;
 
-/// The oldest version of the kernel's interface that is of use: before it nothing could be moved between folders at all.
+/// The oldest version of the kernel's interface that is of use: before it nothing could be moved between folders at
+/// all.
 const OLDEST: u32 = 2;
 const SCOPES_SINCE: u32 = 6;
 
@@ -93,7 +96,8 @@ impl Hidden {
     /// A ruleset for a process that is to use some folders of what is hidden; none where the kernel has none.
     ///
     /// # Errors
-    /// When the kernel refuses to make one, a folder on the way cannot be listed, or the state folder is no longer there.
+    /// When the kernel refuses to make one, a folder on the way cannot be listed, or the state folder is no longer
+    /// there.
     pub(crate) fn ruleset(&self, uses: &[PathBuf]) -> Result<Option<Ruleset>> {
         let Some(version) = version() else { return Ok(None) };
         let fd = create(READ_FILE | REFER, if version < SCOPES_SINCE { 0 } else { SCOPE_SIGNAL })?;
@@ -270,9 +274,9 @@ pub(crate) fn close_to_others() {
     let _ = nix::sys::prctl::set_dumpable(false);
 }
 
-/// Closes the server's process to others as far as the kernel lets it, and moves its environment to where it is not shown:
-/// root may read what others had in their environment when they began, whatever else is forbidden to it. What tells of
-/// an attempt that this process belongs to stays to be seen. To be called while there is one thread.
+/// Closes the server's process to others as far as the kernel lets it, and moves its environment to where it is not
+/// shown: root may read what others had in their environment when they began, whatever else is forbidden to it. What
+/// tells of an attempt that this process belongs to stays to be seen. To be called while there is one thread.
 #[allow(unsafe_code, reason = "the environment is memory that only its owner can move")]
 pub fn close_server() {
     unsafe extern "C" {
@@ -281,8 +285,8 @@ pub fn close_server() {
     close_to_others();
     let shown = [ATTEMPT_VARIABLE, INSTALLATION_VARIABLE].map(|name| format!("{name}="));
     let mut moved = Vec::new();
-    // SAFETY: nobody else reads or changes the environment now. Its end is a null pointer; its variables are texts that end in
-    // NUL, in memory that the kernel gave to this process. The copies live as long as it.
+    // SAFETY: nobody else reads or changes the environment now. Its end is a null pointer; its variables are texts that
+    // end in NUL, in memory that the kernel gave to this process. The copies live as long as it.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {

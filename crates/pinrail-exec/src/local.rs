@@ -175,8 +175,8 @@ impl Launcher {
         self.until_gone(&waiter, &Order::Sweep { key: waiter.clone() }).await;
     }
 
-    /// Gives an order until a launcher has carried it out: one that dies takes the order along, and its successor starts
-    /// when the processes of the former are dead.
+    /// Gives an order until a launcher has carried it out: one that dies takes the order along, and its successor
+    /// starts when the processes of the former are dead.
     async fn until_gone(&self, waiter: &str, order: &Order) {
         loop {
             let mut gone = self.expect(waiter);
@@ -300,7 +300,8 @@ fn deliver(shared: &Shared, event: Event) {
 }
 
 /// Kills every process of an installation that carries one of these attempts' ids, wherever it is. For what a former
-/// server left behind. A restored state folder knows the attempts of the one that it is a copy of; those are not its own.
+/// server left behind. A restored state folder knows the attempts of the one that it is a copy of; those are not its
+/// own.
 pub fn kill_marked(installation: &str, attempts: &BTreeSet<String>) {
     kill_all(|value| {
         value(INSTALLATION_VARIABLE).as_deref() == Some(installation)
@@ -308,8 +309,8 @@ pub fn kill_marked(installation: &str, attempts: &BTreeSet<String>) {
     });
 }
 
-/// Kills every process in whose environment something holds, until there is none. What the kernel cannot end in time, such
-/// as a process that waits for a broken disk, is told of.
+/// Kills every process in whose environment something holds, until there is none. What the kernel cannot end in time,
+/// such as a process that waits for a broken disk, is told of.
 fn kill_all(holds: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) {
     let mut marked = Vec::new();
     for _ in 0..KILL_LOOKS {

@@ -1,8 +1,8 @@
 //! On a shared server the processes of each project run as a user of its own, and what they use belongs to that user.
 //!
-//! The state folder can then be entered, but not listed, by everybody; what is in it stays its owner's but for the few folders
-//! that processes of users need. Those that hold what belongs to one project are its user's, or have names that cannot be
-//! guessed. Invariant: the server follows no name in a folder that a user may change.
+//! The state folder can then be entered, but not listed, by everybody; what is in it stays its owner's but for the few
+//! folders that processes of users need. Those that hold what belongs to one project are its user's, or have names that
+//! cannot be guessed. Invariant: the server follows no name in a folder that a user may change.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -115,8 +115,8 @@ impl Users {
         self.0.get(project).map(Some).ok_or_else(missing)
     }
 
-    /// Makes a state folder ready for processes of other users, and closes to them what is not theirs, also what this process
-    /// makes from now on.
+    /// Makes a state folder ready for processes of other users, and closes to them what is not theirs, also what this
+    /// process makes from now on.
     ///
     /// # Errors
     /// When permissions cannot be changed.
@@ -143,8 +143,9 @@ impl Users {
         mode(state, 0o711)
     }
 
-    /// Gives a project's user the folders and the socket of an attempt, which lie in a folder of the server's. Folders below are
-    /// given as well, files are not: they may be links to ones that others share. What was given once is left alone.
+    /// Gives a project's user the folders and the socket of an attempt, which lie in a folder of the server's. Folders
+    /// below are given as well, files are not: they may be links to ones that others share. What was given once is left
+    /// alone.
     pub(crate) fn give(&self, project: &ProjectName, places: &[&Path]) -> Result<()> {
         let Some(user) = self.of(Some(project)).map_err(std::io::Error::other)? else { return Ok(()) };
         for place in places {

@@ -1,7 +1,7 @@
 //! Which projects a server takes, by who else can reach it and whose processes their jobs would be.
 //!
-//! Jobs of a server without users of their own run as its user and can do to each other what that one can. So where others
-//! than this machine's users reach it, there is one project.
+//! Jobs of a server without users of their own run as its user and can do to each other what that one can. So where
+//! others than this machine's users reach it, there is one project.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

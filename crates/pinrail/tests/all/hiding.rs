@@ -1,5 +1,5 @@
-//! The state folder and the server's processes, as code of users sees them: it tries every way to read them that there is,
-//! as root and as an ordinary user, in each kind of process; and it can do what it could without that.
+//! The state folder and the server's processes, as code of users sees them: it tries every way to read them that there
+//! is, as root and as an ordinary user, in each kind of process; and it can do what it could without that.
 
 use serde_json::{Value, json};
 
