@@ -281,6 +281,36 @@ def test_defaults_come_as_json(files: Files) -> None:
     assert json.loads(done.stdout)['workflows'][0]['jobs'][0]['memory_bytes'] == 1 << 30
 
 
+def test_extras_are_those_of_the_project(files: Files) -> None:
+    files.write(
+        {
+            'workflows/a.py': """
+workflow = {
+    template(name='a', shell='true', extras='ml'): [],
+    template(name='b', shell='true', extras={'ml', 'gpu'}): [],
+    template(name='c', shell='true', extras=[]): [],
+    template(name='d', shell='true', extras=['gpus']): [],
+    template(name='e', sql='a.sql', extras=['ml']): [],
+}
+""",
+            'a.sql': 'select 1',
+        }
+    )
+    done = compile_process(files.root, '--extras', '["gpu", "ml"]')
+    compiled = json.loads(done.stdout)
+    assert [(found['code'], found['line'], found['hint']) for found in compiled['diagnostics']] == [
+        ('unknown-extra', 5, 'did you mean "gpu"?'),
+        ('unknown-extra', 6, None),
+    ]
+    jobs = {job['name']: job.get('extras') for job in compiled['sketches'][0]['jobs']}
+    assert jobs == {'a': ['ml'], 'b': ['gpu', 'ml'], 'c': None}
+    wrong = compile_process(files.root, '--extras', '["ml"]', '--defaults', '{"extras": "mk"}')
+    found = json.loads(wrong.stdout)['diagnostics'][0]
+    assert (found['file'], found['message']) == ('pinrail.toml', 'extra "mk" of the defaults is none of the project\'s')
+    # Nobody knows which there are: whoever runs the job will.
+    assert [found['line'] for found in json.loads(compile_process(files.root).stdout)['diagnostics']] == [6]
+
+
 @pytest.mark.parametrize(
     'words', [['--rot', '.'], ['--root'], ['--root', '/nowhere/at/all'], ['--root', '.', '--defaults', '[']]
 )

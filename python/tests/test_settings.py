@@ -9,7 +9,7 @@ import pytest
 
 from pinrail._names import is_name, usable
 from pinrail._schedule import cron_expression
-from pinrail._settings import seconds, size
+from pinrail._settings import extras, seconds, size
 from pinrail._specs import WrongValue, table_name_problem
 
 
@@ -35,6 +35,24 @@ def test_durations(given: Any, expected: Optional[float]) -> None:
             seconds(given)
     else:
         assert seconds(given) == expected
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ('ml', ['ml']),
+        (('b', 'a', 'b'), ['a', 'b']),
+        ({'x.y', 'X-1'}, ['X-1', 'x.y']),
+        ([], []),
+        *((wrong, None) for wrong in ('', 'a b', 'a/b', '-a', ['a', 1], 7, {'a': 1}, None)),
+    ],
+)
+def test_extras(given: Any, expected: Optional[list[str]]) -> None:
+    if expected is None:
+        with pytest.raises(WrongValue):
+            extras(given)
+    else:
+        assert extras(given) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::run::{Step, root};
 
 /// What the tests need of the package index, pinned. `basedpyright` carries its own runtime.
-const PACKAGES: &[&str] = &["pytest==9.2.0", "basedpyright==1.40.2", "pyiceberg[pyarrow]==0.12.0"];
+const PACKAGES: &[&str] = &["pytest==9.2.0", "basedpyright==1.40.2", "pyiceberg[pyarrow]==0.12.0", "uv==0.13.9"];
 
 /// The virtual environment of the tests.
 pub fn venv() -> Result<PathBuf> {

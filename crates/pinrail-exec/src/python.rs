@@ -25,7 +25,7 @@ use crate::commands::{CommandSocket, while_serving};
 use crate::confine::{Around, Ruleset};
 use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher};
 use crate::process;
-use crate::shell::{Ended, cannot, environment, run_process, stop, uses};
+use crate::shell::{Ended, cannot, environment, of_environment, run_process, stop, uses};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
 
 /// Settings of the Python executor.
@@ -241,6 +241,8 @@ impl Python {
         let key = format!("warm-{serial}");
         let (ours, theirs) = UnixStream::pair().ok()?;
         let mut env = self.env();
+        let environment = assignment.code.environment.iter();
+        env.extend(environment.flat_map(|folder| of_environment(folder, env.get("PATH"))).collect::<Vec<_>>());
         env.insert("PINRAIL_WARM_FD".to_owned(), "3".to_owned());
         // A free place of the right length, into which each fork writes its attempt.
         env.insert(ATTEMPT_VARIABLE.to_owned(), "0".repeat(assignment.attempt.to_string().len()));

@@ -1,4 +1,5 @@
-//! Commands of the platform's own on user files, such as compiling workflow files: contained like jobs, offline.
+//! Commands of the platform's own on user files, such as compiling workflow files: contained like jobs, offline unless
+//! they fetch packages.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +50,7 @@ impl Sandbox for LocalSandbox {
             memory: Some(command.memory),
             data: Some(command.memory),
             extra: 0,
-            offline: true,
+            offline: !command.network,
             project: command.project,
             user: None,
             uses: vec![command.cwd],

@@ -100,6 +100,8 @@ pub(crate) fn environment(
     assignment: &Assignment,
     socket: Option<&CommandSocket>,
 ) -> BTreeMap<String, String> {
+    let environment = assignment.code.environment.as_ref();
+    env.extend(environment.into_iter().flat_map(|folder| of_environment(folder, env.get("PATH"))).collect::<Vec<_>>());
     env.extend(assignment.env.clone());
     env.insert(ATTEMPT_VARIABLE.to_owned(), assignment.attempt.to_string());
     if let Some(socket) = socket {
@@ -111,6 +113,13 @@ pub(crate) fn environment(
 /// What an attempt's process uses of the state folder: its code, and its own folders.
 pub(crate) fn uses(assignment: &Assignment) -> Vec<PathBuf> {
     vec![assignment.code.root.clone(), assignment.scratch.clone(), assignment.folder.clone()]
+}
+
+/// What makes the programs of a Python environment the ones that a process finds.
+pub(crate) fn of_environment(folder: &std::path::Path, path: Option<&String>) -> BTreeMap<String, String> {
+    let bin = folder.join("bin").display().to_string();
+    let path = path.map(|path| ("PATH".to_owned(), format!("{bin}:{path}")));
+    path.into_iter().chain([("VIRTUAL_ENV".to_owned(), folder.display().to_string())]).collect()
 }
 
 fn refused(message: String) -> Stretch {

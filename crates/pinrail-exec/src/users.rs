@@ -15,7 +15,7 @@ use pinrail_model::names::ProjectName;
 use serde::{Deserialize, Serialize};
 
 /// Folders of the state folder that processes of users enter.
-const ENTERED: &[&str] = &["bin", "bundles", "pycache", "scratch", "sdk"];
+const ENTERED: &[&str] = &["bin", "bundles", "environments", "pycache", "scratch", "sdk"];
 
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

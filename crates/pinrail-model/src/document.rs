@@ -213,6 +213,9 @@ pub struct Job {
     /// A failure of this job does not fail the run.
     #[serde(default)]
     pub may_fail: bool,
+    /// What its Python environment has beyond the project's lock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extras: Vec<String>,
     #[serde(default)]
     pub secrets: Vec<SecretName>,
     /// Environment variable to secret, for shell jobs.

@@ -248,6 +248,9 @@ pub struct Attempt {
     pub generation: u32,
     pub session: SessionId,
     pub executor: ExecutorKind,
+    /// The Python environment that its processes have, if its project has a lock.
+    #[serde(default)]
+    pub environment: Option<Sha>,
     pub started_at: Micros,
     pub ended_at: Option<Micros>,
     pub phases: Vec<PhaseRecord>,
@@ -516,6 +519,10 @@ pub struct NewCode {
 /// What a worker saw.
 #[derive(Debug, Clone)]
 pub enum Report {
+    /// It has its Python environment.
+    Equipped {
+        environment: Sha,
+    },
     PhaseStarted(Phase),
     PhaseEnded {
         phase: Phase,

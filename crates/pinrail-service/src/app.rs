@@ -33,6 +33,7 @@ use crate::attempt::Attempts;
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
 use crate::edges;
+use crate::environments::EnvironmentError;
 use crate::inputs;
 use crate::notify::Sender;
 use crate::owner::{Input, OwnerHandle};
@@ -503,12 +504,17 @@ impl App {
         }
         let (root, mut settings) = self.bundle(project, bundle).await?;
         settings.name = project.clone();
-        if let Some(name) = settings.interpreter.as_ref().filter(|name| name.contains('/'))
-            && let Some(folder) = self.attempts.project_folder(project).await?
-        {
-            settings.interpreter = Some(folder.join(name).display().to_string());
-        }
-        let compiled = self.compiler.compile(self.sandbox.as_ref(), self.engine.as_deref(), &root, &settings).await?;
+        let equipped = self.equip(project, bundle, &root, &mut settings).await;
+        let mut compiled = match equipped {
+            Ok(extras) => {
+                let engine = self.engine.as_deref();
+                self.compiler.compile(self.sandbox.as_ref(), engine, &root, &settings, &extras).await?
+            }
+            // As wrong as a mistake in a workflow file, and told like one; not kept, because only part of it is the bundle's.
+            Err(EnvironmentError::Wrong(found)) => return Ok(Compiled::without_environment(found)),
+            Err(other) => return Err(other.into()),
+        };
+        self.check_extras(&root, &settings, &mut compiled);
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {

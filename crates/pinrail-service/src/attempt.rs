@@ -22,7 +22,7 @@ use pinrail_model::run::{
     Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
 };
 use pinrail_model::schedule::{ds, zone};
-use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Executor, Spec, Stretch};
+use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Executor, Spec, Stream, Stretch};
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
 use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::step;
@@ -31,9 +31,11 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::bundles::Bundles;
+use crate::environments::{Code, Environments};
 use crate::inputs::working_folder;
 use crate::logs::LogWriter;
 use crate::owner::{Input, OwnerHandle, Published};
+use crate::project::Project;
 use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
 use crate::tenancy::Tenancy;
@@ -55,6 +57,7 @@ pub struct AttemptParts {
     pub engine: Option<Arc<dyn QueryEngine>>,
     pub catalog: Option<Arc<dyn Catalog>>,
     pub interpreter: PathBuf,
+    pub environments: Arc<Environments>,
     pub vault: Arc<Vault>,
     /// What this installation is called.
     pub installation: String,
@@ -305,6 +308,14 @@ impl OneWork {
         self.report(Report::Failed(Verdict::failed(fault, Some(phase), evidence)));
     }
 
+    /// Ends the attempt because a phase cannot even begin.
+    fn cannot(self: &Arc<Self>, fault: Fault, phase: Phase, evidence: Evidence) {
+        self.sink().tell_failure(phase, &evidence);
+        // What is wrong with the code is as wrong at the next try.
+        let retry = if fault == Fault::User { RetryWish::Never } else { RetryWish::None };
+        self.report(Report::Failed(Verdict { retry, ..Verdict::failed(fault, Some(phase), evidence) }));
+    }
+
     fn sink(self: &Arc<Self>) -> Sink {
         Sink::new(Arc::clone(self), Some(self.live.stop.subscribe()))
     }
@@ -340,7 +351,7 @@ impl OneWork {
         let phases = vec![Phase::Setup, Phase::Execute, Phase::Complete];
         let assignment = match self.assignment(phases).await {
             Ok(assignment) => assignment,
-            Err(evidence) => return self.fail(Fault::Platform, Phase::Setup, evidence),
+            Err((fault, evidence)) => return self.cannot(fault, Phase::Setup, evidence),
         };
         let Some(executor) = self.executor(self.ticket.attempt.executor) else {
             return self.fail(Fault::User, Phase::Setup, self.unavailable());
@@ -435,7 +446,7 @@ impl OneWork {
         };
         let mut assignment = match self.assignment(vec![Phase::Execute]).await {
             Ok(assignment) => assignment,
-            Err(evidence) => return self.fail(Fault::Platform, Phase::Execute, evidence),
+            Err((fault, evidence)) => return self.cannot(fault, Phase::Execute, evidence),
         };
         assignment.command = command;
         assignment.folder = match self.working_folder(&assignment.code, &assignment.scratch).await {
@@ -479,7 +490,7 @@ impl OneWork {
         }
         let assignment = match self.assignment(vec![Phase::Complete]).await {
             Ok(assignment) => assignment,
-            Err(evidence) => return self.fail(Fault::Platform, Phase::Complete, evidence),
+            Err((fault, evidence)) => return self.cannot(fault, Phase::Complete, evidence),
         };
         let Some(executor) = self.executor(self.ticket.attempt.executor) else {
             return self.fail(Fault::User, Phase::Complete, self.unavailable());
@@ -540,7 +551,7 @@ impl OneWork {
         let failed = |detail: String| CleanupEnd { ok: false, detail: Some(detail) };
         let assignment = match self.assignment(vec![Phase::Cleanup]).await {
             Ok(assignment) => assignment,
-            Err(evidence) => return failed(evidence.message),
+            Err((_, evidence)) => return failed(evidence.message),
         };
         let Some(executor) = self.executor(self.ticket.attempt.executor) else {
             return failed(self.unavailable().message);
@@ -568,14 +579,19 @@ impl OneWork {
         projects.join(self.ticket.project.as_str()).join(self.ticket.attempt.id.to_string())
     }
 
-    pub(crate) async fn assignment(&self, phases: Vec<Phase>) -> Result<Assignment, Evidence> {
+    pub(crate) async fn assignment(&self, phases: Vec<Phase>) -> Result<Assignment, (Fault, Evidence)> {
+        let platform = |evidence| (Fault::Platform, evidence);
         let ticket = &self.ticket;
-        let code = self.code().await?;
+        let (mut code, settings) = self.place().await.map_err(platform)?;
+        if let Some(settings) = &settings {
+            self.equip(&mut code, settings, &phases).await?;
+        }
         let scratch = self.scratch();
         std::fs::create_dir_all(&scratch)
-            .map_err(|e| Evidence::new(format!("the scratch folder cannot be made: {e}")))?;
+            .map_err(|e| platform(Evidence::new(format!("the scratch folder cannot be made: {e}"))))?;
         let is_class = ticket.job.kind == JobKind::Class;
-        let folder = if is_class { code.root.clone() } else { self.working_folder(&code, &scratch).await? };
+        let folder =
+            if is_class { code.root.clone() } else { self.working_folder(&code, &scratch).await.map_err(platform)? };
         Ok(Assignment {
             folder,
             attempt: ticket.attempt.id,
@@ -598,7 +614,7 @@ impl OneWork {
     /// Where a command finds the project's files by their relative paths.
     async fn working_folder(&self, code: &CodePlaceOnDisk, scratch: &Path) -> Result<PathBuf, Evidence> {
         let (Some(_), Some(project)) = (&code.patterns, code.project.clone()) else { return Ok(code.root.clone()) };
-        let settings = crate::project::Project::read_bundle(&code.root, &self.ticket.project).ok();
+        let settings = Project::read_bundle(&code.root, &self.ticket.project).ok();
         let Some(settings) = settings else { return Ok(code.root.clone()) };
         // Beside the scratch folder, in which names may be anybody's.
         let (target, root, state) =
@@ -610,8 +626,53 @@ impl OneWork {
         Ok(made.unwrap_or_else(|| code.root.clone()))
     }
 
+    /// Gives the attempt the Python environment of its bundle, built if it is not there.
+    async fn equip(
+        &self,
+        code: &mut CodePlaceOnDisk,
+        settings: &Project,
+        phases: &[Phase],
+    ) -> Result<(), (Fault, Evidence)> {
+        let (ticket, parts) = (&self.ticket, &self.attempts.parts);
+        let wanting = Code {
+            project: &ticket.project,
+            bundle: code.bundle,
+            root: &code.root,
+            folder: code.project.as_deref(),
+            settings,
+        };
+        let tell = |words: &str| {
+            self.live.log.append(parts.clock.now().wall, phases.first().copied(), Stream::System, words.as_bytes());
+        };
+        let equipped = parts.environments.ensure(wanting, &ticket.job.extras, &tell);
+        let equipped = if phases == [Phase::Cleanup] {
+            equipped.await
+        } else {
+            let mut stop = self.live.stop.subscribe();
+            tokio::select! {
+                biased;
+                // It is built to its end all the same, for whoever needs it next.
+                _ = stop.wait_for(|stop| *stop) => return Err((Fault::Cancelled, Evidence::new("the attempt was stopped"))),
+                equipped = equipped => equipped,
+            }
+        };
+        if let Some(environment) = equipped.map_err(|error| error.fault())? {
+            code.interpreter = environment.python();
+            if phases.contains(&Phase::Setup) {
+                self.report(Report::Equipped { environment: environment.digest });
+            }
+            code.environment = Some(environment.folder);
+        }
+        Ok(())
+    }
+
     /// The unpacked bundle and the project's own folder.
     pub(crate) async fn code(&self) -> Result<CodePlaceOnDisk, Evidence> {
+        Ok(self.place().await?.0)
+    }
+
+    /// The same with what `pinrail.toml` says.
+    async fn place(&self) -> Result<(CodePlaceOnDisk, Option<Project>), Evidence> {
         let parts = &self.attempts.parts;
         let _held = parts.bundles.hold().await;
         let root = match parts.bundles.at_hand(self.ticket.bundle) {
@@ -620,13 +681,14 @@ impl OneWork {
         };
         let project = self.attempts.project_folder(&self.ticket.project).await;
         let project = project.map_err(|e| Evidence::new(e.to_string()))?;
-        let settings = crate::project::Project::read_bundle(&root, &self.ticket.project).ok();
-        let (interpreter, files) = settings.map_or((None, None), |settings| (settings.interpreter, settings.files));
+        let (bundle, settings) = (self.ticket.bundle, Project::read_bundle(&root, &self.ticket.project).ok());
+        let files = settings.as_ref().and_then(|settings| settings.files.clone());
         let patterns = files.map(|files| files.into_values().collect());
         let base = project.as_deref().unwrap_or(&root);
-        let interpreter =
-            interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, &name));
-        Ok(CodePlaceOnDisk { root, project, patterns, bundle: self.ticket.bundle, interpreter })
+        let interpreter = settings.as_ref().and_then(|settings| settings.interpreter.as_ref());
+        let interpreter = interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, name));
+        let code = CodePlaceOnDisk { root, project, patterns, bundle, interpreter, environment: None };
+        Ok((code, settings))
     }
 
     async fn unpack(&self) -> Result<PathBuf, Evidence> {

@@ -9,7 +9,7 @@ use pinrail_model::document::{Sha, canonical};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand, SandboxEnd, SandboxError, SandboxOutput};
 use pinrail_model::seam::lake::QueryEngine;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::edges;
@@ -26,7 +26,14 @@ pub const TIMEOUT: &str = "import-timeout";
 const MEMORY: u64 = 1 << 30;
 
 /// The codes of the problems with which an operation that compiles may answer.
-pub const CODES: &[&str] = &["bad-bundle", "definition-errors", "interpreter-failed", "isolation-missing"];
+pub const CODES: &[&str] = &[
+    "bad-bundle",
+    "definition-errors",
+    "interpreter-failed",
+    "isolation-missing",
+    "packages-unreachable",
+    "environment-failed",
+];
 
 /// What workflow files came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -80,6 +87,13 @@ impl Diagnostic {
 }
 
 impl Compiled {
+    /// Nothing but what is wrong with the Python environment, without which no workflow file can be imported.
+    #[must_use]
+    pub fn without_environment(diagnostics: Vec<Diagnostic>) -> Self {
+        let broken = BTreeMap::from([(crate::project::FILE.to_owned(), Vec::new())]);
+        Self { documents: BTreeMap::new(), diagnostics, broken, sketches: Vec::new() }
+    }
+
     #[must_use]
     pub fn errors(&self) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.level == "error").count()
@@ -149,7 +163,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Compiles the workflow files of an unpacked bundle.
+    /// Compiles the workflow files of an unpacked bundle, whose templates may name these extras.
     ///
     /// # Errors
     /// When the interpreter cannot be run or the compilation did not end; what is wrong in the files is a diagnostic.
@@ -159,9 +173,10 @@ impl Compiler {
         engine: Option<&dyn QueryEngine>,
         root: &Path,
         project: &Project,
+        extras: &[String],
     ) -> Result<Compiled, Problem> {
-        let (first, second) =
-            tokio::try_join!(self.print(sandbox, root, project, "1"), self.print(sandbox, root, project, "4242"))?;
+        let print = |seed| self.print(sandbox, root, project, extras, seed);
+        let (first, second) = tokio::try_join!(print("1"), print("4242"))?;
         let (mut compiled, agreed) = compare(first, second);
         edges::settle(&mut compiled, agreed, root, engine).await;
         Ok(compiled)
@@ -172,7 +187,8 @@ impl Compiler {
         sandbox: &dyn Sandbox,
         root: &Path,
         project: &Project,
-        seed: &str,
+        extras: &[String],
+        seed: &'static str,
     ) -> Result<Printed, Problem> {
         let interpreter = project.interpreter.as_ref().map_or_else(|| self.interpreter.clone(), PathBuf::from);
         let defaults = Value::Object(project.defaults.clone()).to_string();
@@ -190,6 +206,8 @@ impl Compiler {
             &defaults,
             "--notify",
             &notify,
+            "--extras",
+            &json!(extras).to_string(),
             "--watched",
             &FILE_LIMIT.as_secs().to_string(),
         ]
@@ -204,7 +222,7 @@ impl Compiler {
             .map(|(name, value)| (name.to_owned(), value)),
         );
         let (project, cwd) = (Some(project.name.clone()), root.to_owned());
-        let command = SandboxCommand { project, argv, env, cwd, limit: LIMIT, memory: MEMORY };
+        let command = SandboxCommand { project, argv, env, cwd, limit: LIMIT, memory: MEMORY, network: false };
         let output = sandbox.run(command).await.map_err(|error| match error {
             SandboxError::Program(message) => Problem::new("interpreter-failed", message).hint(INTERPRETER),
             SandboxError::Isolation { message, hint } => Problem::new("isolation-missing", message).hint(hint),
@@ -316,8 +334,6 @@ pub(crate) fn plain(level: &str, code: &str, message: String) -> Diagnostic {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn workflow(name: &str, command: &str) -> Value {

@@ -7,6 +7,7 @@
 mod attempts;
 mod backup;
 mod document;
+mod environments;
 mod extract;
 mod idempotency;
 mod metrics;
@@ -45,6 +46,7 @@ type Shared = State<Arc<App>>;
 fn operations() -> OpenApiRouter<Arc<App>> {
     let resources = [
         projects::routes(),
+        environments::routes(),
         runs::routes(),
         attempts::routes(),
         sql::routes(),

@@ -16,6 +16,8 @@ pub mod channels;
 mod check;
 pub mod compile;
 mod edges;
+pub mod environments;
+mod equip;
 pub mod http;
 mod inputs;
 pub mod logs;

@@ -133,7 +133,8 @@ impl Masks {
             Report::Failed(verdict) => self.verdict(verdict),
             Report::Warned { text } => self.in_place(text),
             Report::CleanupEnded(end) => end.detail.iter_mut().for_each(|text| self.in_place(text)),
-            Report::PhaseStarted(_)
+            Report::Equipped { .. }
+            | Report::PhaseStarted(_)
             | Report::Left { .. }
             | Report::PhaseEnded { .. }
             | Report::Viewed { .. }

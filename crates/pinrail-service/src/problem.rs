@@ -53,6 +53,8 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("bad-secret", 400, "The name or the value of a secret is not allowed; `detail` says why."),
     ("definition-errors", 400, "The workflow files have errors; `diagnostics` lists them with their places."),
     ("interpreter-failed", 400, "The Python interpreter cannot be started, or is none; `detail` says what it did."),
+    ("packages-unreachable", 503, "The index that packages of a Python environment come from cannot be reached."),
+    ("environment-failed", 501, "The server's machine cannot build a Python environment; `detail` says what it lacks."),
     ("executor-impossible", 400, "The chosen executor cannot run this kind of job."),
     ("job-not-found", 400, "The request names a job that the workflow or the run does not have."),
     ("token-missing", 401, "There is no bearer token in the header `Authorization`."),

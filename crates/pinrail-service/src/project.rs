@@ -15,6 +15,12 @@ pub struct Project {
     pub folder: PathBuf,
     pub owner: Option<String>,
     pub interpreter: Option<String>,
+    /// The lock file of its Python environment; none: jobs run on the interpreter as it is.
+    pub lock: Option<String>,
+    /// A folder of wheels, from which alone environments are built.
+    pub wheels: Option<String>,
+    /// Further lock files, by the extra that templates name.
+    pub extras: BTreeMap<String, String>,
     /// Patterns of large inputs that are read in place; none: there is no `[files]`.
     pub files: Option<BTreeMap<String, String>>,
     /// Template settings that every job of the project starts from.
@@ -59,10 +65,19 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "python",
         meaning: "",
-        keys: &[(
-            "interpreter",
-            "What runs Python jobs: a program, or a path in the project; without it `PINRAIL_PYTHON`, else `python3`",
-        )],
+        keys: &[
+            (
+                "interpreter",
+                "What runs Python jobs: a program, or a path in the project; without it `PINRAIL_PYTHON`, else `python3`",
+            ),
+            (
+                "lock",
+                "The exact packages of the project's Python environment: a `uv.lock`, a `pylock.toml`, or requirements in a \
+                 file that ends in `.txt`; without it jobs have what the interpreter has",
+            ),
+            ("wheels", "A folder of wheels, from which the environment is built without a network"),
+            ("extras", "A section of its own, `[python.extras]`: a further lock file for each extra of a template"),
+        ],
     },
     Section {
         name: "files",
@@ -143,7 +158,14 @@ impl Project {
         let defaults = table.get("defaults").map(json);
         let notify = table.get("notify").and_then(toml::Value::as_table);
         let notify = notify.map(|notify| Channels::read(text, notify)).transpose()?.unwrap_or_default();
+        let lock = string("python", "lock")?;
+        let wheels = string("python", "wheels")?.map(|folder| folder.trim_end_matches('/').to_owned());
+        let extras = extras(text, table.get("python"))?;
+        check_environment(text, lock.as_deref(), wheels.as_deref(), &extras)?;
         Ok(Self {
+            lock,
+            wheels,
+            extras,
             name,
             folder: folder.to_owned(),
             owner: string("project", "owner")?,
@@ -178,6 +200,50 @@ fn json(value: &toml::Value) -> serde_json::Value {
         toml::Value::Table(fields) => fields.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
         other => serde_json::to_value(other).unwrap_or_default(),
     }
+}
+
+/// Whether what is said about the Python environment can be.
+fn check_environment(
+    text: &str,
+    lock: Option<&str>,
+    wheels: Option<&str>,
+    extras: &BTreeMap<String, String>,
+) -> Result<(), ProjectError> {
+    let mut paths = lock.into_iter().chain(wheels).chain(extras.values().map(String::as_str));
+    if let Some(path) = paths.find(|path| !is_inside(path)) {
+        let at = text.find(&format!("\"{path}")).unwrap_or(0);
+        let message = format!("\"{path}\" in [python] is not a path within the project");
+        return Err(error(text, at, message, Some("Give it relative to the project's folder.".to_owned())));
+    }
+    let needs = wheels.map(|_| "wheels").or(extras.keys().next().map(|_| "python.extras"));
+    if let (None, Some(key)) = (lock, needs) {
+        let hint = Some("Name the lock file of the project: lock = \"uv.lock\".".to_owned());
+        return Err(ProjectError { hint, ..misplaced(text, key, format!("\"{key}\" needs a \"lock\" in [python]")) });
+    }
+    if let Some(lock) = lock.filter(|lock| !extras.is_empty() && lock.rsplit('/').next() == Some("uv.lock")) {
+        let hint = "Its extras are the optional dependencies and groups of its pyproject.toml.".to_owned();
+        let message = format!("[python.extras] goes with other locks than \"{lock}\"");
+        return Err(ProjectError { hint: Some(hint), ..misplaced(text, "python.extras", message) });
+    }
+    Ok(())
+}
+
+/// The lock files of extras.
+fn extras(text: &str, python: Option<&toml::Value>) -> Result<BTreeMap<String, String>, ProjectError> {
+    let Some(given) = python.and_then(|python| python.get("extras")) else { return Ok(BTreeMap::new()) };
+    let hint = || Some("Write [python.extras] and below it lines like ml = \"requirements-ml.txt\".".to_owned());
+    let Some(table) = given.as_table() else {
+        let message = "\"extras\" in [python] must be a section: [python.extras]".to_owned();
+        return Err(ProjectError { hint: hint(), ..misplaced(text, "extras", message) });
+    };
+    let one = |(name, value): (&String, &toml::Value)| match value.as_str() {
+        Some(file) => Ok((name.clone(), file.to_owned())),
+        None => {
+            let message = format!("\"{name}\" in [python.extras] must be a lock file");
+            Err(ProjectError { hint: hint(), ..misplaced(text, name, message) })
+        }
+    };
+    table.iter().map(one).collect()
 }
 
 fn patterns(text: &str, files: &toml::Table) -> Result<BTreeMap<String, String>, ProjectError> {
@@ -283,6 +349,30 @@ mod tests {
         assert_eq!(
             say("[files]\nraw = \"../x\""),
             "pinrail.toml:2: the pattern \"../x\" in [files] leaves the project's folder"
+        );
+        assert_eq!(
+            say("[python]\nlock = \"../uv.lock\""),
+            "pinrail.toml:2: \"../uv.lock\" in [python] is not a path within the project (Give it relative to the \
+             project's folder.)"
+        );
+        assert_eq!(
+            say("[python]\ninterpreter = \"python3\"\nwheels = \"wheels\""),
+            "pinrail.toml:3: \"wheels\" needs a \"lock\" in [python] (Name the lock file of the project: lock = \
+             \"uv.lock\".)"
+        );
+        assert_eq!(
+            say("[python]\nlock = \"uv.lock\"\n[python.extras]\nml = \"ml.txt\""),
+            "pinrail.toml:3: [python.extras] goes with other locks than \"uv.lock\" (Its extras are the optional \
+             dependencies and groups of its pyproject.toml.)"
+        );
+        assert_eq!(
+            say("[python]\nlock = \"a.txt\"\nextras = [\"ml\"]"),
+            "pinrail.toml:3: \"extras\" in [python] must be a section: [python.extras] (Write [python.extras] and below \
+             it lines like ml = \"requirements-ml.txt\".)"
+        );
+        assert_eq!(
+            say("[python]\nlok = \"a.txt\""),
+            "pinrail.toml:2: unknown setting \"lok\" in [python] (did you mean \"lock\"?)"
         );
         assert!(say("[project]\nname = \"a/b\"").contains("pinrail.toml:2: project name \"a/b\" is not allowed"));
         assert!(say("x = [").starts_with("pinrail.toml:1: "), "{}", say("x = ["));

@@ -17,12 +17,15 @@ use pinrail_model::document::Sha;
 use pinrail_model::ids::{AttemptId, Ids, fresh};
 use pinrail_model::names::ProjectName;
 use pinrail_model::seam::lake::Catalog;
-use pinrail_model::seam::store::{Answer, Durability, Forget, Load, Query, Store, StoreError, Transition, Who, Write};
+use pinrail_model::seam::store::{
+    Answer, Durability, Forget, Load, ProjectRow, Query, Store, StoreError, StoredRun, Transition, Who, Write,
+};
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 
 use crate::attempt::projects_scratch;
 use crate::bundles::Bundles;
+use crate::environments::{SHARED, Use, environments_folder, unshared, uses};
 use crate::queries::results_folder;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -57,6 +60,9 @@ const BUNDLES: Duration = DAY.saturating_mul(30);
 const UNPACKED: Duration = DAY.saturating_mul(7);
 /// Compilations are made again in under a second.
 const COMPILED: Duration = DAY.saturating_mul(30);
+/// A Python environment is built again from its lock, but that takes minutes and an index that answers; those of deployed
+/// versions stay.
+const ENVIRONMENTS: Duration = DAY.saturating_mul(30);
 /// What a statement wrote and nobody named is garbage at once; three days leave time to look into a crash, and are more
 /// than any publication takes.
 const ORPHANS: Duration = DAY.saturating_mul(3);
@@ -97,6 +103,7 @@ pub struct Keep {
     pub bundles: Duration,
     pub unpacked: Duration,
     pub compiled: Duration,
+    pub environments: Duration,
     pub orphans: Duration,
     pub grace: Duration,
 }
@@ -119,6 +126,7 @@ impl Default for Keep {
             bundles: BUNDLES,
             unpacked: UNPACKED,
             compiled: COMPILED,
+            environments: ENVIRONMENTS,
             orphans: ORPHANS,
             grace: GRACE,
         }
@@ -192,6 +200,7 @@ impl Retention {
         forgotten.files += self.scratch().await?;
         forgotten.files += self.unpacked().await?;
         forgotten.files += self.compiled().await;
+        forgotten.files += self.environments().await?;
         forgotten.files += self.results().await;
         forgotten.files += self.blobs().await?;
         forgotten.files += self.orphans().await;
@@ -340,6 +349,54 @@ impl Retention {
         let mut old = listed(&self.state.join("compiled")).await;
         old.retain(|path| is_older(path, before));
         self.delete(old, FILES_AT_ONCE, |_| true).await
+    }
+
+    /// Python environments that were not used lately and that neither an unfinished run nor a deployed version may need,
+    /// then files that only those had.
+    async fn environments(&self) -> Result<u64, StoreError> {
+        let folder = environments_folder(&self.state);
+        let (unused, grace) = (self.before(self.keep.environments), self.before(self.keep.grace));
+        let is_one = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<Sha>().ok()).is_some();
+        let mut all = listed(&folder).await;
+        // What has another name, but for the shared files, was being built when its server died.
+        all.retain(|path| path.is_dir() && path.file_name().is_some_and(|name| name != SHARED));
+        let needed = if all.is_empty() { BTreeSet::new() } else { self.needed_bundles().await? };
+        let is_needed = |used: &Use| needed.contains(&(used.project.clone(), used.bundle));
+        let is_old = |path: &Path| is_older(path, if is_one(path) { unused } else { grace });
+        let (old, kept): (Vec<PathBuf>, Vec<PathBuf>) =
+            all.into_iter().partition(|path| is_old(path) && !uses(path).iter().any(is_needed));
+        // A project under work makes a bundle for each change: which ones used an environment long ago tells nobody anything.
+        let uses = kept.iter().flat_map(|path| uses(path)).filter(|used| !is_needed(used));
+        let markers: Vec<PathBuf> = uses.map(|used| used.marker).filter(|marker| is_older(marker, unused)).collect();
+        let cache = self.state.join("pycache");
+        let modules = old.iter().map(|path| cache.join(path.strip_prefix("/").unwrap_or(path)));
+        let modules: Vec<PathBuf> = modules.filter(|path| path.exists()).collect();
+        let mut count = self.delete(old, FOLDERS_AT_ONCE, move |path| is_older(path, unused.max(grace))).await;
+        count += self.delete(modules, FOLDERS_AT_ONCE, |_| true).await;
+        count += self.delete(markers, FILES_AT_ONCE, move |path| is_older(path, unused)).await;
+        let shared = folder.join(SHARED);
+        let unshared = tokio::task::spawn_blocking(move || unshared(&shared)).await.unwrap_or_default();
+        Ok(count + self.delete(unshared, FILES_AT_ONCE, |_| true).await)
+    }
+
+    /// The bundles of unfinished runs and of deployed versions.
+    async fn needed_bundles(&self) -> Result<BTreeSet<(ProjectName, Sha)>, StoreError> {
+        let unfinished = self.store.load(Load::Unfinished).await?;
+        let of_run = |stored: &StoredRun| {
+            let bundles: Vec<Sha> = stored.tasks.iter().map(|task| task.bundle).chain([stored.run.bundle]).collect();
+            bundles.into_iter().map(|bundle| (stored.run.project.clone(), bundle)).collect::<Vec<_>>()
+        };
+        let mut needed: BTreeSet<(ProjectName, Sha)> = unfinished.iter().flat_map(of_run).collect();
+        let Answer::Projects(projects) = self.store.read(&Who::default(), Query::Projects).await? else {
+            return Ok(needed);
+        };
+        for ProjectRow { name, .. } in projects {
+            let query = Query::ActiveVersions { project: name.clone() };
+            if let Answer::ActiveVersions(versions) = self.store.read(&Who::default(), query).await? {
+                needed.extend(versions.into_iter().map(|version| (name.clone(), version.bundle)));
+            }
+        }
+        Ok(needed)
     }
 
     /// Results of ad hoc queries.

@@ -59,6 +59,12 @@ impl Tenancy {
         std::fs::symlink_metadata(folder).is_ok_and(|found| users.get(project) == Some(&found.uid()))
     }
 
+    /// The number of a project's user, if it has one.
+    pub(crate) fn user(&self, project: &ProjectName) -> Option<u32> {
+        let Self::Users(users) = self else { return None };
+        users.get(project).copied()
+    }
+
     /// A project's folder as far as the server itself reads files in it: not where it may read more than whoever put
     /// them there.
     pub(crate) fn read_by_server(&self, folder: Option<PathBuf>) -> Option<PathBuf> {

@@ -97,6 +97,8 @@ pub struct Attempt {
     /// Whose fault it is that it did not succeed.
     pub fault: Option<Fault>,
     pub executor: ExecutorKind,
+    /// The Python environment that its processes have, if its project has a lock.
+    pub environment: Option<Sha>,
     pub started_at: Micros,
     pub ended_at: Option<Micros>,
     /// In the order in which they were begun.
@@ -274,6 +276,7 @@ fn attempt(attempt: &pinrail_model::run::Attempt) -> Attempt {
         state: attempt_state(attempt),
         fault: attempt_fault(attempt),
         executor: attempt.executor,
+        environment: attempt.environment,
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
         phases: phases.collect(),

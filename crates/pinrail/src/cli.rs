@@ -196,6 +196,8 @@ enum Command {
     Render(RenderArgs),
     /// List the project's tables
     Tables,
+    /// List the project's Python environments
+    Environments,
     /// Print the counters of a run
     Counters {
         /// An id, its last characters, `last`, or workflow@date
@@ -257,8 +259,12 @@ Examples:
     /// Run the project's tests with pytest
     #[command(after_help = "Examples:
   pinrail test
+  pinrail test --extra dev
   pinrail test -- tests/test_load.py -k few_flights -x")]
     Test {
+        /// Also what this extra of the project's lock has
+        #[arg(long = "extra", value_name = "EXTRA")]
+        extras: Vec<String>,
         /// Arguments for pytest
         #[arg(last = true, value_name = "PYTEST ARGUMENTS")]
         arguments: Vec<String>,
@@ -464,6 +470,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("compile", "check"),
     ("query", "sql"),
     ("why", "explain"),
+    ("envs", "environments"),
+    ("venv", "environments"),
     ("dags", "workflows"),
     ("flows", "workflows"),
     ("push", "deploy"),
@@ -553,6 +561,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         }
         Command::Render(args) => commands::sql::render(place, output, &args),
         Command::Tables => commands::sql::tables(place, output),
+        Command::Environments => commands::environments::environments(place, output),
         Command::Counters { run } => commands::show::counters(place, output, &run),
         Command::Backup { file, with_key } => commands::backup::backup(place, output, &file, with_key),
         Command::Restore { file } => commands::backup::restore(place, output, &file),
@@ -567,7 +576,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Login(LoginArgs { forget: Some(url), .. }) => commands::login::forget(output, &url),
         Command::Login(_) => commands::login::list(output),
         Command::Doctor => commands::doctor::doctor(place, output),
-        Command::Test { arguments } => commands::test::test(place, output, &arguments),
+        Command::Test { extras, arguments } => commands::test::test(place, output, &extras, &arguments),
         Command::Sdk(SdkCommand::Install { python, force }) => {
             commands::sdk::install(place, output, python.as_deref(), force)
         }

@@ -14,6 +14,7 @@ use ureq::{Agent, Body};
 
 use crate::failure::{DEFINITION, FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
 use crate::logins::{Logins, server};
+use crate::output::Output;
 use crate::server::{Server, Wanted};
 use crate::state::{Locked, Using, in_use, join, served};
 
@@ -288,6 +289,13 @@ impl Client {
             Some(missing) if missing.is_empty() => Ok(answer["sha"].as_str().unwrap_or_default().to_owned()),
             _ => Err(Failure::new(FAILED, "the project's files changed while they were sent").hint("Try again.")),
         }
+    }
+
+    /// Sends a project's files as they are, and has the Python environments built that they ask for, which is told of.
+    pub fn send_code(&self, project: &Project, state: &Path, output: Output) -> Result<String, Failure> {
+        let bundle = self.send_bundle(project, state)?;
+        crate::commands::environments::prepare(self, project, &bundle, &[], output)?;
+        Ok(bundle)
     }
 
     pub fn put(&self, path: &str, bytes: &[u8]) -> Result<Value, Failure> {

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod doctor;
+pub mod environments;
 pub mod init;
 pub mod inside;
 pub mod login;

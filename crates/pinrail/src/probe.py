@@ -1,4 +1,5 @@
 # Says as JSON what the interpreter that runs this is and has. Must work with every Python 3.
+import importlib.util
 import json
 import os
 import sys
@@ -29,6 +30,8 @@ print(
             'managed': os.path.exists(marker) and not venv,
             'pytest': version_of('pytest'),
             'sdk': version_of('pinrail'),
+            'pip': version_of('pip'),
+            'venv': importlib.util.find_spec('venv') is not None,
         }
     )
 )

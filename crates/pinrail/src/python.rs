@@ -26,6 +26,10 @@ pub struct Interpreter {
     pub pytest: Option<String>,
     /// The version of the SDK, if it is installed, which only editors need.
     pub sdk: Option<String>,
+    /// The version of pip, which builds Python environments where there is no uv.
+    pub pip: Option<String>,
+    /// It can make virtual environments.
+    pub venv: bool,
 }
 
 impl Interpreter {
@@ -84,6 +88,12 @@ fn callable(path: &Path) -> PathBuf {
 /// The interpreter where nothing names one.
 pub fn default_interpreter() -> PathBuf {
     std::env::var_os("PINRAIL_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
+}
+
+/// Where Python environments are when a state folder shares those of another one, as throw-away ones of tests do.
+pub fn shared_environments() -> Option<PathBuf> {
+    let folder = std::env::var_os("PINRAIL_ENVIRONMENTS").filter(|folder| !folder.is_empty())?;
+    std::path::absolute(folder).ok()
 }
 
 /// The interpreter that a project names, a path being relative to its folder; else the default one.

@@ -23,6 +23,11 @@ const ENVIRONMENT: &[(&str, &[(&str, &str)])] = &[
         "Read by commands",
         &[
             ("PINRAIL_PYTHON", "The Python interpreter of projects that name none; without it `python3`"),
+            (
+                "PINRAIL_ENVIRONMENTS",
+                "Where Python environments are built and found; without it `environments/` in the state folder. `pinrail test` \
+                 sets it, so that the throw-away state folders of tests share those of the project",
+            ),
             ("PINRAIL_LOG", "What servers and commands tell on standard error, such as `info`; without it `warn`"),
             ("PINRAIL_BIN", "The `pinrail` binary that `pinrail.testing` runs; without it the one on `PATH`"),
             ("NO_COLOR", "Set to anything: no colours"),
@@ -68,6 +73,8 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-model/src/names.rs", "LONGEST_TABLE_NAME"),
             ("crates/pinrail-model/src/document.rs", "MOST_JOBS"),
             ("crates/pinrail-service/src/compile.rs", "LIMIT"),
+            ("crates/pinrail-service/src/environments/build.rs", "LIMIT"),
+            ("crates/pinrail-service/src/environments/build.rs", "MEMORY"),
             ("crates/pinrail-service/src/bundles.rs", "LARGEST"),
             ("crates/pinrail-service/src/app.rs", "LARGEST_PARAMS"),
         ],
@@ -156,6 +163,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/retention.rs", "NOTICES"),
             ("crates/pinrail-service/src/retention.rs", "RESULTS"),
             ("crates/pinrail-service/src/retention.rs", "BUNDLES"),
+            ("crates/pinrail-service/src/retention.rs", "ENVIRONMENTS"),
             ("crates/pinrail-service/src/retention.rs", "ORPHANS"),
             ("crates/pinrail-service/src/retention.rs", "IDEMPOTENCY"),
             ("crates/pinrail-service/src/retention.rs", "GRACE"),

@@ -15,7 +15,7 @@ use pinrail_exec::shell::Shell;
 use pinrail_exec::users::Users;
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
-use pinrail_model::seam::exec::Executor;
+use pinrail_model::seam::exec::{Executor, Sandbox};
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
 use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::time::Clock;
@@ -23,6 +23,7 @@ use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
 use pinrail_service::bundles::Bundles;
 use pinrail_service::compile::Compiler;
+use pinrail_service::environments::{Environments, environments_folder};
 use pinrail_service::http::serve;
 use pinrail_service::notify::{Deliveries, Sender};
 use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
@@ -38,7 +39,7 @@ use tokio::runtime::Runtime;
 use crate::commands::doctor::{NOT_HIDDEN, NOT_HIDDEN_REMEDY};
 use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
-use crate::python::default_interpreter;
+use crate::python::{default_interpreter, shared_environments};
 use crate::sdk;
 use crate::state::{Live, Locked, Unused};
 
@@ -49,8 +50,9 @@ const MOST_WARM: usize = 4;
 const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
 
-/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary.
-const SHARED: &[&str] = &["sdk", "pycache", "bin"];
+/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary, and
+/// Python environments.
+const SHARED: &[&str] = &["sdk", "pycache", "bin", "environments"];
 
 /// How often a server that would leave looks whether it is still used, and when it says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -144,7 +146,7 @@ impl Server {
                 attempts: Arc::clone(&attempts),
                 bundles: attempts.parts.bundles.clone(),
                 compiler: parts.compiler.clone(),
-                sandbox: Arc::new(LocalSandbox::new(launcher.clone())),
+                sandbox: Arc::clone(&parts.sandbox),
                 engine,
                 catalog,
                 queries: Queries::new(&state.folder),
@@ -310,6 +312,7 @@ struct Parts {
     ids: Arc<dyn Ids>,
     python: Arc<Python>,
     shell: Arc<Shell>,
+    sandbox: Arc<dyn Sandbox>,
     compiler: Compiler,
     tenancy: Tenancy,
 }
@@ -328,9 +331,11 @@ impl Parts {
             idle: WARM_IDLE,
         };
         let python = Arc::new(Python::new(Arc::clone(&launcher), config));
+        let sandbox = Arc::new(LocalSandbox::new(Arc::clone(&launcher)));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
-        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, compiler, tenancy })
+        let (clock, ids) = (Arc::new(SystemClock::new()), Arc::new(SystemIds));
+        Ok(Self { clock, ids, python, shell, sandbox, compiler, tenancy })
     }
 
     fn attempts(
@@ -352,6 +357,13 @@ impl Parts {
             engine: engine.clone(),
             catalog: catalog.clone(),
             interpreter: default_interpreter(),
+            environments: Environments::new(
+                shared_environments().unwrap_or_else(|| environments_folder(state)),
+                default_interpreter(),
+                Arc::clone(&self.sandbox),
+                Arc::clone(&self.clock),
+                self.tenancy.clone(),
+            ),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
             tenancy: self.tenancy.clone(),

@@ -311,5 +311,8 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
     for secret in body['secret_env'].values():
         if secret not in body['secrets']:
             body['secrets'] = [*body['secrets'], secret]
+    if not body['extras']:
+        # Documents without it are those of before there were any, and so are their versions.
+        del body['extras']
     body['source'] = template.site.to_json()
     return body

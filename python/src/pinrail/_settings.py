@@ -34,6 +34,7 @@ EXECUTORS = {'class': ('python', 'shell'), 'sql': ('sql',), 'shell': ('shell',)}
 _DURATION = re.compile(r'(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)')
 _DURATION_UNITS = {'ms': 0.001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 _SIZE = re.compile(r'(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)', re.IGNORECASE)
+_EXTRA = re.compile(r'[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?')
 _SIZE_UNITS = {'b': 1, 'kb': 10**3, 'mb': 10**6, 'gb': 10**9, 'tb': 10**12} | {
     'kib': 2**10,
     'mib': 2**20,
@@ -143,6 +144,15 @@ def secrets(value: object) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def extras(value: object) -> list[str]:
+    """Names of extras, each once: what a Python environment has beyond the project's lock."""
+    names = _texts('names of extras', value)
+    for name in names:
+        if _EXTRA.fullmatch(name) is None:
+            raise WrongValue(f'a list of names, and "{name}" is no name of an extra')
+    return sorted(set(names))
+
+
 def environment(value: object) -> dict[str, str]:
     values = texts_of(value)
     for name in values:
@@ -220,6 +230,7 @@ SETTINGS = {
     'timeout': Setting('timeout_seconds', positive_seconds, _nothing, True),
     'cleanup_timeout': Setting('cleanup_timeout_seconds', positive_seconds, _nothing, True),
     'may_fail': Setting('may_fail', truth, bool, True),
+    'extras': Setting('extras', extras, list, True),
     'secrets': Setting('secrets', secrets, list, True),
     'secret_env': Setting('secret_env', secret_environment, dict, True),
     'env': Setting('env', environment, dict, True),
@@ -256,6 +267,8 @@ _OTHER_WORDS = {
     'args': 'params',
     'parameters': 'params',
     'environment': 'env',
+    'packages': 'extras',
+    'requirements': 'extras',
     'cron': 'schedule',
     'task_id': 'name',
     'job': 'name',

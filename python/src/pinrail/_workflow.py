@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         cleanup_timeout: Optional[Duration] = None,
         run_if: Literal['all_succeeded', 'all_done', 'any_failed', 'none_failed'] = 'all_succeeded',
         may_fail: Optional[bool] = None,
+        extras: Union[str, Collection[str]] = (),
         secrets: Union[str, Collection[str]] = (),
         secret_env: Optional[Mapping[str, str]] = None,
         env: Optional[Mapping[str, str]] = None,
@@ -141,7 +142,7 @@ else:
         _take_kind(made, what, given)
         for key, setting in SETTINGS.items():
             value = given.get(key)
-            if value is None or (key == 'secrets' and value == ()):
+            if value is None or (key in ('extras', 'secrets') and value == ()):
                 continue
             try:
                 made.settings[key] = setting.check(value)

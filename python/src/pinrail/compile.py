@@ -1,11 +1,11 @@
-"""``python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--notify JSON] [--watched SECONDS]``:
-workflow files to one JSON document.
+"""``python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--notify JSON] [--extras JSON]
+[--watched SECONDS]``: workflow files to one JSON document.
 
 Imports every Python file below ``DIR/workflows`` whose path has no part that begins with an underscore, and prints
 ``{"format": 1, "workflows": [...], "sketches": [...], "diagnostics": [...], "broken": {file: [workflow, ...]}}`` on
-standard output. What the files print goes to standard error. The exit code is 0 also when there are diagnostics of level ``error``; 2 is wrong
-usage. ``--watched`` is for a server: importing a file may take that long, and before each one a line
-``{"loading": "workflows/x.py"}`` is printed, which tells where a process ended that printed no document.
+standard output. What the files print goes to standard error. The exit code is 0 also when there are diagnostics of
+level ``error``; 2 is wrong usage. ``--watched`` is for a server: importing a file may take that long, and before each
+one a line ``{"loading": "workflows/x.py"}`` is printed, which tells where a process ended that printed no document.
 
 Invariants: a file that fails disables its own workflows only; the output depends on the files alone, not on hash seeds
 or on the order in which a folder lists its files; nothing is written to the project's folder.
@@ -32,7 +32,7 @@ from ._diagnostics import Collector, Diagnostic, Site, at_line, begin, end, rend
 from ._document import document, sketch
 from ._errors import did_you_mean, near
 from ._names import name_problem, usable
-from ._narrow import as_dict
+from ._narrow import as_dict, as_list
 from ._notify import UNKNOWN, ProjectNotify
 from ._settings import DEFAULT_NAMES, SETTINGS, WORKFLOW_NAMES
 from ._specs import describe
@@ -102,7 +102,10 @@ class _Compile:
         defaults: dict[str, Any],
         seconds: Optional[float] = None,
         loading: Optional[Callable[[str], None]] = None,
+        extras: Optional[list[str]] = None,
     ) -> None:
+        # Those of the project's lock; None when nobody knows.
+        self.extras = extras
         self.seconds = seconds
         self.loading = loading
         self.root = os.path.realpath(root)
@@ -166,6 +169,8 @@ class _Compile:
     def _project_defaults(self) -> None:
         for key, value in self.given_defaults.items():
             problem = default_problem(key, value)
+            if problem is None and key == 'extras' and value is not None:
+                problem = self._unknown_extra(SETTINGS[key].check(value), 'the defaults')
             if problem is None:
                 if value is not None:
                     self.defaults[key] = SETTINGS[key].check(value)
@@ -331,10 +336,33 @@ class _Compile:
             found = self._class(template, template.class_name)
         elif template.sql is not None and 'file' in template.sql:
             found = self._sql_file(template, template.sql['file'])
-        if found is not None:
-            found.workflow = workflow
-            template.diagnostics.append(found)
-            self.add(found)
+        for one in (found, self._extras(template)):
+            if one is not None:
+                one.workflow = workflow
+                template.diagnostics.append(one)
+                self.add(one)
+
+    def _extras(self, template: Template) -> Optional[Diagnostic]:
+        named: list[str] = template.settings.get('extras') or []
+        if template.sql is not None and named:
+            message = f'job "{template.name}" has extras, and SQL has no Python environment'
+            return template.site.diagnostic('unknown-extra', message, setting='extras')
+        problem = self._unknown_extra(named, f'job "{template.name}"')
+        if problem is None:
+            return None
+        code, message, hint = problem
+        return template.site.diagnostic(code, message, hint=hint, setting='extras')
+
+    def _unknown_extra(self, named: list[str], whose: str) -> Optional[tuple[str, str, str]]:
+        """Code, message and hint for the first extra that the project does not have."""
+        known = self.extras or []
+        unknown = [name for name in named if self.extras is not None and name not in known]
+        if not unknown:
+            return None
+        hint = did_you_mean(unknown[0], known) or (
+            f'there are {", ".join(known)}' if known else 'name its lock file below [python.extras] of pinrail.toml'
+        )
+        return 'unknown-extra', f'extra "{unknown[0]}" of {whose} is none of the project\'s', hint
 
     def _class(self, template: Template, name: str) -> Optional[Diagnostic]:
         site = template.site
@@ -506,10 +534,12 @@ def _say(answer: int, message: dict[str, Any]) -> None:
 
 
 def main(words: list[str]) -> int:
-    usage = 'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--notify JSON]'
-    usage += ' [--watched SECONDS]'
+    usage = (
+        'usage: python -m pinrail.compile --root DIR [--project NAME] [--defaults JSON] [--notify JSON]'
+        ' [--extras JSON] [--watched SECONDS]'
+    )
     values = dict(zip(words[::2], words[1::2]))
-    known = {'--root', '--project', '--defaults', '--notify', '--watched'}
+    known = {'--root', '--project', '--defaults', '--notify', '--extras', '--watched'}
     watched = values.get('--watched', '')
     if len(words) % 2 or '--root' not in values or set(values) - known or (watched and not watched.isdigit()):
         print(usage, file=sys.stderr)
@@ -517,8 +547,9 @@ def main(words: list[str]) -> int:
     try:
         defaults = as_dict(json.loads(values.get('--defaults') or '{}'))
         told = ProjectNotify(**json.loads(values['--notify'])) if '--notify' in values else UNKNOWN
+        extras = json.loads(values.get('--extras') or 'null')
     except (TypeError, ValueError):
-        defaults, told = None, UNKNOWN
+        defaults, told, extras = None, UNKNOWN, None
     if defaults is None:
         print(f'{usage}\n--defaults and --notify must be JSON objects', file=sys.stderr)
         return 2
@@ -531,7 +562,7 @@ def main(words: list[str]) -> int:
     sys.stdout = sys.stderr
     if sys.path and sys.path[0] in ('', os.getcwd()):
         del sys.path[0]
-    compiling = _Compile(values['--root'], defaults)
+    compiling = _Compile(values['--root'], defaults, extras=as_list(extras))
     compiling.notify = told
     if watched:
         compiling.seconds = int(watched)

@@ -309,9 +309,10 @@ class Project:
     ) -> str:
         """Runs a ``pinrail`` command over the copy and returns what it prints; ``text`` is its standard input."""
         options = ['--state', self.state, *(['--json'] if json_output else [])]
-        # A named server or state folder is not for tests; the interpreter is the one that the project's jobs have.
+        # A named server or state folder is not for tests; interpreter and packages are those that the project's jobs have.
+        kept = ('PINRAIL_PYTHON', 'PINRAIL_ENVIRONMENTS')
         environment = {
-            key: value for key, value in os.environ.items() if key == 'PINRAIL_PYTHON' or not key.startswith('PINRAIL_')
+            key: value for key, value in os.environ.items() if key in kept or not key.startswith('PINRAIL_')
         }
         done = subprocess.run(
             [binary(), *words, *options],

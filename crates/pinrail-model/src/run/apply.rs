@@ -192,6 +192,7 @@ impl Machine<'_> {
             generation: task.generation,
             session,
             executor,
+            environment: None,
             started_at: now,
             ended_at: None,
             phases: Vec::new(),
@@ -251,6 +252,10 @@ impl Machine<'_> {
 
     fn reported(&mut self, ix: TaskIx, report: &Report) -> Result<(), Refused> {
         match report {
+            Report::Equipped { environment } => {
+                self.with_attempt(ix, |attempt| attempt.environment = Some(*environment));
+                Ok(())
+            }
             Report::PhaseStarted(phase) => self.phase_started(ix, *phase),
             Report::PhaseEnded { phase, ok } => {
                 self.phase_ended(ix, *phase, if *ok { PhaseState::Succeeded } else { PhaseState::Failed });

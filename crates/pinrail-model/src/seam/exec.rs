@@ -83,6 +83,8 @@ pub struct CodePlaceOnDisk {
     pub bundle: Sha,
     /// The Python interpreter.
     pub interpreter: PathBuf,
+    /// The folder of the Python environment that it belongs to, if the project has a lock.
+    pub environment: Option<PathBuf>,
 }
 
 /// Which standard stream, or the job's own log.
@@ -173,7 +175,8 @@ pub trait Executor: Send + Sync {
     }
 }
 
-/// Runs a command of the platform's own on user files: contained like a job, without a network, belonging to no attempt.
+/// Runs a command of the platform's own on user files: contained like a job, without a network unless it builds a Python
+/// environment, belonging to no attempt.
 #[async_trait]
 pub trait Sandbox: Send + Sync {
     /// Runs to the end or to a limit, and leaves no process behind.
@@ -205,6 +208,8 @@ pub struct SandboxCommand {
     pub limit: Duration,
     /// Bytes of memory for it and all that it starts.
     pub memory: u64,
+    /// It may use the network, as only programs of the platform's own choice do.
+    pub network: bool,
 }
 
 /// What it left.

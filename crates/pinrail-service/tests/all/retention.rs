@@ -14,8 +14,8 @@ use pinrail_model::run::{Cause, Class, CleanupEnd, Effects, Ending, Event, Graph
 use pinrail_model::seam::exec::Stream;
 use pinrail_model::seam::lake::{Catalog, LakeError, PointerSwap, TableInfo, View, Written};
 use pinrail_model::seam::store::{
-    Answer, AttemptRow, BundleFile, BundleRow, CounterRow, Durability, EventRow, FileRow, Query, RunRow, Store,
-    TaskRow, Transition, VersionRow, Who, Write,
+    Answer, AttemptRow, BundleFile, BundleRow, CounterRow, Durability, EventRow, FileRow, ProjectRow, Query, RunRow,
+    Store, TaskRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Clock, Interval, Micros, Now};
 use pinrail_service::bundles::{Bundles, Manifest, sha};
@@ -435,6 +435,65 @@ async fn nothing_is_deleted_while_somebody_relies_on_it() {
     state.on_day(TODAY + 2);
     state.retention(Arc::clone(&state.store)).pass().await.unwrap();
     assert!(state.bundles.get(blob).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn environments_go_when_nobody_used_them_for_a_month_and_nobody_may_need_them() {
+    let state = State::new();
+    let [idle, deployed, running] =
+        [state.bundle("idle", 1).await, state.bundle("deployed", 1).await, state.bundle("running", 1).await];
+    let at = state.on_day(1);
+    let row = ProjectRow { name: project(), folder: None, created_at: at };
+    let active = Write::Activate {
+        project: project(),
+        bundle: deployed,
+        versions: BTreeMap::from([("w".parse().unwrap(), Sha::of(b"v"))]),
+        keep: BTreeSet::new(),
+        at,
+    };
+    state.commit(vec![Write::Project(row), active], Vec::new()).await;
+    state.run(1, running, 1, false).await;
+    let environment = |name: &str, used: &[Sha], day: i64| {
+        let folder = state.path("environments").join(name);
+        write(&folder.join("lib/module.py"), name);
+        for bundle in used {
+            write(&folder.join(format!("used/p.{bundle}")), "");
+        }
+        set_modified(&folder, Micros(day * DAY));
+        folder
+    };
+    let named = |text: &str| Sha::of(text.as_bytes()).to_string();
+    let gone = [
+        environment(&named("idle"), &[idle], TODAY - 31),
+        environment(&named("nobody's"), &[], TODAY - 31),
+        environment(&format!("{}.1f", named("half built")), &[], TODAY - 2),
+    ];
+    let stays = [
+        environment(&named("deployed"), &[idle, deployed], 1),
+        environment(&named("running"), &[running], 1),
+        environment(&named("recent"), &[idle, deployed], TODAY - 29),
+        environment(&format!("{}.1f", named("being built")), &[], TODAY),
+    ];
+    for bundle in [idle, deployed] {
+        set_modified(&stays[2].join(format!("used/p.{bundle}")), Micros(DAY));
+    }
+    let shared = |name: &str| state.path("environments/files/ab").join(name);
+    for (name, of) in [("only", &gone[0]), ("both", &gone[1])] {
+        write(&shared(name), name);
+        std::fs::hard_link(shared(name), of.join("lib/linked.py")).unwrap();
+    }
+    std::fs::hard_link(shared("both"), stays[0].join("lib/linked.py")).unwrap();
+    write(&shared("left"), "by a build that died");
+    let modules = state.path("pycache").join(gone[0].strip_prefix("/").unwrap());
+    write(&modules.join("module.pyc"), "x");
+    state.on_day(TODAY);
+    state.retention(Arc::clone(&state.store)).pass().await.unwrap();
+    assert_eq!(gone.map(|folder| folder.exists()), [false; 3]);
+    assert_eq!(stays.each_ref().map(|folder| folder.join("lib/module.py").exists()), [true; 4]);
+    assert_eq!(["only", "both", "left"].map(|name| shared(name).exists()), [false, true, false]);
+    assert!(!modules.exists());
+    // Who used it so long ago that it is of no interest is forgotten.
+    assert_eq!([idle, deployed].map(|bundle| stays[2].join(format!("used/p.{bundle}")).exists()), [false, true]);
 }
 
 /// A warehouse in which nothing names these files.

@@ -21,6 +21,7 @@ use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
 use pinrail_service::bundles::{Bundles, Manifest};
 use pinrail_service::compile::Compiler;
+use pinrail_service::environments::{Environments, environments_folder};
 use pinrail_service::http::router;
 use pinrail_service::owner::{self, OwnerParts};
 use pinrail_service::queries::Queries;
@@ -94,6 +95,13 @@ impl World {
             engine: None,
             catalog: None,
             interpreter: "python3".into(),
+            environments: Environments::new(
+                environments_folder(&state),
+                "python3".into(),
+                Arc::new(Printed),
+                clock.clone(),
+                Default::default(),
+            ),
             vault: Arc::new(Vault::new(&state)),
             installation: "installed".to_owned(),
             kill_marked: |_, _| {},

@@ -12,6 +12,7 @@ use pinrail_exec::confine::Hidden;
 use pinrail_exec::users::Users;
 use pinrail_exec::{Launcher, LocalSandbox};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
+use pinrail_service::environments::{Builder, builder};
 use pinrail_service::project::Project;
 use pinrail_store::SqliteStore;
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,7 @@ pub fn doctor(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     checks.extend(project.as_ref().ok().and_then(|project| notices(place, project)));
     checks.push(engine());
     if let Ok(interpreter) = &interpreter {
+        checks.push(builds(interpreter, project.as_ref().is_ok_and(|project| project.lock.is_some())));
         checks.extend(comforts(interpreter));
     }
     let ok = !checks.iter().any(|check| check.state == State::Missing);
@@ -204,7 +206,8 @@ fn look_around(interpreter: &Interpreter) -> Result<Contained, String> {
     let argv = [&interpreter.path.display().to_string(), "-c", include_str!("doctor.py"), &secret.file()];
     let argv = argv.map(str::to_owned).to_vec();
     let cwd = PathBuf::from("/");
-    let command = SandboxCommand { project: None, argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY };
+    let command =
+        SandboxCommand { project: None, argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY, network: false };
     let printed = runtime.block_on(sandbox.run(command)).map_err(|e| e.to_string())?;
     serde_json::from_slice(&printed.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&printed.stderr);
@@ -338,6 +341,18 @@ fn engine() -> Check {
         return Check::ok("sql", "this build has the SQL engine");
     }
     Check::note("sql", "this build has no SQL engine", "Build it with its default features.")
+}
+
+/// What builds Python environments here, which only projects with a lock need.
+fn builds(interpreter: &Interpreter, needed: bool) -> Check {
+    const NAME: &str = "environments";
+    const REMEDY: &str = "Install uv, or the package of the system that has pip and venv, such as python3-venv.";
+    match (builder(), &interpreter.pip) {
+        (Builder::Uv(path), _) => Check::ok(NAME, format!("uv builds them ({})", path.display())),
+        (Builder::Pip, Some(pip)) if interpreter.venv => Check::ok(NAME, format!("pip {pip} builds them")),
+        (Builder::Pip, _) if needed => Check::missing(NAME, "there is neither uv nor pip to build them", REMEDY),
+        (Builder::Pip, _) => Check::note(NAME, "there is neither uv nor pip to build them", REMEDY),
+    }
 }
 
 /// What only people need.

@@ -12,7 +12,7 @@ use crate::output::{Output, cell, plural, table};
 pub fn check(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
     let client = place.connect()?;
-    let bundle = client.send_bundle(&project, &place.state()?)?;
+    let bundle = client.send_code(&project, &place.state()?, output)?;
     let answer = client.post(&format!("/projects/{}/compilations", project.name), &json!({"bundle": bundle}))?;
     let diagnostics: Vec<Diagnostic> = serde_json::from_value(answer["diagnostics"].clone()).unwrap_or_default();
     let errors = diagnostics.iter().filter(|d| d.level == "error").count();
@@ -81,7 +81,7 @@ pub fn tell_definition_errors(failure: &Failure, output: Output) {
 pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, Failure> {
     let project = place.project()?;
     let client = place.connect()?;
-    let bundle = client.send_bundle(&project, &place.state()?)?;
+    let bundle = client.send_code(&project, &place.state()?, output)?;
     let body = json!({"bundle": bundle, "dry_run": dry_run});
     let deployed = client.post(&format!("/projects/{}/deploys", project.name), &body).inspect_err(|failure| {
         if !output.json {

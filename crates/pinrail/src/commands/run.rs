@@ -27,7 +27,7 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
     let mut body = json!({"workflow": args.workflow, "params": parameters(&args.params)?});
     let mut code = "deployed version".to_owned();
     if !args.deployed {
-        let bundle = client.send_bundle(&project, &place.state()?)?;
+        let bundle = client.send_code(&project, &place.state()?, output)?;
         code = this_folder(&bundle);
         body["bundle"] = bundle.into();
     }
@@ -81,7 +81,7 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
     let mut body = json!({"job": job, "params": params});
     let project = match place.project() {
         Ok(project) => {
-            body["bundle"] = client.send_bundle(&project, &place.state()?)?.into();
+            body["bundle"] = client.send_code(&project, &place.state()?, output)?.into();
             project.name.to_string()
         }
         // A command needs no project, and no files.
@@ -405,7 +405,7 @@ pub fn retry(
     let client = place.connect_for_run(detach)?;
     let id = cell(&find(place, &client, reference)?["id"]);
     let bundle = match code {
-        "folder" => Some(client.send_bundle(&place.project()?, &place.state()?)?),
+        "folder" => Some(client.send_code(&place.project()?, &place.state()?, output)?),
         _ => None,
     };
     let run = client.post(&format!("/runs/{id}/retry"), &json!({"jobs": jobs, "bundle": bundle}))?;

@@ -89,12 +89,29 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
                 output.say(&output.dim(&format!("      {name} = {text}")));
             }
         }
+        environments_of(&run).iter().for_each(|line| output.say(&output.dim(line)));
     }
     if !output.json {
         failed_cleanups(&run, None).iter().for_each(|line| output.say(line));
     }
     output.document(&run);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each Python environment that the last attempts of a run's jobs have.
+fn environments_of(run: &Value) -> Vec<String> {
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for task in run["tasks"].as_array().into_iter().flatten() {
+        let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
+        if let Some(digest) = attempt.and_then(|attempt| attempt["environment"].as_str()) {
+            let (digest, job) = (digest.chars().take(8).collect(), cell(&task["name"]));
+            match found.iter_mut().find(|(known, _)| *known == digest) {
+                Some((_, jobs)) => jobs.push(job),
+                None => found.push((digest, vec![job])),
+            }
+        }
+    }
+    found.into_iter().map(|(digest, jobs)| format!("  Python environment {digest}: {}", jobs.join(", "))).collect()
 }
 
 /// A line for each cleanup that failed: it changes no outcome, but may have left something behind.

@@ -32,6 +32,7 @@ macro_rules! pages {
 }
 
 pages! {
+    environments "docs/environments.md"
     explain "docs/explain.md"
     notifications "docs/notifications.md"
     operations "docs/operations.md"

@@ -27,6 +27,7 @@ fn a_machine_that_has_all_is_well() {
         "landlock",
         "state",
         "schema",
+        "environments",
         "pytest",
     ] {
         assert_eq!(check(&found, name)["state"], "ok", "{found}");

@@ -6,6 +6,7 @@ mod crash;
 mod docs;
 mod doctor;
 mod edges;
+mod environments;
 mod explain;
 mod hiding;
 mod init;
