@@ -50,9 +50,10 @@ const MOST_WARM: usize = 4;
 const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
 
-/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary, and
-/// Python environments.
-const SHARED: &[&str] = &["sdk", "pycache", "bin", "environments"];
+/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary.
+const SHARED: &[&str] = &["sdk", "pycache", "bin"];
+/// And Python environments, if they are there.
+const SHARED_ENVIRONMENTS: &str = "environments";
 
 /// How often a server that would leave looks whether it is still used, and when it says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -101,7 +102,9 @@ impl Server {
         let users = Users::find(&wanted.run_as, &state.folder)
             .map_err(|e| Failure::new(REFUSED, e.to_string()).hint(e.hint()))?;
         let tenancy = tenancy(wanted, &users);
-        let hidden = Hidden::new(&state.folder, SHARED).map_err(|e| failed(&e))?;
+        let environments = shared_environments().is_none().then_some(SHARED_ENVIRONMENTS);
+        let shared: Vec<&str> = SHARED.iter().copied().chain(environments).collect();
+        let hidden = Hidden::new(&state.folder, &shared).map_err(|e| failed(&e))?;
         let launcher = Arc::new(Launcher::start(&binary, hidden, users)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)

@@ -206,8 +206,15 @@ fn look_around(interpreter: &Interpreter) -> Result<Contained, String> {
     let argv = [&interpreter.path.display().to_string(), "-c", include_str!("doctor.py"), &secret.file()];
     let argv = argv.map(str::to_owned).to_vec();
     let cwd = PathBuf::from("/");
-    let command =
-        SandboxCommand { project: None, argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY, network: false };
+    let command = SandboxCommand {
+        project: None,
+        argv,
+        env: BTreeMap::new(),
+        cwd,
+        limit: PATIENCE,
+        memory: MEMORY,
+        network: false,
+    };
     let printed = runtime.block_on(sandbox.run(command)).map_err(|e| e.to_string())?;
     serde_json::from_slice(&printed.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&printed.stderr);

@@ -232,15 +232,51 @@ fn nothing_that_a_user_writes_can_read_the_state_folder_or_look_into_the_server(
             ("a command", command),
             ("a workflow file", loading),
         ] {
-            let ways = ways(&seen);
-            assert_eq!(ways.len(), 17 * SECRETS.len() + 10 * 2, "{seen}");
-            // Root may read what others had in their environment at their start; the server's is not there any more.
-            let fine = |way: &str, outcome: &str| {
-                outcome == "refused" || (way.starts_with("environment") && outcome == "read nothing")
-            };
-            let got: Vec<_> = ways.into_iter().filter(|(way, outcome)| !fine(way, outcome)).collect();
-            assert!(got.is_empty(), "{kind} as {user:?}: {got:?}");
+            refused(&seen, &format!("{kind} as {user:?}"));
         }
+    }
+}
+
+/// All ways were tried, and none led anywhere.
+fn refused(seen: &Value, who: &str) {
+    let ways = ways(seen);
+    assert_eq!(ways.len(), 17 * SECRETS.len() + 10 * 2, "{who}: {seen}");
+    // Root may read what others had in their environment at their start; the server's is not there any more.
+    let fine = |way: &str, outcome: &str| {
+        outcome == "refused" || (way.starts_with("environment") && outcome == "read nothing")
+    };
+    let got: Vec<_> = ways.into_iter().filter(|(way, outcome)| !fine(way, outcome)).collect();
+    assert!(got.is_empty(), "{who}: {got:?}");
+}
+
+#[test]
+fn what_builds_a_python_environment_reads_as_little() {
+    for user in users() {
+        let (project, server) = served(user);
+        drop(server);
+        let builder = "#!PYTHON
+import json, os, sys
+sys.path.insert(0, PROJECT)
+sys.dont_write_bytecode = True
+import probe
+seen = probe.seen(os.environ['TMPDIR'])
+with open(PROJECT + '/data/seen.json', 'w') as file:
+    json.dump(seen, file)
+sys.exit('error: it builds nothing')
+";
+        let builder = builder.replace("PROJECT", &format!("{:?}", project.path()));
+        project.write("data/bin/uv", &builder.replace("PYTHON", &interpreter(user)));
+        let (uv, path) = (project.path().join("data/bin/uv"), std::env::var("PATH").unwrap());
+        std::fs::set_permissions(&uv, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        project.write("pinrail.toml", "[project]\nname = \"demo\"\n[python]\nlock = \"requirements.txt\"\n");
+        project.write("requirements.txt", "greeting==1.0\n");
+        let path = format!("{}:{path}", uv.parent().unwrap().display());
+        let server = project.up_with(&[("PATH", &path), ("PINRAIL_PYTHON", &interpreter(user))]);
+        tell(&project, &server, true);
+        let checked = project.run(&["check"]);
+        assert!(checked.out.contains("uv: error: it builds nothing"), "{user:?}: {checked:?}");
+        let seen = std::fs::read_to_string(project.path().join("data/seen.json")).unwrap();
+        refused(&serde_json::from_str(&seen).unwrap(), &format!("a builder as {user:?}"));
     }
 }
 

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use crate::environments::{digest, wheel};
 use crate::isolation::interpreter;
-use crate::support::{ORDINARY, Project, Ran, Server, alive, task, users, wait_until};
+use crate::support::{ORDINARY, Project, Ran, Server, alive, task, test_python, users, wait_until};
 
 /// Another user without rights, whom every system has: `daemon`.
 const OTHER: u32 = 1;
@@ -78,6 +79,10 @@ struct Shared {
 }
 
 fn up(state: tempfile::TempDir, arguments: &[&str]) -> Result<Shared, Ran> {
+    up_with(state, arguments, &[])
+}
+
+fn up_with(state: tempfile::TempDir, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Shared, Ran> {
     std::fs::set_permissions(state.path(), PermissionsExt::from_mode(0o711)).unwrap();
     let folder = state.path().join("state");
     let somewhere = Project::new(&[]);
@@ -86,6 +91,7 @@ fn up(state: tempfile::TempDir, arguments: &[&str]) -> Result<Shared, Ran> {
         command.args(["--listen", "127.0.0.1:0"]);
     }
     command.args(arguments).env("PINRAIL_PYTHON", interpreter(Some(ORDINARY))).stdout(Stdio::null());
+    command.envs(environment.iter().copied());
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut ended = false;
     wait_until("the server is ready or refuses", || {
@@ -244,6 +250,78 @@ class A:
     assert_eq!(files, ["secret"], "nothing was made or removed where the links led");
     let found = std::fs::metadata(secret.path()).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o700), "and nothing was given away");
+}
+
+#[test]
+fn python_environments_of_each_project_are_built_by_its_user_and_changed_by_nobody() {
+    if !is_root() {
+        return;
+    }
+    let job = "
+import os, sys, greeting
+def run(ctx):
+    places = [sys.prefix, os.path.dirname(greeting.__file__), os.path.join(sys.prefix, 'bin')]
+    ctx.output('writable', [place for place in places + [greeting.__file__] if os.access(place, os.W_OK)])
+    ctx.output('word', greeting.WORD)
+    try:
+        os.listdir(os.path.dirname(sys.prefix))
+    except PermissionError:
+        ctx.output('listed', 'refused')
+";
+    // Where any Python that finds the package says who runs it.
+    let note = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(note.path(), PermissionsExt::from_mode(0o1777)).unwrap();
+    let mark = format!("import os; os.close(os.open('{}/%d' % os.getuid(), os.O_CREAT, 0o666))", note.path().display());
+    let add = "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'a').writestr('mark.pth', sys.argv[2])";
+    let has_pip = Command::new(interpreter(Some(ORDINARY))).args(["-m", "pip", "--version"]).uid(ORDINARY).output();
+    let builders = [("uv", true), ("pip", has_pip.is_ok_and(|pip| pip.status.success()))];
+    for (builder, _) in builders.into_iter().filter(|(_, usable)| *usable) {
+        let programs = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(programs.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let own = std::env::var_os("PATH").unwrap();
+        let without = std::env::split_paths(&own).filter(|folder| !folder.join("uv").exists());
+        let path = std::env::join_paths(without.chain([programs.path().to_owned()])).unwrap();
+        if builder == "uv" {
+            let uv = Path::new(&test_python()).with_file_name("uv");
+            std::fs::copy(uv, programs.path().join("uv")).expect("uv is beside the Python of the tests");
+        }
+        let arguments = ["--run-as", "a=65534", "--run-as", "b=daemon"];
+        let environment = [("PATH", path.to_str().unwrap())];
+        let shared = up_with(tempfile::tempdir().unwrap(), &arguments, &environment).unwrap();
+        let mut digests = Vec::new();
+        for (name, user) in [("a", ORDINARY), ("b", OTHER)] {
+            let lock = "lock = \"requirements.txt\"\nwheels = \"wheels\"\n";
+            let project = Project::new(&[
+                ("pinrail.toml", &format!("[project]\nname = \"{name}\"\n[python]\n{lock}")),
+                ("requirements.txt", "greeting==1.0\n"),
+                ("jobs/a.py", job),
+                ("workflows/w.py", "import greeting\nworkflow = {template(name='a', class_='jobs.a.run'): []}"),
+            ]);
+            wheel(&project.path().join("wheels"), "greeting", "1.0", "WORD = 'hello'\n", &[]);
+            let file = project.path().join("wheels/greeting-1.0-py3-none-any.whl");
+            assert!(Command::new(test_python()).args(["-c", add]).arg(file).arg(&mark).status().unwrap().success());
+            let ran = shared.run(&project, &["run", "w", "--json"]);
+            assert_eq!(ran.code, Some(0), "{builder} {user}: {ran:?} {}", shared.run(&project, &["check"]).out);
+            let run = ran.json();
+            let outputs = &task(&run, "a")["outputs"];
+            assert_eq!(outputs["word"], "hello");
+            assert_eq!((&outputs["writable"], &outputs["listed"]), (&json!([]), &json!("refused")));
+            let known = shared.run(&project, &["environments", "--json"]).json();
+            assert_eq!(known["items"][0]["builder"], builder, "{known}");
+            digests.push(digest(task(&run, "a")));
+            let who: Vec<_> = std::fs::read_dir(note.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(who.iter().all(|who| who == &*ORDINARY.to_string() || who == &*OTHER.to_string()), "{who:?}");
+            assert!(who.iter().any(|who| who == &*user.to_string()), "{who:?}");
+        }
+        assert_ne!(digests[0], digests[1], "what one user has built is not for another one");
+        let mut folders = vec![Path::new(&shared.folder()).join("environments")];
+        while let Some(folder) = folders.pop() {
+            let found = std::fs::symlink_metadata(&folder).unwrap();
+            assert_eq!((found.uid(), found.mode() & 0o022), (0, 0), "{}", folder.display());
+            let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+            folders.extend(entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()));
+        }
+    }
 }
 
 #[test]
