@@ -15,6 +15,18 @@ CREATE TABLE attempts (
   data       text    not null
 ) strict, without rowid;
 
+CREATE TABLE backfills (
+  id         text primary key,
+  project    text    not null,
+  workflow   text    not null,
+  state      text    not null,
+  finished   integer not null,
+  created_at integer not null,
+  -- What was asked for, and how far it is: the latter is written often, so it is small.
+  data       text    not null,
+  progress   text    not null
+) strict, without rowid;
+
 CREATE TABLE bundles (
   project    text    not null,
   sha        text    not null,
@@ -79,6 +91,11 @@ CREATE TABLE files (
   primary key (run, job, name)
 ) strict, without rowid;
 
+CREATE TABLE holds (
+  scope text primary key,
+  data  text not null
+) strict, without rowid;
+
 CREATE TABLE idempotency (
   principal text    not null,
   key       text    not null,
@@ -95,6 +112,15 @@ CREATE TABLE inputs (
   size        integer not null,
   modified_at integer not null,
   primary key (run, path)
+) strict, without rowid;
+
+CREATE TABLE limits (
+  project text    not null,
+  kind    text    not null,
+  name    text    not null,
+  value   integer not null,
+  data    text    not null,
+  primary key (project, kind, name)
 ) strict, without rowid;
 
 CREATE TABLE logs (
@@ -188,7 +214,7 @@ CREATE TABLE runs (
   version        text    not null,
   unique_key     text,
   data           text    not null
-) strict, without rowid;
+, dormant integer not null default 0, backfill text) strict, without rowid;
 
 CREATE TABLE secrets (
   project text    not null,
@@ -251,6 +277,15 @@ CREATE TABLE transitions (
   reply text not null
 ) strict, without rowid;
 
+CREATE TABLE triggers (
+  project  text not null,
+  workflow text not null,
+  -- When there is something to do; none while it is paused and when there will be no more.
+  due_at   integer,
+  data     text not null,
+  primary key (project, workflow)
+) strict, without rowid;
+
 CREATE TABLE unpublished (
   attempt   text not null,
   namespace text not null,
@@ -272,6 +307,10 @@ CREATE TABLE versions (
 
 CREATE INDEX attempts_run on attempts (run, job, instance, number);
 
+CREATE INDEX backfills_project on backfills (project, id);
+
+CREATE INDEX backfills_unfinished on backfills (id) where finished = 0;
+
 CREATE INDEX commands_open on commands (seq) where reply is null;
 
 CREATE INDEX counters_run on counters (run);
@@ -285,6 +324,10 @@ CREATE INDEX notices_project on notices (project, id);
 CREATE INDEX notices_state on notices (project, state, id);
 
 CREATE INDEX queries_project on queries (project, id);
+
+CREATE INDEX runs_awake on runs (id) where finished = 0 and dormant = 0;
+
+CREATE INDEX runs_backfill on runs (backfill, id, state) where backfill is not null;
 
 CREATE INDEX runs_bundle on runs (bundle);
 
@@ -305,5 +348,7 @@ CREATE UNIQUE INDEX runs_unique_key on runs (unique_key) where unique_key is not
 CREATE INDEX runs_workflow on runs (workflow, id, project);
 
 CREATE INDEX tasks_retried_bundle on tasks (bundle) where generation > 1;
+
+CREATE INDEX triggers_due on triggers (due_at) where due_at is not null;
 
 CREATE INDEX versions_active on versions (project, workflow) where active = 1;

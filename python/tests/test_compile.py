@@ -93,7 +93,8 @@ def test_a_whole_document(files: Files) -> None:
                     template(name='words', shell=['ls', '-l'], params={'until': date(2013, 1, 2)}): (load, 'day'),
                 }, schedule=cron('0 6 * * mon-fri', tz='America/New_York', covers='day', start=date(2013, 1, 1)),
                    owner='anna', description='flights of New York',
-                   params={'least': Param(int, default=500, help='fewer is odd'), 'day': Param(date),
+                   params={'least': Param(int, default=500, help='fewer is odd'),
+                           'day': Param(date, default='2013-01-02'),
                            'rate': Param(Decimal, default=Decimal('0.10'), choices=['0.10', Decimal('0.2')])},
                    defaults={'retries': 1, 'executor': 'sql', 'env': {'A': 'a', 'Z': 'z'}})
                 """,
@@ -140,7 +141,7 @@ def test_a_whole_document(files: Files) -> None:
         'owner': 'anna',
         'params': {
             'least': {'type': 'int', 'required': False, 'default': 500, 'help': 'fewer is odd', 'choices': None},
-            'day': {'type': 'date', 'required': True, 'help': '', 'choices': None},
+            'day': {'type': 'date', 'required': False, 'default': '2013-01-02', 'help': '', 'choices': None},
             'rate': {'type': 'decimal', 'required': False, 'default': '0.10', 'help': '', 'choices': ['0.10', '0.2']},
         },
         'schedule': {
@@ -210,6 +211,53 @@ def test_every_and_no_schedule(files: Files) -> None:
         'end': None,
     }
     assert b['schedule'] is None
+
+
+def test_schedules_and_limits_that_say_more(files: Files) -> None:
+    files.write(
+        {
+            'workflows/a.py': """
+                workflow = Workflow({
+                    template(name='x', shell='true', pools='reports', key='{{ params.n }}', labels={'gpu', 'big'}): [],
+                    template(name='y', shell='true', pools={'reports': 2}, concurrency=1): [],
+                    template(name='z', shell='true', pools=['a', 'b']): [],
+                }, schedule=cron('0 6 * * *', catch_up='all', jitter='5m',
+                                 blackout=['2026-12-25', ('2026-12-24', '2027-01-01')]),
+                   overrun='delay', max_active=2, concurrency=9, params={'n': Param(int, default=1)})
+                """,
+            'workflows/b.py': """
+                workflow = Workflow({template(name='x', shell='true'): []}, overrun='start-new',
+                                    schedule=once('2026-12-24T06:00', tz='Europe/Berlin', covers='day'))
+                """,
+        }
+    )
+    a, b = files.compile()['workflows']
+    assert [a[key] for key in ('overrun', 'max_active', 'concurrency')] == ['delay', 2, 9]
+    assert a['schedule'] == {
+        'kind': 'cron',
+        'cron': '0 6 * * *',
+        'tz': 'UTC',
+        'covers': 'between-fires',
+        'start': None,
+        'end': None,
+        'catch_up': 'all',
+        'jitter_seconds': 300,
+        'blackout': [['2026-12-25', '2026-12-25'], ['2026-12-24', '2027-01-01']],
+    }
+    names = ('pools', 'concurrency', 'key', 'labels')
+    x, y, z = ({name: job[name] for name in names if name in job} for job in a['jobs'])
+    assert x == {'pools': {'reports': 1}, 'key': '{{ params.n }}', 'labels': ['big', 'gpu']}
+    assert y == {'pools': {'reports': 2}, 'concurrency': 1}
+    assert z == {'pools': {'a': 1, 'b': 1}}
+    assert b['schedule'] == {
+        'kind': 'once',
+        'at': '2026-12-24T06:00:00',
+        'tz': 'Europe/Berlin',
+        'covers': 'day',
+        'start': None,
+        'end': None,
+    }
+    assert not {'overrun', 'max_active', 'concurrency'} & set(b)
 
 
 def test_several_and_generated_workflows(files: Files) -> None:

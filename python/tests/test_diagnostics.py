@@ -213,7 +213,7 @@ error: a workflow has a setting that does not exist: "ownr"
 error: setting "limits" of a workflow is not supported by this version
    ╭─ workflows/w.py:12
 12 │ {line}
-   │                         ^^^^^^ leave it out; a job has timeout=
+   │                         ^^^^^^ write max_active= or concurrency=
 error: the defaults have a setting that does not exist: "retry"
    ╭─ workflows/w.py:12
 12 │ {line}
@@ -222,7 +222,7 @@ error: parameter "n" must be a Param(...), not 5
    ╭─ workflows/w.py:12
 12 │ {line}
    │                                                                                  ^^^ write Param(int, default=5)
-error: setting "schedule" of a workflow must be cron(...) or every(...), not "0 6 * * *"
+error: setting "schedule" of a workflow must be cron(...), every(...) or once(...), not "0 6 * * *"
    ╭─ workflows/w.py:12
 12 │ {line}
    │                                                                                                    ^^^^^^^^^^^ write schedule=cron('0 6 * * *')
@@ -286,6 +286,79 @@ error: "start" of cron must be a date like 2013-01-02, not "2013-01-02T06:00"
    │                             ^^^^^^^^^^^^^^^^^^ write start='2013-01-02': it includes all fire times of that day
 """
     ).strip('\n')
+
+
+def test_what_a_schedule_says_beyond_its_fire_times(files: Files) -> None:
+    files.write(
+        {
+            'workflows/w.py': """
+                a = cron('0 6 * * *', catch_up='al', jitter='2d', blackout='2026-12-25')
+                b = every('1h', blackout=['2026-12-25', ('2027-01-01', '2026-12-24')], jitter='soon')
+                c = once('2026-12-24')
+                d = once('2026-12-24T06:00+01:00', tz='Europe/Berlin')
+                workflow = Workflow({template(name='a', shell='true', pools={'r': 0}, concurrency=0, key='{{ ds'): []},
+                                    schedule=every('1h'), overrun='delay-until', max_active=0,
+                                    params={'n': Param(int)})
+                """
+        }
+    )
+    expect(
+        files,
+        """
+error: "catch_up" of cron must be one of "none", "latest", "all", not "al"
+   ╭─ workflows/w.py:1
+ 1 │ a = cron('0 6 * * *', catch_up='al', jitter='2d', blackout='2026-12-25')
+   │                                ^^^^ did you mean "all"?
+error: "jitter" of cron must be whole seconds, at most a day, not "2d"
+   ╭─ workflows/w.py:1
+ 1 │ a = cron('0 6 * * *', catch_up='al', jitter='2d', blackout='2026-12-25')
+   │                                             ^^^^
+error: "blackout" of cron must be a list of dates, not "2026-12-25"
+   ╭─ workflows/w.py:1
+ 1 │ a = cron('0 6 * * *', catch_up='al', jitter='2d', blackout='2026-12-25')
+   │                                                            ^^^^^^^^^^^^ write blackout=['2026-12-25', ('2026-12-24', '2027-01-01')]
+error: "blackout" of every has a pair that ends before it begins: 2026-12-24 is before 2027-01-01
+   ╭─ workflows/w.py:2
+ 2 │ b = every('1h', blackout=['2026-12-25', ('2027-01-01', '2026-12-24')], jitter='soon')
+   │                          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+error: "jitter" of every must be a duration, not "soon"
+   ╭─ workflows/w.py:2
+ 2 │ b = every('1h', blackout=['2026-12-25', ('2027-01-01', '2026-12-24')], jitter='soon')
+   │                                                                               ^^^^^^ write a number of seconds, or "30s", "5m", "1h"
+error: "at" of once must be a local time such as 2026-12-24T06:00, not "2026-12-24"
+   ╭─ workflows/w.py:3
+ 3 │ c = once('2026-12-24')
+   │          ^^^^^^^^^^^^
+error: "at" of once must be a local time such as 2026-12-24T06:00, not "2026-12-24T06:00+01:00"
+   ╭─ workflows/w.py:4
+ 4 │ d = once('2026-12-24T06:00+01:00', tz='Europe/Berlin')
+   │          ^^^^^^^^^^^^^^^^^^^^^^^^ leave the offset out and name the zone with tz=
+error: setting "pools" of job "a" must be a dict of pools to slots of 1 or more, and "r" has 0
+   ╭─ workflows/w.py:5
+ 5 │ workflow = Workflow({template(name='a', shell='true', pools={'r': 0}, concurrency=0, key='{{ ds'): []},
+   │                                                             ^^^^^^^^
+error: setting "concurrency" of job "a" must be a whole number of 1 or more, not 0
+   ╭─ workflows/w.py:5
+ 5 │ workflow = Workflow({template(name='a', shell='true', pools={'r': 0}, concurrency=0, key='{{ ds'): []},
+   │                                                                                   ^
+error: setting "key" of job "a" must be a template, not "{{ ds"
+   ╭─ workflows/w.py:5
+ 5 │ workflow = Workflow({template(name='a', shell='true', pools={'r': 0}, concurrency=0, key='{{ ds'): []},
+   │                                                                                          ^^^^^^^ write key='{{ params.customer }}'
+error: setting "overrun" of a workflow must be "start-new", "skip", "delay", "delay-until-success" or "abort-running", not "delay-until"
+   ╭─ workflows/w.py:6
+ 6 │                     schedule=every('1h'), overrun='delay-until', max_active=0,
+   │                                                   ^^^^^^^^^^^^^ did you mean "delay-until-success"?
+error: setting "max_active" of a workflow must be a whole number of 1 or more, not 0
+   ╭─ workflows/w.py:6
+ 6 │                     schedule=every('1h'), overrun='delay-until', max_active=0,
+   │                                                                             ^
+error: parameter "n" has no default, and nobody gives a value when the schedule fires
+   ╭─ workflows/w.py:7
+ 7 │                     params={'n': Param(int)})
+   │                             ^^^ write Param(..., default=...)
+""",
+    )
 
 
 def test_missing_class_and_missing_sql_file(files: Files) -> None:

@@ -14,10 +14,11 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use crate::fault::Fault;
-use crate::names::{JobName, ParamName, SecretName, WorkflowName};
+use crate::names::{JobName, ParamName, PoolName, SecretName, WorkflowName};
 use crate::near::nearest;
 use crate::schedule::Schedule;
 use crate::seam::lake::WriteMode;
+use crate::trigger::Overrun;
 
 /// The format that this version writes and the highest it reads.
 pub const FORMAT: u32 = 1;
@@ -38,6 +39,15 @@ pub struct Document {
     pub params: BTreeMap<ParamName, Param>,
     #[serde(default)]
     pub schedule: Option<Schedule>,
+    /// What is done when a fire time finds earlier runs unfinished.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub overrun: Overrun,
+    /// Runs of the schedule that may be active at once; none: [`crate::trigger::MOST_ACTIVE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active: Option<u32>,
+    /// Attempts of all its runs that may be under way at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
     /// A run is to have succeeded this long after it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla_seconds: Option<f64>,
@@ -229,6 +239,18 @@ pub struct Job {
     pub params: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     pub priority: i32,
+    /// Pools that its attempts take slots of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<PoolName, u32>,
+    /// Attempts of it that may be under way at once, in all runs of the workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// A template of `ds` and parameters: of what has the same value in the project, one is under way at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Labels that a worker must have to run it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     #[serde(default)]
     pub description: Option<String>,
     #[serde(default)]
@@ -371,6 +393,10 @@ pub fn canonical(value: &serde_json::Value) -> String {
     }
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What is wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -452,6 +478,18 @@ impl Document {
         if errors.is_empty() {
             errors.extend(self.cycle());
         }
+        if self.max_active == Some(0) || self.concurrency == Some(0) {
+            let message = format!("workflow \"{}\" has max_active or concurrency 0; it could never run", self.workflow);
+            errors.push(DocumentError::new("wrong-type", &self.source, message));
+        }
+        if self.schedule.is_some()
+            && let Some((name, _)) = self.params.iter().find(|(_, param)| param.required)
+        {
+            let message = format!("workflow \"{}\" has a schedule, and parameter \"{name}\" no default", self.workflow);
+            let mut error = DocumentError::new("bad-schedule", &self.source, message);
+            error.hint = Some("nobody gives a value when a schedule fires; write default=...".to_owned());
+            errors.push(error);
+        }
         if let Some(schedule) = &self.schedule
             && let Err(message) = schedule.check()
         {
@@ -497,6 +535,9 @@ fn job_faults(job: &Job) -> Vec<DocumentError> {
     }
     if job.shell.as_ref().is_some_and(|argv| argv.is_empty() || argv[0].is_empty()) {
         fault("wrong-type", format!("job \"{}\" has an empty command", job.name));
+    }
+    if job.pools.values().any(|slots| *slots == 0) || job.concurrency == Some(0) {
+        fault("wrong-type", format!("job \"{}\" has a pool or concurrency of 0; it could never run", job.name));
     }
     if let Err(message) = check_executor(job, job.executor()) {
         fault("executor-impossible", message);

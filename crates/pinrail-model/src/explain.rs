@@ -3,18 +3,23 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::admit::{RESERVED, Shard};
+use crate::admit::{Barred, LimitId, Scope, Shard};
 use crate::fault::{ERROR, Evidence, Fault};
-use crate::ids::{AttemptId, RunId};
+use crate::ids::{AttemptId, BackfillId, RunId};
 use crate::names::{JobName, TableRef};
-use crate::run::{Attempt, Cause, Ending, Ends, Outcome, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict};
+use crate::run::{
+    Attempt, Cause, Control, Ending, Ends, Outcome, Pending, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict,
+};
 use crate::time::Micros;
+use crate::trigger::Overrun;
 
 /// The answer for one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     pub run: RunId,
-    pub job: JobName,
+    /// None: the run has not begun, and it is about all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobName>,
     /// The position or, when done, what became of it.
     pub state: String,
     #[serde(flatten)]
@@ -51,6 +56,54 @@ pub enum Why {
         place: u32,
         of: u32,
         holders: Vec<Holder>,
+    },
+    /// Something that it needs has no room: a pool, a limit, a key.
+    WaitingForLimit {
+        limit: Limit,
+        capacity: u32,
+        held: u32,
+        place: u32,
+        of: u32,
+        holders: Vec<Holder>,
+    },
+    /// No worker with its labels has a free slot.
+    WaitingForWorker {
+        labels: Vec<String>,
+        /// Workers that have them.
+        workers: u32,
+        place: u32,
+        of: u32,
+    },
+    /// A person holds a whole: nothing new in it begins.
+    HeldByScope {
+        scope: Scope,
+        control: Control,
+    },
+    /// A person holds its run.
+    RunHeld {
+        control: Control,
+    },
+    /// Its run has not begun: one of the same workflow for the same interval is under way.
+    WaitingForInterval {
+        /// The explanation's own `run` is the one that waits.
+        #[serde(rename = "other")]
+        run: RunId,
+    },
+    /// Its run has not begun: as many of its schedule as may be are under way.
+    WaitingForRuns {
+        overrun: Overrun,
+        most_active: u32,
+        runs: Vec<RunId>,
+    },
+    /// Its run has not begun: the one before has to succeed first.
+    WaitingForSuccess {
+        /// The explanation's own `run` is the one that waits.
+        #[serde(rename = "other")]
+        run: RunId,
+    },
+    /// Its run has not begun: it waits for its turn in its backfill.
+    WaitingInBackfill {
+        backfill: BackfillId,
     },
     /// It has a result to finish and waits for the next free slot, before all new work.
     WaitingToFinish {
@@ -125,6 +178,14 @@ impl Why {
         match self {
             Self::WaitingForJobs { .. } => "waiting-for-jobs",
             Self::WaitingForSlot { .. } => "waiting-for-slot",
+            Self::WaitingForLimit { .. } => "waiting-for-limit",
+            Self::WaitingForWorker { .. } => "waiting-for-worker",
+            Self::HeldByScope { .. } => "held-by-scope",
+            Self::RunHeld { .. } => "run-held",
+            Self::WaitingForInterval { .. } => "waiting-for-interval",
+            Self::WaitingForRuns { .. } => "waiting-for-runs",
+            Self::WaitingForSuccess { .. } => "waiting-for-success",
+            Self::WaitingInBackfill { .. } => "waiting-in-backfill",
             Self::WaitingToFinish { .. } => "waiting-to-finish",
             Self::BackingOff { .. } => "backing-off",
             Self::Held { .. } => "held",
@@ -161,6 +222,17 @@ pub struct Unpublished {
     pub exists: bool,
     /// When it got the snapshot that it has, if that is known.
     pub snapshot_at: Option<Micros>,
+}
+
+/// What has room for so many attempts at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Limit {
+    Pool { name: String },
+    Quota { project: String },
+    Workflow { workflow: String },
+    Job { job: String },
+    Key { key: String },
 }
 
 /// A job that another one waits for.
@@ -221,7 +293,7 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
     let (first, next) = next(run, task, &why);
     Explanation {
         run: run.id,
-        job: task.job.clone(),
+        job: Some(task.job.clone()),
         state: task.state_name().to_owned(),
         why,
         downstream: if failed { below(run, ix) } else { Vec::new() },
@@ -229,6 +301,61 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
         unpublished: Vec::new(),
         first,
         next,
+    }
+}
+
+/// Explains a run that has not begun.
+#[must_use]
+pub fn explain_pending(run: &Run, shard: Option<&Shard>) -> Explanation {
+    let barred = match run.pending {
+        // Before its turn nobody holds it in memory, whether a server is there or not.
+        Some(Pending::Backfill) => Some(Barred::InBackfill),
+        _ => shard.map(|shard| shard.barred(run)),
+    };
+    let why = match barred {
+        None => Why::WaitingForServer { heard_at: None },
+        Some(Barred::SameInterval(other)) => Why::WaitingForInterval { run: other },
+        Some(Barred::Overrun { overrun, most_active, active }) => {
+            Why::WaitingForRuns { overrun, most_active, runs: active }
+        }
+        Some(Barred::Behind(other)) => {
+            Why::WaitingForRuns { overrun: Overrun::Delay, most_active: 1, runs: vec![other] }
+        }
+        Some(Barred::Failed(other)) => Why::WaitingForSuccess { run: other },
+        Some(Barred::Held(scope, control)) => Why::HeldByScope { scope, control },
+        Some(Barred::InBackfill | Barred::Nothing) => match run.cause {
+            Cause::Backfill { id, .. } => Why::WaitingInBackfill { backfill: id },
+            _ => Why::WaitingForRuns { overrun: Overrun::StartNew, most_active: 1, runs: Vec::new() },
+        },
+    };
+    let next = match &why {
+        Why::WaitingForInterval { run } => Some(format!("pinrail explain {}", run.short())),
+        Why::WaitingForRuns { runs, .. } => runs.first().map(|run| format!("pinrail explain {}", run.short())),
+        Why::WaitingForSuccess { run } => Some(format!("pinrail retry {}", run.short())),
+        Why::WaitingInBackfill { backfill } => Some(format!("pinrail backfills {backfill}")),
+        Why::HeldByScope { scope, .. } => Some(release(scope)),
+        Why::WaitingForServer { .. } => Some("pinrail up".to_owned()),
+        _ => None,
+    };
+    Explanation {
+        run: run.id,
+        job: None,
+        state: run.state().name().to_owned(),
+        why,
+        downstream: Vec::new(),
+        changed: Vec::new(),
+        unpublished: Vec::new(),
+        first: None,
+        next,
+    }
+}
+
+/// The command that lets a scope go.
+fn release(scope: &Scope) -> String {
+    match scope {
+        Scope::Platform => "pinrail release --platform".to_owned(),
+        Scope::Project { .. } => "pinrail release --all".to_owned(),
+        Scope::Workflow { workflow, .. } => format!("pinrail release --workflow {workflow}"),
     }
 }
 
@@ -254,8 +381,14 @@ fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
             let code = if mended && !bare { " --code folder" } else { "" };
             (fix.then(|| "fix the file".to_owned()), Some(format!("{retry}{code}")))
         }
+        Why::Held { .. } if task.hold.is_some() => (None, Some(format!("pinrail release {run_id} --job {}", task.job))),
         Why::Cancelled { .. } | Why::Held { .. } => (None, Some(retry)),
         Why::WaitingForServer { .. } => (None, Some("pinrail up".to_owned())),
+        Why::WaitingForLimit { limit: Limit::Pool { name }, capacity, .. } => {
+            (None, Some(format!("pinrail pools set {name} --slots {}", capacity + 1)))
+        }
+        Why::HeldByScope { scope, .. } => (None, Some(release(scope))),
+        Why::RunHeld { .. } => (None, Some(format!("pinrail release {run_id}"))),
         Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", task.job))),
         _ => (None, None),
     }
@@ -311,15 +444,36 @@ fn below(run: &Run, ix: TaskIx) -> Vec<JobName> {
 }
 
 fn waiting_for_slot(run: &Run, shard: &Shard, ix: TaskIx) -> Why {
-    let place =
-        shard.queue().position(|queued| (queued.run, queued.task) == (run.id, ix)).map_or(0, |at| at as u32 + 1);
-    Why::WaitingForSlot {
-        slots: shard.slots.saturating_sub(if shard.slots > RESERVED { RESERVED } else { 0 }),
-        held: shard.slots_held(),
-        place,
-        of: shard.queue().count() as u32,
-        holders: shard.holders().map(|(run, task)| Holder { run, task }).collect(),
-    }
+    let Some(standing) = shard.standing((run.id, ix)) else {
+        return Why::WaitingForSlot { slots: 0, held: 0, place: 0, of: 0, holders: Vec::new() };
+    };
+    let holders = standing.holders.iter().map(|(run, task)| Holder { run: *run, task: *task }).collect();
+    let (capacity, held, place, of) = (standing.capacity, standing.held, standing.place, standing.of);
+    let limit = match standing.limit {
+        None => return Why::WaitingForSlot { slots: capacity, held, place, of, holders },
+        Some(LimitId::Scope(scope)) => {
+            let control = shard.held_scope(&run.project, &run.workflow).map(|(_, control)| control.clone());
+            let nobody = || Control { by: String::new(), at: run.created_at, reason: None };
+            return Why::HeldByScope { scope, control: control.unwrap_or_else(nobody) };
+        }
+        Some(LimitId::Run(_)) => match &run.hold {
+            Some(control) => return Why::RunHeld { control: control.clone() },
+            None => return Why::WaitingForSlot { slots: capacity, held, place, of, holders },
+        },
+        Some(LimitId::Labels(labels)) => {
+            let has = |labels: &[String]| {
+                let all = |session: &&crate::admit::Session| labels.iter().all(|label| session.labels.contains(label));
+                shard.sessions().values().filter(all).count() as u32
+            };
+            return Why::WaitingForWorker { workers: has(&labels), labels, place, of };
+        }
+        Some(LimitId::Pool(_, name)) => Limit::Pool { name: name.to_string() },
+        Some(LimitId::Quota(project)) => Limit::Quota { project: project.to_string() },
+        Some(LimitId::Workflow(_, workflow)) => Limit::Workflow { workflow: workflow.to_string() },
+        Some(LimitId::Job(_, _, job)) => Limit::Job { job: job.to_string() },
+        Some(LimitId::Key(_, key)) => Limit::Key { key },
+    };
+    Why::WaitingForLimit { limit, capacity, held, place, of, holders }
 }
 
 fn under_way(run: &Run, shard: &Shard, ix: TaskIx, position: Position) -> Why {
@@ -330,7 +484,7 @@ fn under_way(run: &Run, shard: &Shard, ix: TaskIx, position: Position) -> Why {
             Step::Complete => "complete",
             Step::Clean => "cleanup",
         };
-        return Why::WaitingToFinish { slots: shard.slots, held: shard.slots_held(), step: step.to_owned() };
+        return Why::WaitingToFinish { slots: shard.slots(), held: shard.slots_held(), step: step.to_owned() };
     }
     if let (Position::Cleaning, Some(failure)) = (position, failure(attempt)) {
         return Why::EndingBadly { failure, tries: tries(run, ix) };
@@ -349,7 +503,7 @@ fn under_way(run: &Run, shard: &Shard, ix: TaskIx, position: Position) -> Why {
 fn done(run: &Run, ix: TaskIx) -> Why {
     let task = &run.tasks[ix];
     let failure = || task.attempt().and_then(failure);
-    let not_good = |t: &Task| t.ending != Some(Ending::Succeeded);
+    let not_good = |t: &Task| !t.ending.is_some_and(Ending::is_good);
     match (task.ending, failure()) {
         (Some(Ending::Failed), Some(failure)) => Why::Failed { failure, tries: tries(run, ix) },
         // An attempt that ended before says nothing of the stop.

@@ -83,6 +83,8 @@ pub const SHORT: usize = 4;
 ids! {
     /// One execution of a workflow or of a one-off job.
     RunId = "run_", "run";
+    /// Runs of a workflow that were asked for together.
+    BackfillId = "bkf_", "backfill";
     /// One try of a task.
     AttemptId = "att_", "attempt";
     /// A worker process's lease.
@@ -125,14 +127,14 @@ macro_rules! schemas { ($($name:ident)*) => {$(
         &$name::from_parts(1_700_000_000_000, 1 << 79).to_string(),
     ));
 )*} }
-schemas!(RunId AttemptId QueryId TokenId NoticeId);
+schemas!(RunId BackfillId AttemptId SessionId QueryId TokenId NoticeId);
 
 macro_rules! from_parts { ($($name:ident)*) => {$(
     impl FromParts for $name {
         fn from_parts(millis: u64, random: u128) -> Self { $name::from_parts(millis, random) }
     }
 )*} }
-from_parts!(RunId AttemptId SessionId TransitionId CommandId QueryId TokenId NoticeId TableId);
+from_parts!(RunId BackfillId AttemptId SessionId TransitionId CommandId QueryId TokenId NoticeId TableId);
 
 #[cfg(test)]
 mod tests {

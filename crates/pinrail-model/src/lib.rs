@@ -9,6 +9,7 @@
 //! - every stored document carries its format number and refuses a newer one by name.
 
 pub mod admit;
+pub mod backfill;
 pub mod document;
 pub mod explain;
 pub mod fault;
@@ -24,3 +25,4 @@ pub mod select;
 pub mod steps;
 pub mod tables;
 pub mod time;
+pub mod trigger;

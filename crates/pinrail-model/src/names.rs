@@ -104,6 +104,8 @@ names! {
     WorkflowName, "workflow", check_name;
     /// A node of a workflow.
     JobName, "job", check_name;
+    /// A limit on the attempts that may be under way at once.
+    PoolName, "pool", check_name;
     /// A secret of a project.
     SecretName, "secret", check_name;
     /// Where a project's notices go.
@@ -129,6 +131,7 @@ schemas! {
     ProjectName, "The name of a project.", "flights";
     WorkflowName, "The name of a workflow.", "flights";
     JobName, "The name of a job of a workflow.", "daily_delays";
+    PoolName, "The name of a pool.", "reports";
     SecretName, "The name of a secret of a project.", "ftp";
     ChannelName, "The name of a channel for notices of a project.", "ops";
     ParamName, "The name of a parameter of a workflow.", "min_flights";

@@ -21,7 +21,7 @@ use crate::explain::{Explanation, Failure, Why, explain};
 use crate::fault::Fault;
 use crate::ids::{Ids, NoticeId, RunId, fresh};
 use crate::names::{ChannelName, JobName, ProjectName, SecretName, WorkflowName};
-use crate::run::{Class, Happening, Position, Run, RunState, TaskIx};
+use crate::run::{Cause, Class, Happening, Position, Run, RunState, TaskIx};
 use crate::schedule::{ds, zone};
 use crate::time::{Interval, Micros};
 
@@ -246,10 +246,14 @@ fn rules(run: &Run) -> Option<&Rules> {
     run.notify.as_deref().filter(|_| run.class != Class::Backfill)
 }
 
-/// When a run is to have succeeded: the workflow's `sla` after it was asked for.
+/// When a run is to have succeeded: the workflow's `sla` after its fire time, or after it was asked for.
 #[must_use]
 pub fn deadline(run: &Run) -> Option<Micros> {
-    Some(run.created_at.plus(seconds(rules(run)?.sla_seconds?)))
+    let due = match run.cause {
+        Cause::Schedule { fire_at } => fire_at,
+        _ => run.created_at,
+    };
+    Some(due.plus(seconds(rules(run)?.sla_seconds?)))
 }
 
 /// A notice before it has channels.
@@ -434,12 +438,22 @@ pub const SAMPLE: u32 = 20;
 const LEAST_SAMPLE: usize = 3;
 
 impl Usual {
-    /// The middle of how long a job took.
-    fn median(&self, job: &JobName) -> Option<Duration> {
-        let mut took = self.jobs.get(job).filter(|took| took.len() >= LEAST_SAMPLE)?.clone();
-        took.sort_unstable();
-        took.get(took.len() / 2).copied()
+    /// The middle of how long each job took.
+    #[must_use]
+    pub fn medians(&self) -> BTreeMap<JobName, Duration> {
+        self.jobs.iter().filter_map(|(job, took)| Some((job.clone(), middle(took)?))).collect()
     }
+
+    /// The middle of how long a job took, if there are enough runs to tell.
+    fn median(&self, job: &JobName) -> Option<Duration> {
+        middle(self.jobs.get(job).filter(|took| took.len() >= LEAST_SAMPLE)?)
+    }
+}
+
+fn middle(took: &[Duration]) -> Option<Duration> {
+    let mut took = took.to_vec();
+    took.sort_unstable();
+    took.get(took.len() / 2).copied()
 }
 
 /// The work that is left of a run, by what its jobs usually take.

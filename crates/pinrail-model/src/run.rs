@@ -27,13 +27,15 @@ pub use apply::apply;
 pub use edges::{EDGES, Edge, edges_markdown};
 pub use graph::Graph;
 
+use crate::admit::{LimitId, Need};
 use crate::document::{ExecutorKind, Sha};
 use crate::fault::{Evidence, Fault};
-use crate::ids::{AttemptId, RunId, SessionId};
+use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::seam::exec::Spec;
 use crate::seam::lake::Written;
 use crate::time::{Interval, Micros};
+use crate::trigger::Overrun;
 
 /// One execution of a workflow.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,6 +59,15 @@ pub struct Run {
     pub started_at: Option<Micros>,
     pub ended_at: Option<Micros>,
     pub stop: Option<Stop>,
+    /// It has not begun, and has no tasks yet: [`crate::admit`] says when it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+    /// Nothing new of it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Control>,
+    /// dbt-like selection of its jobs; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<String>,
     /// Outputs of jobs that this run leaves out, from the run that last succeeded for the same interval.
     #[serde(default)]
     pub outside: BTreeMap<JobName, BTreeMap<String, Value>>,
@@ -90,6 +101,49 @@ pub enum Cause {
     Request { by: String },
     /// A job without a workflow.
     OneOff { by: String },
+    /// The workflow's schedule.
+    Schedule { fire_at: Micros },
+    /// One of a range or list.
+    Backfill { id: BackfillId, index: u32 },
+}
+
+impl Cause {
+    /// What a workflow's other runs must not share its interval with: everything but jobs of their own.
+    #[must_use]
+    pub fn is_of_a_workflow(&self) -> bool {
+        !matches!(self, Self::OneOff { .. })
+    }
+}
+
+/// What decides when a run that was made may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Pending {
+    /// The earlier runs of its schedule.
+    Schedule { overrun: Overrun, most_active: u32 },
+    /// Its place in the backfill.
+    Backfill,
+    /// Nothing but a run for the same interval: its turn has come.
+    Turn,
+}
+
+/// Who holds or switches something, when and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Control {
+    pub by: String,
+    pub at: Micros,
+    pub reason: Option<String>,
+}
+
+impl Control {
+    /// Who and why, in words.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!("held by {}: {reason}", self.by),
+            None => format!("held by {}", self.by),
+        }
+    }
 }
 
 /// Why something is to end before its time.
@@ -120,6 +174,15 @@ pub struct Task {
     /// Who ended it before its time, if it had no attempt that could say so.
     #[serde(default)]
     pub stopped: Option<Stop>,
+    /// Who keeps it from beginning; it becomes `held` when it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Control>,
+    /// Who switched it off: when it could begin, it ends without having run, and what waits for it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<Control>,
+    /// Who said what became of it, instead of an attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marked: Option<Control>,
     /// Deaths of the owner in a row while this task had a live attempt.
     #[serde(default)]
     pub owner_deaths: u32,
@@ -222,10 +285,19 @@ pub enum Ending {
     Skipped,
     Cancelled,
     UpstreamFailed,
+    /// Switched off: for what waits for it, as if it had succeeded.
+    Disabled,
 }
 
 impl Ending {
-    pub const ALL: [Self; 5] = [Self::Succeeded, Self::Failed, Self::Skipped, Self::Cancelled, Self::UpstreamFailed];
+    pub const ALL: [Self; 6] =
+        [Self::Succeeded, Self::Failed, Self::Skipped, Self::Cancelled, Self::UpstreamFailed, Self::Disabled];
+
+    /// Whether what waits for it may take its work for done.
+    #[must_use]
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Disabled)
+    }
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -235,6 +307,7 @@ impl Ending {
             Self::Skipped => "skipped",
             Self::Cancelled => "cancelled",
             Self::UpstreamFailed => "upstream-failed",
+            Self::Disabled => "disabled",
         }
     }
 }
@@ -458,8 +531,14 @@ pub type TaskIx = usize;
 /// What happened. Whatever is random or measured arrives here as data.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The run was just made: find what is ready.
+    /// The run was just made. One that is not pending finds what is ready.
     Created,
+    /// It is the turn of a pending run of a backfill.
+    Turned,
+    /// `admit` lets a pending run begin with these jobs.
+    Admitted {
+        graph: Arc<Graph>,
+    },
     /// `admit` gave a ready task a slot.
     Claimed {
         task: TaskIx,
@@ -467,9 +546,10 @@ pub enum Event {
         session: SessionId,
         executor: ExecutorKind,
     },
-    /// `admit` gave an attempt that wants one a slot again.
+    /// `admit` gave an attempt that wants one a slot again, perhaps elsewhere.
     Granted {
         task: TaskIx,
+        session: SessionId,
     },
     /// Whoever works on an attempt says what it saw.
     Reported {
@@ -505,6 +585,29 @@ pub enum Event {
         tasks: Vec<TaskIx>,
         by: String,
         code: Option<NewCode>,
+    },
+    /// A person or program says what became of these tasks, whether they ran or not.
+    Mark {
+        tasks: Vec<TaskIx>,
+        ending: Ending,
+        control: Control,
+    },
+    /// A person or program keeps these tasks (none: the run) from beginning; without a control, lets them.
+    Hold {
+        tasks: Option<Vec<TaskIx>>,
+        control: Option<Control>,
+        by: String,
+    },
+    /// A person or program switches these tasks off, or with none on again.
+    Disable {
+        tasks: Vec<TaskIx>,
+        control: Option<Control>,
+        by: String,
+    },
+    /// Whatever has not begun takes other code.
+    Reload {
+        by: String,
+        code: NewCode,
     },
 }
 
@@ -668,6 +771,9 @@ impl Run {
 
     #[must_use]
     pub fn state(&self) -> RunState {
+        if self.pending.is_some() {
+            return RunState::Queued;
+        }
         if self.tasks.iter().any(|task| task.position != Position::Done) {
             let begun = self.tasks.iter().any(|task| !task.attempts.is_empty() || task.position == Position::Done);
             return if begun { RunState::Running } else { RunState::Queued };
@@ -677,7 +783,7 @@ impl Run {
             RunState::Cancelled
         } else if ended(Ending::Failed).any(|(ix, _)| !self.graph.jobs[ix].may_fail) {
             RunState::Failed
-        } else if ended(Ending::Cancelled).next().is_some() {
+        } else if ended(Ending::Cancelled).next().is_some() || (self.tasks.is_empty() && self.stop.is_some()) {
             RunState::Cancelled
         } else {
             RunState::Succeeded
@@ -695,6 +801,57 @@ impl Run {
     pub fn executor(&self, task: TaskIx) -> ExecutorKind {
         let job = &self.graph.jobs[task];
         self.executors.get(&job.name).copied().unwrap_or_else(|| job.executor())
+    }
+
+    /// What an attempt of a task takes of limits.
+    #[must_use]
+    pub fn needs(&self, task: TaskIx) -> Vec<Need> {
+        let job = &self.graph.jobs[task];
+        let (project, workflow) = (&self.project, &self.workflow);
+        let pools = job.pools.iter();
+        let mut needs: Vec<Need> = pools
+            .map(|(pool, slots)| Need { limit: LimitId::Pool(project.clone(), pool.clone()), slots: *slots })
+            .collect();
+        if self.graph.concurrency.is_some() {
+            needs.push(Need { limit: LimitId::Workflow(project.clone(), workflow.clone()), slots: 1 });
+        }
+        if job.concurrency.is_some() {
+            let limit = LimitId::Job(project.clone(), workflow.clone(), job.name.clone());
+            needs.push(Need { limit, slots: 1 });
+        }
+        if let Some(key) = &job.key {
+            needs.push(Need { limit: LimitId::Key(project.clone(), self.fill(key)), slots: 1 });
+        }
+        needs
+    }
+
+    /// A text with `{{ ds }}` and `{{ params.NAME }}` filled in.
+    fn fill(&self, text: &str) -> String {
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("{{") {
+            filled.push_str(before);
+            let Some((name, after)) = after.split_once("}}") else {
+                filled.push_str("{{");
+                rest = after;
+                continue;
+            };
+            rest = after;
+            match name.trim() {
+                "ds" => {
+                    if let Ok(zone) = crate::schedule::zone(&self.tz) {
+                        filled.push_str(&crate::schedule::ds(self.interval, zone).to_string());
+                    }
+                }
+                name => match name.strip_prefix("params.").and_then(|name| self.params.get(name)) {
+                    Some(Value::String(text)) => filled.push_str(text),
+                    Some(value) => filled.push_str(&value.to_string()),
+                    None => {}
+                },
+            }
+        }
+        filled.push_str(rest);
+        filled
     }
 
     /// Timers to set again after a restart, with the time that is left.
@@ -732,6 +889,9 @@ impl Task {
             backoff_until: None,
             held: None,
             stopped: None,
+            hold: None,
+            disabled: None,
+            marked: None,
             owner_deaths: 0,
             sessions_lost: 0,
             slow: false,

@@ -1,5 +1,7 @@
 //! When a workflow runs and which interval a run covers. Pure: fire times come from the schedule and a given moment.
 
+use std::time::Duration;
+
 use chrono::{
     DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike, Utc,
 };
@@ -7,36 +9,117 @@ use chrono_tz::Tz;
 use croner::parser::CronParser;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::time::{Interval, Micros};
 
 /// When a workflow runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Schedule {
-    Cron {
-        cron: String,
-        #[serde(default = "utc")]
-        tz: String,
-        #[serde(default)]
-        covers: Covers,
-        /// First and last local date with a fire time.
-        #[serde(default)]
-        start: Option<NaiveDate>,
-        #[serde(default)]
-        end: Option<NaiveDate>,
-    },
-    Interval {
-        every_seconds: u64,
-        #[serde(default = "utc")]
-        tz: String,
-        #[serde(default)]
-        covers: Covers,
-        #[serde(default)]
-        start: Option<NaiveDate>,
-        #[serde(default)]
-        end: Option<NaiveDate>,
-    },
+#[serde(try_from = "Flat", into = "Flat")]
+#[schemars(with = "Flat")]
+pub struct Schedule {
+    pub fires: Fires,
+    /// IANA name of the zone of its local times and dates.
+    pub tz: String,
+    pub covers: Covers,
+    /// First and last local date with a fire time.
+    pub start: Option<NaiveDate>,
+    pub end: Option<NaiveDate>,
+    /// What becomes of fire times that passed while nothing could fire.
+    pub catch_up: CatchUp,
+    /// Runs begin up to this long after their fire time, each workflow at a moment of its own.
+    pub jitter_seconds: u32,
+    /// Local dates, both included, without fire times.
+    pub blackout: Vec<(NaiveDate, NaiveDate)>,
+}
+
+/// The rule of the fire times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fires {
+    /// A cron expression of five fields. Hours that are named fire once, also where the clock repeats or skips them; `*` and
+    /// steps follow elapsed time.
+    Cron(String),
+    /// Each time so many seconds have passed since 1970, UTC.
+    Every(u64),
+    /// One local time.
+    Once(NaiveDateTime),
+}
+
+/// What becomes of fire times that passed while nothing could fire: the server was down, or the schedule was paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CatchUp {
+    None,
+    #[default]
+    Latest,
+    All,
+}
+
+/// A schedule as the document has it.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Flat {
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cron: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    every_seconds: Option<u64>,
+    /// The local time of `once`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<NaiveDateTime>,
+    #[serde(default = "utc")]
+    tz: String,
+    #[serde(default)]
+    covers: Covers,
+    #[serde(default)]
+    start: Option<NaiveDate>,
+    #[serde(default)]
+    end: Option<NaiveDate>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    catch_up: CatchUp,
+    #[serde(default, skip_serializing_if = "is_default")]
+    jitter_seconds: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    blackout: Vec<(NaiveDate, NaiveDate)>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Cron,
+    Interval,
+    Once,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl TryFrom<Flat> for Schedule {
+    type Error = String;
+
+    fn try_from(flat: Flat) -> Result<Self, String> {
+        let fires = match (flat.kind, flat.cron, flat.every_seconds, flat.at) {
+            (Kind::Cron, Some(cron), None, None) => Fires::Cron(cron),
+            (Kind::Interval, None, Some(seconds), None) => Fires::Every(seconds),
+            (Kind::Once, None, None, Some(at)) => Fires::Once(at),
+            _ => return Err("a schedule has exactly one of cron, every_seconds and at, as its kind says".to_owned()),
+        };
+        let Flat { tz, covers, start, end, catch_up, jitter_seconds, blackout, .. } = flat;
+        Ok(Self { fires, tz, covers, start, end, catch_up, jitter_seconds, blackout })
+    }
+}
+
+impl From<Schedule> for Flat {
+    fn from(schedule: Schedule) -> Self {
+        let Schedule { fires, tz, covers, start, end, catch_up, jitter_seconds, blackout } = schedule;
+        let (kind, cron, every_seconds, at) = match fires {
+            Fires::Cron(cron) => (Kind::Cron, Some(cron), None, None),
+            Fires::Every(seconds) => (Kind::Interval, None, Some(seconds), None),
+            Fires::Once(at) => (Kind::Once, None, None, Some(at)),
+        };
+        Self { kind, cron, every_seconds, at, tz, covers, start, end, catch_up, jitter_seconds, blackout }
+    }
 }
 
 fn utc() -> String {
@@ -58,63 +141,215 @@ pub enum Covers {
 }
 
 impl Schedule {
+    /// A schedule in UTC, with everything else left to its default.
+    #[must_use]
+    pub fn new(fires: Fires) -> Self {
+        Self {
+            fires,
+            tz: utc(),
+            covers: Covers::default(),
+            start: None,
+            end: None,
+            catch_up: CatchUp::default(),
+            jitter_seconds: 0,
+            blackout: Vec::new(),
+        }
+    }
+
     /// Whether cron text and zone can be understood.
     ///
     /// # Errors
     /// What cannot, quoted.
     pub fn check(&self) -> Result<(), String> {
-        zone(self.tz())?;
-        match self {
-            Self::Cron { cron, .. } => parse(cron).map(|_| ()),
-            Self::Interval { every_seconds: 0, .. } => Err("a schedule cannot fire every 0 seconds".to_owned()),
-            Self::Interval { .. } => Ok(()),
+        zone(&self.tz)?;
+        match &self.fires {
+            Fires::Cron(cron) => parse(cron).map(|_| ()),
+            Fires::Every(0) => Err("a schedule cannot fire every 0 seconds".to_owned()),
+            Fires::Every(_) | Fires::Once(_) => Ok(()),
         }
     }
 
-    #[must_use]
-    pub fn tz(&self) -> &str {
-        match self {
-            Self::Cron { tz, .. } | Self::Interval { tz, .. } => tz,
+    /// The first fire time after a time; none when there will be no more.
+    ///
+    /// # Errors
+    /// What cannot be understood, quoted.
+    pub fn next_fire(&self, after: Micros) -> Result<Option<Micros>, String> {
+        let tz = zone(&self.tz)?;
+        let mut at = after.to_utc().with_timezone(&tz);
+        if let Some(start) = self.start {
+            // A fire time at the first moment of that day counts.
+            at = at.max(at_local(start.and_time(NaiveTime::MIN), tz) - TimeDelta::microseconds(1));
         }
-    }
-
-    #[must_use]
-    pub fn covers(&self) -> Covers {
-        match self {
-            Self::Cron { covers, .. } | Self::Interval { covers, .. } => *covers,
-        }
-    }
-
-    /// The first fire time after `at`.
-    fn next(&self, at: DateTime<Tz>) -> Result<DateTime<Tz>, String> {
-        match self {
-            Self::Cron { cron, .. } => parse(cron)?
-                .find_next_occurrence(&at, false)
-                .map_err(|e| format!("schedule \"{cron}\" never fires: {e}")),
-            Self::Interval { every_seconds, .. } => {
-                let every = (*every_seconds).max(1).cast_signed();
-                Ok(seconds_since_epoch((at.timestamp().div_euclid(every) + 1) * every, at.timezone()))
+        loop {
+            let Some(fire) = self.next(at)? else { return Ok(None) };
+            let date = fire.date_naive();
+            if self.end.is_some_and(|end| date > end) || fire.year() > LAST_YEAR {
+                return Ok(None);
+            }
+            match self.blackout.iter().find(|(from, to)| (*from..=*to).contains(&date)) {
+                None => return Ok(Some(Micros::from_utc(fire.to_utc()))),
+                Some((_, to)) => {
+                    let Some(clear) = to.succ_opt() else { return Ok(None) };
+                    at = at_local(clear.and_time(NaiveTime::MIN), tz) - TimeDelta::microseconds(1);
+                }
             }
         }
     }
 
-    /// The last fire time before `at`.
-    fn previous(&self, at: DateTime<Tz>) -> Result<DateTime<Tz>, String> {
-        match self {
-            Self::Cron { cron, .. } => parse(cron)?
-                .find_previous_occurrence(&at, false)
-                .map_err(|e| format!("schedule \"{cron}\" never fires: {e}")),
-            Self::Interval { every_seconds, .. } => {
-                let every = (*every_seconds).max(1).cast_signed();
-                Ok(seconds_since_epoch((at.timestamp() - 1).div_euclid(every) * every, at.timezone()))
+    /// The fire times after one time and until another, included; `most` at most.
+    ///
+    /// # Errors
+    /// What cannot be understood, quoted.
+    pub fn fires_between(&self, after: Micros, until: Micros, most: usize) -> Result<Vec<Micros>, String> {
+        let (mut found, mut at) = (Vec::new(), after);
+        while found.len() < most {
+            match self.next_fire(at)? {
+                Some(fire) if fire <= until => found.push(fire),
+                _ => break,
             }
+            at = found.last().copied().unwrap_or(until);
+        }
+        Ok(found)
+    }
+
+    /// What the run that fires then covers.
+    ///
+    /// # Errors
+    /// What cannot be understood, quoted.
+    pub fn interval_of(&self, fire: Micros) -> Result<Interval, String> {
+        self.covered(fire.to_utc().with_timezone(&zone(&self.tz)?))
+    }
+
+    /// How long after a fire time its run begins: always the same for a workflow and a fire time, spread over the jitter.
+    #[must_use]
+    pub fn delay_of(&self, workflow: &str, fire: Micros) -> Duration {
+        if self.jitter_seconds == 0 {
+            return Duration::ZERO;
+        }
+        let digest = Sha256::digest(format!("{workflow} {}", fire.0));
+        let number = u64::from_be_bytes(std::array::from_fn(|ix| digest[ix]));
+        Duration::from_micros(number % (u64::from(self.jitter_seconds) * 1_000_000))
+    }
+
+    /// The intervals with a local date from one to another, both included, in order; `most` at most.
+    ///
+    /// # Errors
+    /// What cannot be understood, quoted.
+    pub fn intervals_between(&self, from: NaiveDate, to: NaiveDate, most: usize) -> Result<Vec<Interval>, String> {
+        let tz = zone(&self.tz)?;
+        let mut found: Vec<Interval> = Vec::new();
+        let mut fire = at_local(from.and_time(NaiveTime::MIN), tz);
+        while found.len() < most {
+            let Some(next) = self.next(fire)? else { break };
+            fire = next;
+            if self.covers == Covers::BetweenFires && self.is_blacked_out(fire.date_naive()) {
+                continue;
+            }
+            let covered = self.covered(fire)?;
+            let begins = ds(covered, tz);
+            if begins > to {
+                break;
+            }
+            if begins >= from && found.last() != Some(&covered) {
+                found.push(covered);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first local dates after a time whose calendar unit no fire time of the next so many days covers, such as
+    /// weekends under a schedule for working days. Empty for what covers the time between fires.
+    ///
+    /// # Errors
+    /// What cannot be understood, quoted.
+    pub fn uncovered(&self, after: Micros, days: u32) -> Result<Vec<NaiveDate>, String> {
+        let tz = zone(&self.tz)?;
+        if self.covers == Covers::BetweenFires || !matches!(self.fires, Fires::Cron(_)) {
+            return Ok(Vec::new());
+        }
+        let mut open: Option<Micros> = None;
+        let (mut missing, mut at) = (Vec::new(), after);
+        let until = after.plus(Duration::from_secs(u64::from(days) * 86_400));
+        for _ in 0..MOST_FIRES {
+            let Some(fire) = self.next_fire(at)?.filter(|fire| *fire <= until) else { break };
+            at = fire;
+            let covered = self.interval_of(fire)?;
+            if let Some(mut from) = open {
+                while from < covered.start {
+                    let local = from.to_utc().with_timezone(&tz);
+                    if missing.last() != Some(&local.date_naive()) {
+                        missing.push(local.date_naive());
+                    }
+                    let next = self.covers.after(self.covers.floor(local.naive_local()));
+                    let next = Micros::from_utc(at_local(next, tz).to_utc());
+                    from = if next > from { next } else { from.plus(Duration::from_secs(3600)) };
+                }
+            }
+            open = Some(open.map_or(covered.end, |open| open.max(covered.end)));
+        }
+        Ok(missing)
+    }
+
+    fn is_blacked_out(&self, date: NaiveDate) -> bool {
+        self.blackout.iter().any(|(from, to)| (*from..=*to).contains(&date))
+    }
+
+    /// The first fire time after `at`, whatever `start`, `end` and `blackout` say.
+    fn next(&self, at: DateTime<Tz>) -> Result<Option<DateTime<Tz>>, String> {
+        let tz = at.timezone();
+        match &self.fires {
+            Fires::Cron(cron) if names_hours(cron) => {
+                let parsed = parse(cron)?;
+                let mut local = at.naive_local().and_utc();
+                loop {
+                    local = parsed.find_next_occurrence(&local, false).map_err(|e| never(cron, &e))?;
+                    let fire = at_local(local.naive_utc(), tz);
+                    if fire > at {
+                        return Ok(Some(fire));
+                    }
+                }
+            }
+            Fires::Cron(cron) => parse(cron)?.find_next_occurrence(&at, false).map(Some).map_err(|e| never(cron, &e)),
+            Fires::Every(seconds) => {
+                let every = (*seconds).max(1).cast_signed();
+                Ok(Some(seconds_since_epoch((at.timestamp().div_euclid(every) + 1) * every, tz)))
+            }
+            Fires::Once(local) => Ok(Some(at_local(*local, tz)).filter(|fire| *fire > at)),
+        }
+    }
+
+    /// The last fire time before `at`, whatever `start`, `end` and `blackout` say.
+    fn previous(&self, at: DateTime<Tz>) -> Result<Option<DateTime<Tz>>, String> {
+        let tz = at.timezone();
+        match &self.fires {
+            Fires::Cron(cron) if names_hours(cron) => {
+                let parsed = parse(cron)?;
+                // In the second pass of a repeated hour, later local times have been.
+                let mut local = (at.naive_local() + TimeDelta::minutes(MOST_SKIPPED_MINUTES)).and_utc();
+                loop {
+                    local = parsed.find_previous_occurrence(&local, false).map_err(|e| never(cron, &e))?;
+                    let fire = at_local(local.naive_utc(), tz);
+                    if fire < at {
+                        return Ok(Some(fire));
+                    }
+                }
+            }
+            Fires::Cron(cron) => {
+                parse(cron)?.find_previous_occurrence(&at, false).map(Some).map_err(|e| never(cron, &e))
+            }
+            Fires::Every(seconds) => {
+                let every = (*seconds).max(1).cast_signed();
+                let last = (at.timestamp_micros() - 1).div_euclid(1_000_000);
+                Ok(Some(seconds_since_epoch(last.div_euclid(every) * every, tz)))
+            }
+            Fires::Once(local) => Ok(Some(at_local(*local, tz)).filter(|fire| *fire < at)),
         }
     }
 
     /// What the run that fires at `fire` covers.
     fn covered(&self, fire: DateTime<Tz>) -> Result<Interval, String> {
-        let unit = match self.covers() {
-            Covers::BetweenFires => return Ok(interval(self.previous(fire)?, fire)),
+        let unit = match self.covers {
+            Covers::BetweenFires => return self.since_last(fire),
             unit => unit,
         };
         let tz = fire.timezone();
@@ -129,6 +364,28 @@ impl Schedule {
         }
         Ok(interval(at_local(start, tz), at_local(end, tz)))
     }
+
+    /// From the fire time before. Where there was none, as for what fires once, it is the local day until then.
+    fn since_last(&self, fire: DateTime<Tz>) -> Result<Interval, String> {
+        let mut at = fire;
+        while let Some(before) = self.previous(at)? {
+            if !self.is_blacked_out(before.date_naive()) {
+                return Ok(interval(before, fire));
+            }
+            at = before;
+        }
+        let start = fire.naive_local() - TimeDelta::days(1);
+        Ok(interval(at_local(start, fire.timezone()), fire))
+    }
+}
+
+/// Whether the field of hours names them one by one or by ranges, without `*` and steps.
+fn names_hours(cron: &str) -> bool {
+    cron.split_whitespace().nth(1).is_some_and(|hours| !hours.contains(['*', '/']))
+}
+
+fn never(cron: &str, error: &croner::errors::CronError) -> String {
+    format!("schedule \"{cron}\" never fires: {error}")
 }
 
 impl Covers {
@@ -140,6 +397,16 @@ impl Covers {
             Self::Month => at.date().with_day(1).unwrap_or(at.date()),
         };
         date.and_time(NaiveTime::MIN)
+    }
+
+    /// Where the unit after the one that begins here begins.
+    fn after(self, begins: NaiveDateTime) -> NaiveDateTime {
+        match self {
+            Self::Hour => begins + TimeDelta::hours(1),
+            Self::Day | Self::BetweenFires => begins + TimeDelta::days(1),
+            Self::Week => begins + TimeDelta::days(7),
+            Self::Month => begins.checked_add_months(Months::new(1)).unwrap_or(begins),
+        }
     }
 }
 
@@ -189,7 +456,7 @@ pub fn ds(interval: Interval, tz: Tz) -> NaiveDate {
 /// # Errors
 /// What cannot be understood or matches no interval, or the several that a date matches.
 pub fn interval_at(schedule: Option<&Schedule>, at: Option<&str>, now: Micros) -> Result<Interval, String> {
-    let tz = zone(schedule.map_or("UTC", Schedule::tz))?;
+    let tz = zone(zone_of(schedule))?;
     let now = now.to_utc().with_timezone(&tz);
     let Some(text) = at else {
         return match schedule {
@@ -234,10 +501,16 @@ fn within_reach(date: NaiveDate) -> Result<(), String> {
 const FIRST_YEAR: i32 = 1;
 const LAST_YEAR: i32 = 9998;
 
+/// The name of the zone of a workflow's dates.
+#[must_use]
+pub fn zone_of(schedule: Option<&Schedule>) -> &str {
+    schedule.map_or("UTC", |schedule| &schedule.tz)
+}
+
 fn last_fire(schedule: &Schedule, now: DateTime<Tz>) -> Result<DateTime<Tz>, String> {
-    let before = schedule.previous(now)?;
-    let next = schedule.next(before)?;
-    Ok(if next <= now { next } else { before })
+    // One at this moment counts.
+    let last = schedule.previous(now + TimeDelta::microseconds(1))?;
+    last.ok_or_else(|| "this schedule has not fired yet; name an interval".to_owned())
 }
 
 fn of_date(schedule: &Schedule, date: NaiveDate, tz: Tz) -> Result<Interval, String> {
@@ -259,12 +532,15 @@ fn shown(interval: Interval, tz: Tz) -> String {
 /// The distinct intervals that begin on a local date, in order.
 fn around(schedule: &Schedule, date: NaiveDate, tz: Tz) -> Result<Vec<Interval>, String> {
     // A run that covers a month fires up to a month and a fire gap after the month began; look that far.
-    let from = at_local(date.and_time(NaiveTime::MIN), tz);
+    let day = at_local(date.and_time(NaiveTime::MIN), tz);
+    // What fires once may cover nothing but the day before.
+    let from = day - TimeDelta::microseconds(1);
     let until = from.checked_add_months(Months::new(2)).unwrap_or(from) + TimeDelta::days(2);
     let mut found: Vec<Interval> = Vec::new();
     let mut fire = from;
     for _ in 0..MOST_FIRES {
-        fire = schedule.next(fire)?;
+        let Some(next) = schedule.next(fire)? else { break };
+        fire = next;
         let covered = schedule.covered(fire)?;
         let begins = ds(covered, tz);
         if begins == date && found.last() != Some(&covered) {
@@ -305,7 +581,7 @@ mod tests {
     use super::*;
 
     fn cron(cron: &str, tz: &str, covers: Covers) -> Schedule {
-        Schedule::Cron { cron: cron.to_owned(), tz: tz.to_owned(), covers, start: None, end: None }
+        Schedule { tz: tz.to_owned(), covers, ..Schedule::new(Fires::Cron(cron.to_owned())) }
     }
 
     fn micros(text: &str) -> Micros {
@@ -328,6 +604,10 @@ mod tests {
             "2013-01-01T05:00:00Z 2013-01-02T05:00:00Z"
         );
         assert_eq!(text(interval_at(Some(&daily), None, now)), "2026-11-22T05:00:00Z 2026-11-23T05:00:00Z");
+        assert_eq!(
+            text(interval_at(Some(&daily), None, micros("2026-11-23T11:00:00Z"))),
+            "2026-11-22T05:00:00Z 2026-11-23T05:00:00Z"
+        );
         // 06:00 in New York has not come yet: the last complete run is that of the day before.
         assert_eq!(
             text(interval_at(Some(&daily), None, micros("2026-11-23T10:59:59Z"))),
@@ -406,9 +686,110 @@ mod tests {
             text(interval_at(Some(&weekly), Some("2013-01-08"), now)),
             "no run of this schedule covers 2013-01-08"
         );
-        let every =
-            Schedule::Interval { every_seconds: 3600, tz: utc(), covers: Covers::BetweenFires, start: None, end: None };
+        let every = Schedule::new(Fires::Every(3600));
         assert_eq!(text(interval_at(Some(&every), None, now)), "2026-11-23T11:00:00Z 2026-11-23T12:00:00Z");
+    }
+
+    fn local_fires(schedule: &Schedule, day: &str) -> String {
+        let tz = zone(&schedule.tz).unwrap();
+        let from = at_local(day.parse::<NaiveDate>().unwrap().and_time(NaiveTime::MIN), tz);
+        let until = from + TimeDelta::hours(24);
+        let [from, until] = [from, until].map(|at| Micros::from_utc(at.to_utc()));
+        let from = Micros(from.0 - 1);
+        let fires = schedule.fires_between(from, until, 100).unwrap();
+        for fire in &fires {
+            // Forwards and backwards are the same times.
+            let at = fire.to_utc().with_timezone(&tz);
+            let next = schedule.next(at).unwrap().unwrap();
+            assert_eq!(schedule.previous(next).unwrap(), Some(at), "{schedule:?}");
+        }
+        let shown: Vec<_> =
+            fires.iter().map(|fire| fire.to_utc().with_timezone(&tz).format("%H:%M%:::z").to_string()).collect();
+        shown.join(" ")
+    }
+
+    #[test]
+    fn named_hours_fire_once_where_the_clock_skips_or_repeats_them() {
+        let spring = "2024-03-31";
+        let autumn = "2024-10-27";
+        let fires = |text: &str, day| local_fires(&cron(text, "Europe/Berlin", Covers::Day), day);
+        assert_eq!(fires("30 2 * * *", spring), "03:00+02");
+        assert_eq!(fires("30 2 * * *", autumn), "02:30+02");
+        assert_eq!(fires("0,30 2 * * *", spring), "03:00+02");
+        assert_eq!(fires("0 2,3 * * *", spring), "03:00+02");
+        assert_eq!(fires("0 2,3 * * *", autumn), "02:00+02 03:00+01");
+        assert_eq!(fires("15 2-4 * * *", spring), "03:00+02 03:15+02 04:15+02");
+        assert_eq!(fires("15 2-4 * * *", autumn), "02:15+02 03:15+01 04:15+01");
+    }
+
+    #[test]
+    fn every_hour_and_steps_follow_elapsed_time() {
+        let fires = |text: &str, day| local_fires(&cron(text, "Europe/Berlin", Covers::Hour), day);
+        let all = |text: &str, day| fires(text, day).split(' ').count();
+        // From one midnight there are 24 hours, of which the last is the next day's in spring.
+        assert_eq!(all("0 * * * *", "2024-03-31"), 25);
+        assert!(fires("0 * * * *", "2024-10-27").contains("01:00+02 02:00+02 02:00+01 03:00+01"));
+        assert!(fires("0 */2 * * *", "2024-10-27").starts_with("00:00+02 02:00+02 02:00+01 04:00+01"));
+        assert!(fires("0 */2 * * *", "2024-03-31").starts_with("00:00+01 04:00+02 06:00+02"));
+    }
+
+    #[test]
+    fn fire_times_keep_to_start_end_and_blackout() {
+        let date = |text: &str| text.parse::<NaiveDate>().unwrap();
+        let mut daily = cron("0 6 * * *", "America/New_York", Covers::BetweenFires);
+        daily.start = Some(date("2024-01-02"));
+        daily.end = Some(date("2024-01-08"));
+        daily.blackout = vec![(date("2024-01-04"), date("2024-01-06"))];
+        let fires = daily.fires_between(micros("2023-12-01T00:00:00Z"), micros("2024-02-01T00:00:00Z"), 100).unwrap();
+        let shown: Vec<_> = fires.iter().map(|fire| fire.to_utc().format("%d").to_string()).collect();
+        assert_eq!(shown, ["02", "03", "07", "08"]);
+        // What fires after a blackout covers all since the last fire time, so that no data are left out.
+        assert_eq!(text(daily.interval_of(fires[2])), "2024-01-03T11:00:00Z 2024-01-07T11:00:00Z");
+        assert_eq!(daily.next_fire(fires[3]).unwrap(), None);
+    }
+
+    #[test]
+    fn what_fires_once_does_so() {
+        let mut once = Schedule::new(Fires::Once("2024-03-31T02:30:00".parse().unwrap()));
+        once.tz = "Europe/Berlin".to_owned();
+        let fire = once.next_fire(micros("2024-01-01T00:00:00Z")).unwrap();
+        assert_eq!(fire, Some(micros("2024-03-31T01:00:00Z")));
+        assert_eq!(once.next_fire(fire.unwrap()).unwrap(), None);
+        assert_eq!(text(once.interval_of(fire.unwrap())), "2024-03-30T02:00:00Z 2024-03-31T01:00:00Z");
+    }
+
+    #[test]
+    fn days_that_no_run_covers_are_found() {
+        let now = micros("2024-01-01T00:00:00Z");
+        let dates = |schedule: &Schedule| {
+            schedule.uncovered(now, 15).unwrap().iter().map(NaiveDate::to_string).collect::<Vec<_>>().join(" ")
+        };
+        // It fires from Monday to Friday for the day before: Fridays and Saturdays are left out.
+        assert_eq!(dates(&cron("0 6 * * 1-5", "UTC", Covers::Day)), "2024-01-05 2024-01-06 2024-01-12 2024-01-13");
+        assert_eq!(dates(&cron("0 6 * * *", "UTC", Covers::Day)), "");
+        assert_eq!(dates(&cron("0 6 * * 1-5", "UTC", Covers::BetweenFires)), "");
+        assert_eq!(dates(&cron("0 */12 * * *", "UTC", Covers::Hour)).split(' ').count(), 15);
+    }
+
+    #[test]
+    fn jitter_is_the_same_each_time_and_within_bounds() {
+        let mut schedule = cron("0 6 * * *", "UTC", Covers::Day);
+        let fire = micros("2024-01-01T06:00:00Z");
+        assert_eq!(schedule.delay_of("a", fire), Duration::ZERO);
+        schedule.jitter_seconds = 60;
+        let delays: Vec<_> = (0..50).map(|ix| schedule.delay_of(&format!("w{ix}"), fire)).collect();
+        assert!(delays.iter().all(|delay| *delay < Duration::from_secs(60)));
+        assert!(delays.iter().any(|delay| *delay > Duration::from_secs(30)));
+        assert_eq!(schedule.delay_of("w7", fire), delays[7]);
+    }
+
+    #[test]
+    fn a_schedule_is_stored_as_it_was_before_it_could_do_more() {
+        let stored = r#"{"kind":"cron","cron":"0 6 * * *","tz":"UTC","covers":"day","start":null,"end":null}"#;
+        let read: Schedule = serde_json::from_str(stored).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), stored);
+        let wrong = r#"{"kind":"cron","every_seconds":3}"#;
+        assert!(serde_json::from_str::<Schedule>(wrong).is_err());
     }
 
     #[test]

@@ -9,18 +9,18 @@ use pinrail_model::document::{
     Document, ExecutorKind, Job, JobKind, Param, ParamType, Sha, SqlSource, check_executor, first_message,
 };
 use pinrail_model::explain::Explanation;
-use pinrail_model::ids::{AttemptId, CommandId, Ids, RunId, TransitionId, fresh};
+use pinrail_model::ids::{AttemptId, BackfillId, CommandId, Ids, RunId, TransitionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Ends, Run};
-use pinrail_model::schedule::{Schedule, interval_at};
+use pinrail_model::schedule::{interval_at, zone_of};
 use pinrail_model::seam::exec::Sandbox;
 use pinrail_model::seam::lake::{Catalog, FileScope, LakeError, QueryEngine, TableInfo, View};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow, ListedRun,
-    NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic, Transition,
-    VersionRow, Who, Write,
+    Activation, ActiveVersion, Answer, BundleRow, Code, Command, CommandKind, Durability, IdempotencyRow, InputRow,
+    ListedRun, NewRun, ProjectRow, Query, Reply, Store, StoredAttempt, StoredReply, StoredRun, TokenRow, Topic,
+    Transition, VersionRow, Who, Write,
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
@@ -37,6 +37,7 @@ use crate::environments::EnvironmentError;
 use crate::inputs;
 use crate::notify::Sender;
 use crate::owner::{Input, OwnerHandle};
+use crate::plan::{JobChanges, ScheduleChange, job_changes, schedule_change};
 use crate::problem::Problem;
 use crate::project::Project;
 use crate::queries::Queries;
@@ -116,6 +117,7 @@ pub struct RunsPage {
     pub project: Option<ProjectName>,
     pub workflow: Option<WorkflowName>,
     pub state: Option<String>,
+    pub backfill: Option<BackfillId>,
     /// Only older ones than this.
     pub before: Option<RunId>,
     pub limit: u32,
@@ -135,7 +137,7 @@ pub struct Deployed {
     /// Active workflows that the bundle does not have, which are active no longer.
     pub removed: Vec<WorkflowName>,
     pub diagnostics: Vec<crate::compile::Diagnostic>,
-    /// What people should know, such as that schedules do not fire yet.
+    /// What people should know, such as that runs under way keep their version.
     pub notes: Vec<String>,
 }
 
@@ -160,6 +162,12 @@ pub struct DeployedWorkflow {
     pub jobs: usize,
     /// What the deploy does to it.
     pub change: Change,
+    /// What it does to its jobs.
+    pub diff: JobChanges,
+    /// Runs under way, which keep the version that they began with.
+    pub in_flight: u32,
+    /// What it does to its fire times of the next seven days; none without a schedule before and after.
+    pub schedule: Option<ScheduleChange>,
 }
 
 /// A workflow against its active version.
@@ -389,7 +397,7 @@ impl App {
     }
 
     /// Refuses a project that nothing was ever sent to: its name is more likely misspelt than new.
-    async fn known_project(&self, principal: &Principal, project: &ProjectName) -> Result<(), Problem> {
+    pub(crate) async fn known_project(&self, principal: &Principal, project: &ProjectName) -> Result<(), Problem> {
         let known = self.projects(principal).await?;
         if known.iter().any(|row| row.name == *project) {
             return Ok(());
@@ -570,20 +578,23 @@ impl App {
             if disabled.contains(&read.workflow.to_string()) {
                 continue;
             }
-            if read.schedule.is_some() {
-                notes.push(format!(
-                    "workflow \"{}\" has a schedule; it is stored and used for --at, but this version fires none",
-                    read.workflow
-                ));
-            }
             let (name, jobs) = (read.workflow.clone(), read.jobs.len());
+            let before = active.iter().find(|active| active.workflow == name);
+            let before = before.and_then(|active| Document::read(&active.document).ok());
             let change = match active.iter().find(|active| active.workflow == name) {
                 None => Change::New,
                 Some(active) if active.version != *version => Change::Changed,
                 Some(active) if active.bundle != bundle => Change::Files,
                 Some(_) => Change::Unchanged,
             };
-            workflows.push(DeployedWorkflow { name, version: *version, jobs, change });
+            let schedule = schedule_change(before.as_ref(), Some(&read), self.now());
+            let diff = job_changes(before.as_ref(), &read);
+            let in_flight = self.in_flight(principal, project, &name).await?;
+            if in_flight > 0 && matches!(change, Change::Changed | Change::Files) {
+                let runs = if in_flight == 1 { "run" } else { "runs" };
+                notes.push(format!("{in_flight} {runs} in flight of \"{name}\" keep the version that they began with"));
+            }
+            workflows.push(DeployedWorkflow { name, version: *version, jobs, change, diff, in_flight, schedule });
             versions.insert(read.workflow, *version);
         }
         // What is wrong with the settings is wrong with every workflow.
@@ -602,8 +613,8 @@ impl App {
             let keep = kept.iter().map(|kept| kept.name.clone()).collect();
             let channels = self.bundle(project, bundle).await?.1.notify.channels;
             let (project, at) = (project.clone(), self.now());
-            let channels = Write::Channels { project: project.clone(), channels };
-            self.commit(vec![Write::Activate { project, bundle, versions, keep, at }, channels]).await?;
+            let activation = Activation { project, bundle, versions, keep, channels, at };
+            self.command(principal, CommandKind::Activate(Box::new(activation))).await?;
         }
         let broken = compiled.broken.into_keys().collect();
         Ok(Deployed { bundle, dry_run, workflows, broken, kept, removed, diagnostics: compiled.diagnostics, notes })
@@ -662,7 +673,7 @@ impl App {
             class: Class::Interactive,
             one_off: request.job.is_some(),
             interval,
-            tz: document.schedule.as_ref().map_or("UTC", Schedule::tz).to_owned(),
+            tz: zone_of(document.schedule.as_ref()).to_owned(),
             params,
             param_types,
             outside,
@@ -740,17 +751,25 @@ impl App {
                     let compiled = self.compile(principal, project, bundle).await?;
                     find_workflow(&compiled, workflow, bundle)
                 }
-                None => {
-                    let active = self.workflows(principal, project).await?;
-                    let names: Vec<_> = active.iter().map(|version| version.workflow.to_string()).collect();
-                    let found = active.into_iter().find(|version| version.workflow == *workflow);
-                    let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
-                    let document = Document::read(&found.document)
-                        .map_err(|errors| Problem::new("internal", first_message(&errors)))?;
-                    Ok((document, found.version, found.bundle))
-                }
+                None => self.deployed(principal, project, workflow).await,
             },
         }
+    }
+
+    /// The active version of a workflow, with its bundle.
+    pub(crate) async fn deployed(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        workflow: &WorkflowName,
+    ) -> Result<(Document, Sha, Sha), Problem> {
+        let active = self.workflows(principal, project).await?;
+        let names: Vec<_> = active.iter().map(|version| version.workflow.to_string()).collect();
+        let found = active.into_iter().find(|version| version.workflow == *workflow);
+        let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
+        let document =
+            Document::read(&found.document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
+        Ok((document, found.version, found.bundle))
     }
 
     pub(crate) async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
@@ -764,7 +783,7 @@ impl App {
     }
 
     /// Outputs of the parents that a selection leaves out: they must have succeeded for the same interval.
-    async fn outside(
+    pub(crate) async fn outside(
         &self,
         project: &ProjectName,
         document: &Document,
@@ -850,6 +869,7 @@ impl App {
             project: find.project,
             workflow: find.workflow,
             state: None,
+            backfill: None,
             ends_with: find.ends_with,
             before: None,
             limit,
@@ -871,11 +891,11 @@ impl App {
     /// # Errors
     /// When the state cannot be read.
     pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<ListedRun>, Problem> {
-        let RunsPage { project, workflow, state, before, limit } = page;
+        let RunsPage { project, workflow, state, backfill, before, limit } = page;
         if !Self::reaches(principal, project.as_ref()) {
             return Ok(Vec::new());
         }
-        let query = Query::Runs { project, workflow, state, ends_with: None, before, limit };
+        let query = Query::Runs { project, workflow, state, backfill, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
             _ => Ok(Vec::new()),
@@ -1020,7 +1040,7 @@ impl App {
     }
 
     /// Sends a command and waits for what became of it.
-    async fn command(&self, principal: &Principal, kind: CommandKind) -> Result<Value, Problem> {
+    pub(crate) async fn command(&self, principal: &Principal, kind: CommandKind) -> Result<Value, Problem> {
         let id: CommandId = fresh(self.ids.as_ref());
         let command = Command { id, by: principal.name.clone(), at: self.now(), kind };
         step!("command.before-send");
@@ -1111,7 +1131,7 @@ fn kept(active: &[ActiveVersion], compiled: &Compiled, versions: &BTreeMap<Workf
 }
 
 /// The parents of selected jobs that are not selected themselves.
-fn left_out<'a>(document: &'a Document, jobs: &str) -> Result<BTreeSet<&'a JobName>, Problem> {
+pub(crate) fn left_out<'a>(document: &'a Document, jobs: &str) -> Result<BTreeSet<&'a JobName>, Problem> {
     let selected = select(&document.jobs, jobs).map_err(|message| Problem::new("job-not-found", message))?;
     let chosen = document.jobs.iter().filter(|job| selected.contains(&job.name));
     Ok(chosen.flat_map(|job| &job.after).filter(|parent| !selected.contains(parent)).collect())
@@ -1184,6 +1204,8 @@ fn refusal(reply: &Value) -> Option<Problem> {
         "job-not-found",
         "run-not-found",
         "version-not-found",
+        "schedule-not-found",
+        "backfill-not-found",
         "state-failed",
         "bad-document",
     ];

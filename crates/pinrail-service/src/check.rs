@@ -13,7 +13,7 @@ use std::path::Path;
 use pinrail_model::document::{Document, Job, Sha, SqlSource};
 use pinrail_model::fault::Fault;
 use pinrail_model::names::{JobName, ProjectName, TableRef};
-use pinrail_model::schedule::{self, Schedule, interval_at};
+use pinrail_model::schedule::{self, interval_at};
 use pinrail_model::seam::lake::{FileScope, InTurn, LakeError, Query as SqlQuery, View};
 use serde_json::Value;
 
@@ -104,7 +104,7 @@ impl App {
     fn texts<'a>(&self, document: &'a Document, root: &Path, files: &FileScope) -> Option<Vec<(Text<'a>, InTurn)>> {
         let schedule = document.schedule.as_ref();
         let interval = interval_at(schedule, None, self.now()).ok()?;
-        let zone = schedule::zone(schedule.map_or("UTC", Schedule::tz)).ok()?;
+        let zone = schedule::zone(schedule::zone_of(schedule)).ok()?;
         let ds = schedule::ds(interval, zone).to_string();
         let params = document.params.iter();
         let params: BTreeMap<String, Value> =

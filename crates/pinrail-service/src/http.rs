@@ -5,6 +5,7 @@
 //! what all operations have in common is added to the document in one place.
 
 mod attempts;
+mod backfills;
 mod backup;
 mod document;
 mod environments;
@@ -13,6 +14,7 @@ mod idempotency;
 mod metrics;
 mod notices;
 mod once;
+mod operations;
 mod page;
 mod projects;
 mod runs;
@@ -54,6 +56,8 @@ fn operations() -> OpenApiRouter<Arc<App>> {
         notices::routes(),
         tokens::routes(),
         backup::routes(),
+        backfills::routes(),
+        operations::routes(),
     ];
     let api = resources.into_iter().fold(OpenApiRouter::default(), OpenApiRouter::merge);
     let api = api.routes(routes!(document::openapi)).layer(from_fn(extract::known_parameters));

@@ -24,6 +24,8 @@ pub mod logs;
 pub mod mask;
 pub mod notify;
 pub mod owner;
+pub mod plan;
+pub mod planning;
 pub mod problem;
 pub mod project;
 pub mod queries;

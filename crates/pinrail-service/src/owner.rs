@@ -6,6 +6,10 @@
 //!
 //! The two largest costs of a transition are the commit's `fdatasync` and the encoding of the task's rows.
 
+mod backfills;
+mod schedules;
+mod surgery;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -13,13 +17,13 @@ use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::{Document, Job, Sha, first_message};
-use pinrail_model::explain::{Explanation, explain, most_telling};
-use pinrail_model::ids::{CommandId, Ids, RunId, SessionId, fresh};
+use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling};
+use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::notify;
 use pinrail_model::run::{
-    Attempt, Cause, Class, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
-    Timer, Work, apply,
+    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run,
+    TaskIx, Timer, Work, apply,
 };
 use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
@@ -28,15 +32,20 @@ use pinrail_model::seam::store::{
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
-use pinrail_model::time::{Clock, Interval, Now};
+use pinrail_model::time::{Clock, Interval, Micros, Now};
+use pinrail_model::trigger::Trigger;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
+use self::backfills::Filling;
+use self::schedules::Documents;
 use crate::attempt::{Attempts, Ticket};
 use crate::problem::Problem;
 
 /// Inputs that are decided upon together at most.
 const MOST_AT_ONCE: usize = 4096;
+/// Decisions of admission in one batch: what was free is given away in the next turn, so that nobody waits for all of it.
+const MOST_ADMITTED: usize = 10_000;
 
 /// What reaches the owner.
 pub enum Input {
@@ -56,6 +65,8 @@ pub enum Input {
     },
     /// The inbox has commands.
     Nudge,
+    /// The next rows of a backfill are to be made.
+    Fill(BackfillId),
     /// Rows that nobody waits for.
     Behind(Vec<Write>),
     Explain {
@@ -143,11 +154,15 @@ struct Owner {
     parts: OwnerParts,
     attempts: Arc<Attempts>,
     handle: OwnerHandle,
-    session: SessionId,
     epoch: u64,
     runs: BTreeMap<RunId, Held>,
     shard: Shard,
     timers: BinaryHeap<Reverse<Alarm>>,
+    triggers: BTreeMap<(ProjectName, WorkflowName), Trigger>,
+    /// When, on the wall clock, which schedule is due. Entries of what has changed since are passed over.
+    wheel: BinaryHeap<Reverse<(Micros, ProjectName, WorkflowName)>>,
+    backfills: BTreeMap<BackfillId, Filling>,
+    documents: Documents,
     /// The last command that was taken.
     taken: u64,
     commits_waited: u64,
@@ -176,16 +191,21 @@ pub async fn start(
 ) -> Result<tokio::task::JoinHandle<Result<(), StoreError>>, StoreError> {
     let session: SessionId = fresh(parts.ids.as_ref());
     let epoch = parts.store.lease(&session.to_string()).await?;
-    let shard = Shard::new(parts.slots);
+    let mut shard = Shard::default();
+    shard.join(session, parts.slots, BTreeSet::new());
     let mut owner = Owner {
         parts,
         attempts,
         handle,
-        session,
+
         epoch,
         runs: BTreeMap::new(),
         shard,
         timers: BinaryHeap::new(),
+        triggers: BTreeMap::new(),
+        wheel: BinaryHeap::new(),
+        backfills: BTreeMap::new(),
+        documents: Documents::default(),
         taken: 0,
         commits_waited: 0,
         commits_behind: 0,
@@ -198,8 +218,18 @@ pub async fn start(
 #[derive(Default)]
 struct Batch {
     changes: BTreeMap<RunId, Change>,
+    /// What follows from the changes of runs and from commands, in a transition after those.
     replies: Vec<Write>,
+    /// Schedules and backfills whose rows changed.
+    triggers: BTreeSet<(ProjectName, WorkflowName)>,
+    backfills: BTreeSet<BackfillId>,
     durable: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.replies.is_empty() && self.triggers.is_empty() && self.backfills.is_empty()
+    }
 }
 
 #[derive(Default)]
@@ -209,9 +239,17 @@ struct Change {
     /// The run as it was, for a publication that may be refused.
     before: Option<Box<Run>>,
     answer: Option<oneshot::Sender<Published>>,
-    /// The command that made the run: answered in the same transaction, or refused when the run exists already.
-    created_by: Option<CommandId>,
+    /// What made the run. One that exists already under its key never was: a command is answered with the other one.
+    created_by: Option<Maker>,
     reply: Option<Write>,
+}
+
+/// Who made a run.
+#[derive(Clone, Copy)]
+enum Maker {
+    Command(CommandId),
+    /// A schedule that fired; after a crash it may do so again.
+    Schedule,
 }
 
 /// A run, by what no other active run may share with it.
@@ -242,7 +280,9 @@ impl Owner {
     async fn work(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) -> Result<(), StoreError> {
         loop {
             let due = self.timers.peek().map(|Reverse((due, ..))| *due);
-            let wait = due.map(|due| due.saturating_sub(self.parts.clock.now().mono));
+            let now = self.parts.clock.now();
+            let wait = due.map(|due| due.saturating_sub(now.mono));
+            let wait = wait.into_iter().chain(self.until_due(now.wall)).min();
             let first = tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => Some(input),
@@ -263,6 +303,7 @@ impl Owner {
     async fn turn(&mut self, inputs: Vec<Input>) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         self.ring(&mut batch);
+        self.fire(&mut batch);
         for input in inputs {
             match input {
                 Input::Event { run, event } => {
@@ -275,6 +316,7 @@ impl Owner {
                     self.publish(run, Prepared { task, epoch, swaps, written, answer }, &mut batch);
                 }
                 Input::Nudge => self.take_commands(&mut batch).await?,
+                Input::Fill(id) => self.fill(id, &mut batch).await?,
                 Input::Behind(writes) => {
                     self.parts.store.commit(vec![self.transition(writes)], Durability::Behind).await?;
                 }
@@ -305,7 +347,7 @@ impl Owner {
 
     fn figures(&self) -> Figures {
         let mut figures = Figures {
-            slots: self.shard.slots,
+            slots: self.shard.slots(),
             slots_held: self.shard.slots_held(),
             commits_waited: self.commits_waited,
             commits_behind: self.commits_behind,
@@ -326,10 +368,18 @@ impl Owner {
         let change = batch.changes.entry(id).or_default();
         let now = self.parts.clock.now();
         let work = change.fx.work.len();
+        let before = held.run.state();
         apply(&mut held.run, event, now, &mut change.fx)?;
         batch.durable |= change.fx.durable;
         let touched: Vec<TaskIx> = change.fx.touched.iter().copied().collect();
+        let after = held.run.state();
+        if change.fx.run_touched {
+            self.shard.follow_run(&held.run);
+        }
         self.shard.follow(&held.run, touched);
+        if before != after {
+            self.run_moved(id, before, after, batch);
+        }
         self.publish_nothing(id, work, batch);
         Ok(())
     }
@@ -397,37 +447,43 @@ impl Owner {
     }
 
     /// Lets admission decide on what is ready, as part of the batch.
-    fn admit(&mut self, batch: &mut Batch) {
-        loop {
-            let admitted = admit(&self.shard);
-            if admitted.is_empty() {
-                return;
-            }
-            for decision in admitted {
-                let (run, event) = match decision {
-                    Admitted::Grant { run, task } => (run, Event::Granted { task }),
-                    Admitted::Claim { run, task } => {
-                        let Some(held) = self.runs.get(&run) else { continue };
-                        let executor = held.run.executor(task);
-                        let attempt = fresh(self.parts.ids.as_ref());
-                        (run, Event::Claimed { task, attempt, session: self.session, executor })
-                    }
-                };
-                if let Err(error) = self.apply(run, &event, batch) {
-                    tracing::error!(%run, %error, "admission and the run disagree");
-                    return;
+    async fn admit(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        for _ in 0..MOST_ADMITTED {
+            let Some(admitted) = admit(&mut self.shard) else { break };
+            let (run, event) = match admitted {
+                Admitted::Grant { run, task, session } => (run, Event::Granted { task, session }),
+                Admitted::Claim { run, task, session } => {
+                    let Some(held) = self.runs.get(&run) else { continue };
+                    let executor = held.run.executor(task);
+                    let attempt = fresh(self.parts.ids.as_ref());
+                    (run, Event::Claimed { task, attempt, session, executor })
                 }
+                Admitted::Begin { run } => match self.graph_of(run).await? {
+                    Some(graph) => (run, Event::Admitted { graph }),
+                    None => (run, self.impossible(run)),
+                },
+                Admitted::Advance { backfill } => {
+                    self.advance(backfill, batch).await?;
+                    continue;
+                }
+            };
+            if let Err(error) = self.apply(run, &event, batch) {
+                tracing::error!(%run, %error, "admission and the run disagree");
+                return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Commits the batch and, when it is durable, does what it asks for.
     async fn flush(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
-        self.admit(batch);
-        let Batch { changes, replies, durable } = std::mem::take(batch);
-        if changes.is_empty() && replies.is_empty() {
+        self.admit(batch).await?;
+        if batch.is_empty() {
             return Ok(());
         }
+        let Batch { changes, mut replies, triggers, backfills, durable } = std::mem::take(batch);
+        replies.extend(triggers.iter().filter_map(|key| self.trigger_row(key)));
+        replies.extend(backfills.iter().filter_map(|id| self.progress_row(*id)));
         let mut transitions = Vec::with_capacity(changes.len() + 1);
         for (id, change) in &changes {
             transitions.extend(self.change_of(*id, change));
@@ -449,20 +505,24 @@ impl Owner {
             Durability::Behind => self.commits_behind += 1,
         }
         for ((id, change), reply) in changes.into_iter().zip(answers) {
-            if let (Reply::Exists(other), Some(command)) = (&reply, change.created_by) {
-                self.answer_existing(id, command, other).await?;
+            if let (Reply::Exists(other), Some(maker)) = (&reply, change.created_by) {
+                self.leave_existing(id, maker, other).await?;
             } else {
                 self.conclude(id, change, reply)?;
             }
         }
+        for id in backfills {
+            self.settle_backfill(id);
+        }
         Ok(())
     }
 
-    /// The run that a command made exists already under its key: it never was, and the command hears of the other one.
-    async fn answer_existing(&mut self, id: RunId, command: CommandId, other: &str) -> Result<(), StoreError> {
+    /// The run exists already under its key: it never was, and a command that made it hears of the other one.
+    async fn leave_existing(&mut self, id: RunId, maker: Maker, other: &str) -> Result<(), StoreError> {
         if let Some(held) = self.runs.remove(&id) {
             self.shard.forget(&held.run);
         }
+        let Maker::Command(command) = maker else { return Ok(()) };
         let write = Write::CommandReply { command, reply: json!({"ok": {"id": other}}) };
         self.parts.store.commit(vec![self.transition(vec![write])], Durability::Waited).await.map(|_| ())
     }
@@ -498,6 +558,7 @@ impl Owner {
     }
 
     fn restore(&mut self, run: Run) {
+        self.shard.follow_run(&run);
         self.shard.follow(&run, 0..run.tasks.len());
         if let Some(held) = self.runs.get_mut(&run.id) {
             held.run = run;
@@ -603,7 +664,15 @@ impl Owner {
 
     /// What a refused command had loaded of a run that is over is of no more use.
     fn leave_refused(&mut self, command: &Command, batch: &Batch) {
-        let (CommandKind::Stop { run, .. } | CommandKind::Retry { run, .. }) = &command.kind else { return };
+        let (CommandKind::Stop { run, .. }
+        | CommandKind::Retry { run, .. }
+        | CommandKind::Mark { run, .. }
+        | CommandKind::HoldRun { run, .. }
+        | CommandKind::Disable { run, .. }
+        | CommandKind::Reload { run, .. }) = &command.kind
+        else {
+            return;
+        };
         if !batch.changes.contains_key(run) {
             self.forget_if_over(*run);
         }
@@ -622,10 +691,30 @@ impl Owner {
             CommandKind::Retry { run, jobs, code } => {
                 self.hold(*run, batch).await?;
                 self.make_way(*run, &command.by, batch).await?;
+                self.wake_backfill(*run).await.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
                 let event = self.retry(*run, jobs.as_deref(), code.as_ref(), &command.by).await?;
                 self.apply(*run, &event, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
                 Ok(json!({"id": run}))
             }
+            CommandKind::Activate(activation) => self.activate(activation, batch).await,
+            CommandKind::Pause { project, workflow, paused, reason } => {
+                let control = paused.then(|| control(command, reason.as_deref()));
+                self.pause(project, workflow, control, batch).await
+            }
+            CommandKind::CreateBackfill(backfill) => self.create_backfill(backfill, batch).await,
+            CommandKind::ChangeBackfill { id, change, reason } => {
+                self.change_backfill(*id, change, &control(command, reason.as_deref()), batch).await
+            }
+            CommandKind::HoldScope { scope, held, abort, reason } => {
+                self.hold_scope(scope, *held, *abort, &control(command, reason.as_deref()), batch)
+            }
+            CommandKind::SetLimit { project, name, value, description } => {
+                self.set_limit(project, name, *value, description.clone(), command, batch)
+            }
+            CommandKind::Mark { .. }
+            | CommandKind::HoldRun { .. }
+            | CommandKind::Disable { .. }
+            | CommandKind::Reload { .. } => self.operate(command, batch).await,
         }
     }
 
@@ -653,9 +742,7 @@ impl Owner {
             self.supersede(&beside, &new.by, batch).await?;
         }
         let document = self.document(new).await?;
-        let selected = new.jobs.as_ref().map(|jobs| select(&document.jobs, jobs)).transpose();
-        let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
-        let graph = Graph::new(&document.jobs, selected.as_ref());
+        let graph = graph_of(&document, new.jobs.as_deref())?;
         let by = new.by.clone();
         let run = Run {
             id: new.id,
@@ -673,6 +760,9 @@ impl Owner {
             started_at: None,
             ended_at: None,
             stop: None,
+            pending: None,
+            hold: None,
+            jobs: new.jobs.clone(),
             outside: new.outside.clone(),
             executors: new.executors.clone(),
             notify: new.notify.clone().map(Arc::new),
@@ -680,7 +770,7 @@ impl Owner {
             graph: Arc::new(graph),
         };
         self.runs.insert(new.id, Held { run, unique_key: new.unique_key.clone(), last_event: 0 });
-        batch.changes.entry(new.id).or_default().created_by = Some(command);
+        batch.changes.entry(new.id).or_default().created_by = Some(Maker::Command(command));
         self.apply(new.id, &Event::Created, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
         Ok(json!({"id": new.id}))
     }
@@ -752,12 +842,7 @@ impl Owner {
         let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run \"{id}\"")))?.run;
         let tasks: Vec<TaskIx> = match jobs {
             None => (0..run.tasks.len()).filter(|ix| wants_retry(run, *ix)).collect(),
-            Some(selector) => {
-                let all: Vec<Job> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
-                let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
-                let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
-                tasks.map(|(ix, _)| ix).collect()
-            }
+            Some(selector) => selected(run, selector)?,
         };
         let code = match code {
             None => None,
@@ -838,6 +923,7 @@ impl Owner {
             }
         }
         step!("owner.recovered");
+        self.recover_plans().await?;
         self.flush(&mut batch).await?;
         self.take_commands(&mut batch).await?;
         self.flush(&mut batch).await
@@ -845,6 +931,7 @@ impl Owner {
 
     fn resume(&mut self, id: RunId, held: Held, batch: &mut Batch) {
         let now: Now = self.parts.clock.now();
+        self.shard.follow_run(&held.run);
         self.shard.follow(&held.run, 0..held.run.tasks.len());
         let timers = held.run.timers(now.wall);
         let lost: Vec<(TaskIx, u64)> = held
@@ -868,8 +955,28 @@ impl Owner {
     }
 }
 
+/// Who asks, when and why.
+fn control(command: &Command, reason: Option<&str>) -> Control {
+    Control { by: command.by.clone(), at: command.at, reason: reason.map(str::to_owned) }
+}
+
+/// The graph of a run of a workflow.
+fn graph_of(document: &Document, jobs: Option<&str>) -> Result<Graph, Refusal> {
+    let selected = jobs.map(|jobs| select(&document.jobs, jobs)).transpose();
+    let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
+    Ok(Graph::new(&document.jobs, selected.as_ref()).limited(document.concurrency))
+}
+
 fn has_cleanup(stored: &StoredRun) -> bool {
     stored.tasks.iter().any(|task| task.position == Position::Cleaning)
+}
+
+/// The tasks of a run that a dbt-like selection names.
+fn selected(run: &Run, selector: &str) -> Result<Vec<TaskIx>, Refusal> {
+    let all: Vec<Job> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
+    let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
+    let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
+    Ok(tasks.map(|(ix, _)| ix).collect())
 }
 
 fn wants_retry(run: &Run, ix: TaskIx) -> bool {
@@ -884,6 +991,9 @@ fn explanations(
     job: Option<&JobName>,
     now: pinrail_model::time::Micros,
 ) -> Option<Vec<Explanation>> {
+    if run.pending.is_some() {
+        return job.is_none().then(|| vec![explain_pending(run, shard)]);
+    }
     let first = match job {
         Some(job) => run.find(job.as_str())?,
         None => most_telling(run)?,
@@ -903,7 +1013,11 @@ fn rebuild(stored: StoredRun) -> Result<Held, String> {
         Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
             .map_err(|job| format!("job \"{job}\" is not in version \"{version}\""))
     };
+    if run.pending.is_some() {
+        return Ok(Held { run, unique_key, last_event });
+    }
     let mut graph = graph_of(&run.version)?;
+    graph.concurrency = documents.get(&run.version).and_then(|json| json["concurrency"].as_u64()).map(|n| n as u32);
     // A retry with new code leaves what has begun with the old as it was.
     for version in documents.keys().filter(|version| **version != run.version) {
         let places = tasks.iter().enumerate().filter(|(_, task)| task.version == *version).map(|(ix, _)| ix);

@@ -68,6 +68,8 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("version-not-found", 404, "The version of the workflow is not known."),
     ("file-not-found", 404, "The run left no such file, or the project has none."),
     ("query-not-found", 404, "There is no such query that the token can see."),
+    ("schedule-not-found", 404, "There is no deployed workflow of that name with a schedule."),
+    ("backfill-not-found", 404, "There is no such backfill that the token can see."),
     ("token-not-found", 404, "There is no such token that the caller can see."),
     ("channel-not-found", 404, "The project has no such channel for notices, or it is not deployed."),
     ("secret-not-found", 404, "The project has no such secret."),

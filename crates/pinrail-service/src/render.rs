@@ -6,7 +6,7 @@ use std::path::Path;
 use pinrail_model::document::{Document, Job, Sha, SqlSource, first_message};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
-use pinrail_model::schedule::{self, Schedule, interval_at};
+use pinrail_model::schedule::{self, interval_at};
 use pinrail_model::seam::lake::{Checked, Query as SqlQuery, View};
 use pinrail_model::seam::store::{Answer, Query, Who};
 use pinrail_model::time::Interval;
@@ -74,8 +74,7 @@ impl App {
         let schedule = found.workflow.and_then(|document| document.schedule.as_ref());
         let interval = interval_at(schedule, request.at.as_deref(), self.now())
             .map_err(|message| Problem::new("bad-parameter", message))?;
-        let zone = schedule::zone(schedule.map_or("UTC", Schedule::tz))
-            .map_err(|message| Problem::new("internal", message))?;
+        let zone = schedule::zone(schedule::zone_of(schedule)).map_err(|message| Problem::new("internal", message))?;
         let ds = schedule::ds(interval, zone).to_string();
         let (params, types) = match found.workflow {
             Some(document) => (params(document, &request.params)?, param_types(document)),

@@ -88,6 +88,23 @@ impl Principal {
     }
 }
 
+impl Principal {
+    /// Checks that the caller may do something that concerns all projects.
+    ///
+    /// # Errors
+    /// 403 when the role is too low or the token is for one project.
+    pub fn may_everywhere(&self, role: Role) -> Result<(), Problem> {
+        if self.role < role {
+            let detail = format!("this needs the role \"{role}\"; the token has \"{}\"", self.role);
+            return Err(Problem::new("role-too-low", detail).hint("Ask an admin for a token with that role."));
+        }
+        if self.project.is_some() {
+            return Err(crate::app::everywhere_only());
+        }
+        Ok(())
+    }
+}
+
 /// The answer for a project that is not there, or that the caller may not know of.
 #[must_use]
 pub fn project_not_found(name: &str) -> Problem {

@@ -11,6 +11,7 @@ mod plans;
 mod pointers;
 mod read;
 mod rows;
+mod scheduling;
 mod writer;
 
 use std::collections::HashSet;

@@ -3,19 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pinrail_model::admit::Scope;
+use pinrail_model::backfill::{Backfill, Order, Progress};
 use pinrail_model::document::{Document, ExecutorKind, Sha};
 use pinrail_model::explain::Unpublished;
-use pinrail_model::ids::{AttemptId, CommandId, NoticeId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId};
+use pinrail_model::ids::{
+    AttemptId, BackfillId, CommandId, NoticeId, QueryId, RunId, SessionId, TableId, TokenId, TransitionId,
+};
 use pinrail_model::names::{ChannelName, ProjectName, TableRef, WorkflowName};
 use pinrail_model::notify::{Channel, Delivery, Notice, NoticeEvent, NoticeRow, NoticeState};
-use pinrail_model::run::{Cause, Class, Effects, Ending, Event, Graph, Outcome, Position, Run, apply};
+use pinrail_model::run::{
+    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Outcome, Pending, Position, Run, apply,
+};
+use pinrail_model::schedule::{Fires, Schedule};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, AttemptRow, BundleFile, BundleRow, Command, CommandKind, CounterRow, Durability, EventRow,
-    FileRow, Forget, IdempotencyRow, InputRow, Load, LogRow, ProjectRow, Publication, Query, QueryRow, Reply, RunRow,
-    SecretRow, Store, StoredReply, SystemTable, TaskRow, TokenRow, Transition, VersionRow, Who, Write,
+    ActiveVersion, Answer, AttemptRow, BackfillRow, BundleFile, BundleRow, Command, CommandKind, CounterRow,
+    Durability, EventRow, FileRow, Forget, IdempotencyRow, InputRow, LimitName, LimitRow, LimitSet, Load, LogRow,
+    ProjectRow, Publication, Query, QueryRow, Reply, RunRow, SecretRow, Store, StoredReply, SystemTable, TaskRow,
+    TokenRow, Transition, VersionRow, Who, Write,
 };
 use pinrail_model::time::{Interval, Micros, Now};
+use pinrail_model::trigger::{Overrun, Trigger};
 use serde_json::json;
 
 /// Runs the whole suite, each part on a store of its own.
@@ -44,6 +53,7 @@ where
     a_bundle_is_dropped_when_nothing_names_it(fresh().await.as_ref()).await;
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
+    what_is_to_happen_is_read_back(fresh().await.as_ref()).await;
     a_notice_is_told_once_and_delivered_once(fresh().await.as_ref()).await;
     a_recovery_is_told_only_after_a_failure(fresh().await.as_ref()).await;
     what_is_usual_is_that_of_the_latest_successes(fresh().await.as_ref()).await;
@@ -101,6 +111,9 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
         started_at: None,
         ended_at: None,
         stop: None,
+        pending: None,
+        hold: None,
+        jobs: None,
         outside: BTreeMap::new(),
         executors: BTreeMap::new(),
         notify: None,
@@ -355,7 +368,16 @@ async fn what_is_behind_becomes_durable_in_order(store: &dyn Store) {
 fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transition) {
     let (mut run, attempt) = claimed(n, project);
     run.bundle = Sha::of(project.as_str().as_bytes());
-    Arc::make_mut(&mut run.tasks[1]).ending = Some(Ending::Succeeded);
+    let mut done = Attempt::clone(&run.tasks[0].attempts[0]);
+    done.id = AttemptId::from_parts(2, n);
+    done.ended_at = Some(done.started_at.plus(std::time::Duration::from_secs(3)));
+    done.outcome = Some(Outcome::Succeeded);
+    let second = Arc::make_mut(&mut run.tasks[1]);
+    second.ending = Some(Ending::Succeeded);
+    second.attempts.push(Arc::new(done));
+    let backfill = a_backfill(project, n);
+    run.cause = Cause::Backfill { id: backfill.id, index: 0 };
+    let control = Control { by: "anna".to_owned(), at: Micros(1), reason: Some(project.to_string()) };
     let (token, created_at) = (TokenId::from_parts(1, n), Micros(1));
     let digest = Sha::of(project.as_str().as_bytes());
     let file = BundleFile { sha: digest, size: 1, executable: false };
@@ -430,6 +452,14 @@ fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transiti
             created_at,
             data: json!({}),
         })),
+        Write::Trigger(Box::new(a_trigger(project))),
+        Write::Backfill(Box::new(BackfillRow { backfill, progress: Progress::default() })),
+        Write::Hold { scope: Scope::Project { project: project.clone() }, control: Some(control) },
+        Write::Limit {
+            project: project.clone(),
+            name: LimitName::Quota,
+            set: Some(LimitSet { value: 3, by: "anna".to_owned(), at: created_at, description: None }),
+        },
         Write::Log(LogRow { attempt, first: 0, last: 1, bytes: 2 }),
         Write::File(FileRow {
             run: run.id,
@@ -453,6 +483,111 @@ fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transiti
     let event = EventRow { run: run.id, seq: 1, at: Micros(0), kind: "k".to_owned(), job: None, data: json!({}) };
     let transition = Transition { events: vec![event], ..Transition::new(id(n), writes) };
     (run, vec![command], transition)
+}
+
+fn a_trigger(project: &ProjectName) -> Trigger {
+    Trigger {
+        project: project.clone(),
+        workflow: "w".parse().expect("a name"),
+        version: sha(),
+        bundle: sha(),
+        schedule: Schedule::new(Fires::Every(60)),
+        overrun: Overrun::Skip,
+        most_active: 2,
+        params: BTreeMap::new(),
+        param_types: BTreeMap::new(),
+        notify: None,
+        done_until: Micros(1),
+        paused: None,
+        passed: Vec::new(),
+        failed: None,
+    }
+}
+
+fn a_backfill(project: &ProjectName, n: u128) -> Backfill {
+    Backfill {
+        id: BackfillId::from_parts(1, n),
+        project: project.clone(),
+        workflow: "w".parse().expect("a name"),
+        version: sha(),
+        bundle: sha(),
+        by: "anna".to_owned(),
+        created_at: Micros(1),
+        class: Class::Backfill,
+        tz: "UTC".to_owned(),
+        jobs: None,
+        params: BTreeMap::new(),
+        param_types: BTreeMap::new(),
+        executors: BTreeMap::new(),
+        outside: BTreeMap::new(),
+        order: Order::Newest,
+        concurrency: 4,
+        intervals: vec![Interval { start: Micros(0), end: Micros(1) }],
+        done_before: Vec::new(),
+    }
+}
+
+/// What schedules, backfills, holds and limits are, is read back, replaced and taken away.
+async fn what_is_to_happen_is_read_back(store: &dyn Store) {
+    let project = project();
+    let trigger = a_trigger(&project);
+    let read = async |query| store.read(&Who::default(), query).await.expect("an answer");
+    let triggers = || Query::Triggers { project: None };
+    commit(store, Transition::new(id(1), vec![Write::Trigger(Box::new(trigger.clone()))])).await;
+    let mut later = trigger.clone();
+    later.done_until = Micros(77);
+    commit(store, Transition::new(id(2), vec![Write::Trigger(Box::new(later.clone()))])).await;
+    let Answer::Triggers(found) = read(triggers()).await else { panic!("not triggers") };
+    assert_eq!(found, [later]);
+    let drop = Write::DropTrigger { project: project.clone(), workflow: trigger.workflow.clone() };
+    commit(store, Transition::new(id(3), vec![drop])).await;
+    let Answer::Triggers(found) = read(triggers()).await else { panic!("not triggers") };
+    assert_eq!(found, []);
+
+    let mut row = BackfillRow { backfill: a_backfill(&project, 1), progress: Progress::default() };
+    commit(store, Transition::new(id(4), vec![Write::Backfill(Box::new(row.clone()))])).await;
+    let unfinished = async || match read(Query::UnfinishedBackfills).await {
+        Answer::Backfills(rows) => rows,
+        other => panic!("not backfills: {other:?}"),
+    };
+    assert_eq!(unfinished().await, [row.clone()]);
+    // One of its runs sleeps until its turn comes: whoever resumes what is unfinished does not get it.
+    let mut run = new_run(1, &project);
+    run.cause = Cause::Backfill { id: row.backfill.id, index: 0 };
+    run.pending = Some(Pending::Backfill);
+    run.tasks.clear();
+    commit(store, Transition::new(id(5), rows(&run, None))).await;
+    assert_eq!(store.load(Load::Unfinished).await.expect("runs").len(), 0);
+    run.pending = Some(Pending::Turn);
+    commit(store, Transition::new(id(6), rows(&run, None))).await;
+    assert_eq!(store.load(Load::Unfinished).await.expect("runs").len(), 1);
+    let counts = read(Query::BackfillCounts(row.backfill.id)).await;
+    assert!(matches!(&counts, Answer::BackfillCounts(counts) if counts.get("queued") == Some(&1)), "{counts:?}");
+    row.progress = Progress { made: 1, next: 1, succeeded: 1, ..Progress::default() };
+    let (state, progress) = (row.state(), Box::new(row.progress.clone()));
+    commit(store, Transition::new(id(7), vec![Write::Progress { id: row.backfill.id, state, progress }])).await;
+    assert_eq!(unfinished().await, []);
+    let Answer::Backfills(found) = read(Query::Backfill(row.backfill.id)).await else { panic!("not a backfill") };
+    assert_eq!(found, [row]);
+
+    let control = Control { by: "anna".to_owned(), at: Micros(1), reason: None };
+    let hold = |control| vec![Write::Hold { scope: Scope::Platform, control }];
+    commit(store, Transition::new(id(8), hold(Some(control.clone())))).await;
+    let Answer::Holds(found) = read(Query::Holds).await else { panic!("not holds") };
+    assert_eq!(found, [(Scope::Platform, control)]);
+    commit(store, Transition::new(id(9), hold(None))).await;
+    let Answer::Holds(found) = read(Query::Holds).await else { panic!("not holds") };
+    assert_eq!(found, []);
+
+    let pool = LimitName::Pool("reports".parse().expect("a name"));
+    let limit = |set| vec![Write::Limit { project: self::project(), name: pool.clone(), set }];
+    let set = LimitSet { value: 2, by: "anna".to_owned(), at: Micros(1), description: None };
+    commit(store, Transition::new(id(10), limit(Some(set.clone())))).await;
+    let Answer::Limits(found) = read(Query::Limits { project: None }).await else { panic!("not limits") };
+    assert_eq!(found, [LimitRow { project: self::project(), name: pool.clone(), set }]);
+    commit(store, Transition::new(id(11), limit(None))).await;
+    let Answer::Limits(found) = read(Query::Limits { project: None }).await else { panic!("not limits") };
+    assert_eq!(found, []);
 }
 
 /// Every query that there is, asking for what [`everything_of`] made.
@@ -489,6 +624,22 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             project: project.clone(),
             workflow: run.workflow.clone(),
             before: RunId::from_parts(99, 0),
+        },
+        Query::Triggers { project: Some(project.clone()) },
+        Query::Triggers { project: None },
+        Query::Backfills { project: Some(project.clone()), before: None, limit: 9 },
+        Query::Backfills { project: None, before: None, limit: 9 },
+        Query::Backfill(BackfillId::from_parts(1, n)),
+        Query::UnfinishedBackfills,
+        Query::BackfillCounts(BackfillId::from_parts(1, n)),
+        Query::Holds,
+        Query::Limits { project: Some(project.clone()) },
+        Query::Limits { project: None },
+        Query::SucceededBetween {
+            project: project.clone(),
+            workflow: run.workflow.clone(),
+            from: Micros(0),
+            until: Micros(9),
         },
         Query::Notices { project: project.clone(), state: None, before: None, limit: 9 },
         Query::Notices {
@@ -532,6 +683,14 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::Inputs(_)
             | Query::InputsOfLastSuccess { .. }
             | Query::Unpublished { .. }
+            | Query::Triggers { .. }
+            | Query::Backfills { .. }
+            | Query::Backfill(_)
+            | Query::UnfinishedBackfills
+            | Query::BackfillCounts(_)
+            | Query::Holds
+            | Query::Limits { .. }
+            | Query::SucceededBetween { .. }
             | Query::Notices { .. }
             | Query::DueNotices { .. }
             | Query::Channels { .. }
@@ -544,7 +703,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
 }
 
 fn runs_of(project: Option<ProjectName>) -> Query {
-    Query::Runs { project, workflow: None, state: None, ends_with: None, before: None, limit: 10 }
+    Query::Runs { project, workflow: None, state: None, backfill: None, ends_with: None, before: None, limit: 10 }
 }
 
 async fn a_reader_of_one_project_sees_no_other(store: &dyn Store) {
@@ -620,7 +779,7 @@ async fn runs_are_listed_by_all_that_they_are_asked_for(store: &dyn Store) {
             .map(|(run, _)| run.id)
             .take(3)
             .collect();
-        let query = Query::Runs { project, workflow, state, ends_with, before, limit: 3 };
+        let query = Query::Runs { project, workflow, state, backfill: None, ends_with, before, limit: 3 };
         let Ok(Answer::Runs(found)) = store.read(&Who::default(), query.clone()).await else { panic!("not runs") };
         assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), expected, "{query:?}");
     }

@@ -11,6 +11,9 @@ use pinrail_model::notify::{NoticeEvent, NoticeState};
 
 use crate::client::Place;
 use crate::commands;
+use crate::commands::backfills::{BackfillArgs, BackfillsCommand};
+use crate::commands::limits::{LimitsCommand, PoolsCommand};
+use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, Output};
 use crate::server::Wanted;
@@ -83,14 +86,58 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Say what a deploy would change: jobs, fire times, runs under way
+    Plan,
     /// List the deployed workflows
     Workflows,
+    /// List the schedules of the deployed workflows, or show one with its next fire times
+    Schedules {
+        /// Only this workflow's, with its next five fire times
+        workflow: Option<String>,
+    },
+    /// Stop the schedule of a workflow from firing
+    Pause {
+        workflow: String,
+        /// Why, for people
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let the schedule of a workflow fire again
+    Resume {
+        workflow: String,
+        /// Why, for people
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Run a workflow as it is in this folder
     Run(RunArgs),
     /// Run one job: a Python class, an SQL file, or a command after --
     Submit(SubmitArgs),
+    /// Run a deployed workflow for many dates
+    #[command(after_help = "Examples:
+  pinrail backfill flights --job daily_delays --from 2013-01-01 --to 2013-12-31
+  pinrail backfill flights --at 2013-01-05 --at 2013-02-07 --redo
+  pinrail backfill flights --from 2013-01-01 --to 2013-12-31 --dry-run")]
+    Backfill(BackfillArgs),
+    /// List backfills, show one, or pause, resume, edit and cancel it
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
+  pinrail backfills
+  pinrail backfills last
+  pinrail backfills edit K3F9 --concurrency 8"
+    )]
+    Backfills {
+        #[command(subcommand)]
+        command: Option<BackfillsCommand>,
+        /// An id, its last characters, or `last`
+        id: Option<String>,
+    },
     /// List runs, newest first
     Runs {
+        /// Only runs of this backfill: an id, its last characters, or `last`
+        #[arg(long, value_name = "ID")]
+        backfill: Option<String>,
         /// Only runs of this workflow
         #[arg(long)]
         workflow: Option<String>,
@@ -170,12 +217,60 @@ enum Command {
         /// Jobs: a, a+ (and below), +a (and above)
         #[arg(long, value_name = "SELECT")]
         job: Option<String>,
-        /// Whose code: that of the run, or of this folder
-        #[arg(long, value_parser = ["run", "folder"], default_value = "run")]
+        /// Whose code: that of the run, of this folder, or the deployed one
+        #[arg(long, value_parser = ["run", "folder", "deployed"], default_value = "run")]
         code: String,
         /// Print the id and return
         #[arg(long)]
         detach: bool,
+    },
+    /// Say what became of jobs of a run, whether they ran or not
+    #[command(after_help = "Examples:
+  pinrail mark --job load --as succeeded --reason 'loaded by hand'
+  pinrail mark K3F9 --job report+ --as skipped")]
+    Mark(MarkArgs),
+    /// Skip jobs of a run, and with them what waits for their success; `disable` lets that go on
+    Skip(JobsArgs),
+    /// Switch off jobs of a run that have not begun
+    Disable(JobsArgs),
+    /// Switch jobs of a run on again
+    Enable(JobsArgs),
+    /// Keep a run, jobs of it, a workflow, the project or the platform from beginning anything new
+    #[command(after_help = "Examples:
+  pinrail hold K3F9 --job report --reason 'look at the numbers first'
+  pinrail hold --workflow flights
+  pinrail hold --platform --reason upgrade")]
+    Hold {
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// Also stop what is under way; for a workflow, the project or the platform
+        #[arg(long, conflicts_with = "run")]
+        abort: bool,
+    },
+    /// Let go what is held
+    Release(ScopeArgs),
+    /// List what is held as a whole: workflows, projects, the platform
+    Holds,
+    /// Give a run other code for the jobs that have not begun
+    Reload {
+        /// An id, its last characters, `last`, or workflow@date
+        #[arg(default_value = "last")]
+        run: String,
+        /// Whose code: the deployed one, or that of this folder
+        #[arg(long, value_parser = ["deployed", "folder"], default_value = "deployed")]
+        code: String,
+    },
+    /// List, set and remove pools: slots that jobs share
+    #[command(args_conflicts_with_subcommands = true)]
+    Pools {
+        #[command(subcommand)]
+        command: Option<PoolsCommand>,
+    },
+    /// List the limits of the project; set its quota and its weight
+    #[command(args_conflicts_with_subcommands = true)]
+    Limits {
+        #[command(subcommand)]
+        command: Option<LimitsCommand>,
     },
     /// Run SQL against the project's tables
     Sql {
@@ -459,8 +554,20 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("stop", "down"),
     ("kill", "cancel"),
     ("abort", "cancel"),
+    ("drain", "hold"),
     ("clear", "retry"),
+    ("redo", "retry"),
+    ("poison", "retry --job JOB+"),
     ("rerun", "retry"),
+    ("unpause", "resume"),
+    ("unhold", "release"),
+    ("catchup", "backfill"),
+    ("schedule", "schedules"),
+    ("cron", "schedules"),
+    ("pool", "pools"),
+    ("quota", "limits set quota"),
+    ("weight", "limits set weight"),
+    ("diff", "plan"),
     ("restart", "retry"),
     ("list", "runs"),
     ("ls", "runs"),
@@ -538,11 +645,33 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Down => commands::server::down(place, output),
         Command::Check => commands::project::check(place, output),
         Command::Deploy { dry_run } => commands::project::deploy(place, output, dry_run),
+        Command::Plan => commands::project::deploy(place, output, true),
+        Command::Schedules { workflow } => commands::schedules::schedules(place, output, workflow.as_deref()),
+        Command::Pause { workflow, reason } => {
+            commands::schedules::pause(place, output, &workflow, true, reason.as_deref())
+        }
+        Command::Resume { workflow, reason } => {
+            commands::schedules::pause(place, output, &workflow, false, reason.as_deref())
+        }
+        Command::Backfill(args) => commands::backfills::backfill(place, output, &args),
+        Command::Backfills { command: Some(command), .. } => commands::backfills::change(place, output, &command),
+        Command::Backfills { id, .. } => commands::backfills::backfills(place, output, id.as_deref()),
+        Command::Mark(args) => commands::surgery::mark(place, output, &args.jobs, &args.ending),
+        Command::Skip(args) => commands::surgery::mark(place, output, &args, "skipped"),
+        Command::Disable(args) => commands::surgery::switch(place, output, &args, true),
+        Command::Enable(args) => commands::surgery::switch(place, output, &args, false),
+        Command::Hold { scope, abort } => commands::surgery::hold(place, output, &scope, abort),
+        Command::Release(scope) => commands::surgery::release(place, output, &scope),
+        Command::Holds => commands::surgery::holds(place, output),
+        Command::Reload { run, code } => commands::surgery::reload(place, output, &run, &code),
+        Command::Pools { command } => commands::limits::pools(place, output, command.as_ref()),
+        Command::Limits { command } => commands::limits::limits(place, output, command.as_ref()),
         Command::Workflows => commands::project::workflows(place, output),
         Command::Run(args) => commands::run::run(place, output, &args),
         Command::Submit(args) => commands::run::submit(place, output, &args),
-        Command::Runs { workflow, in_state, limit } => {
-            commands::show::runs(place, output, workflow.as_deref(), in_state.as_deref(), limit)
+        Command::Runs { backfill, workflow, in_state, limit } => {
+            let (workflow, state, backfill) = (workflow.as_deref(), in_state.as_deref(), backfill.as_deref());
+            commands::show::runs(place, output, workflow, state, backfill, limit)
         }
         Command::Show { run } => commands::show::show(place, output, &run),
         Command::Logs { run, job, attempt, follow } => {

@@ -304,6 +304,12 @@ impl Client {
         self.answer(request.send(bytes))
     }
 
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.agent.patch(format!("{}/api/v1{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        self.answer(request.content_type("application/json").send(body.to_string().as_bytes()))
+    }
+
     pub fn delete(&self, path: &str) -> Result<Value, Failure> {
         let request = self.agent.delete(format!("{}/api/v1{path}", self.url));
         self.answer(request.header("authorization", format!("Bearer {}", self.token)).call())

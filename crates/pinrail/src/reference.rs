@@ -106,6 +106,15 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "Schedules and backfills",
+        &[
+            ("crates/pinrail-model/src/trigger.rs", "LATE"),
+            ("crates/pinrail-model/src/trigger.rs", "MOST_ACTIVE"),
+            ("crates/pinrail-model/src/backfill.rs", "MOST_RUNS"),
+            ("crates/pinrail-model/src/backfill.rs", "CONCURRENCY"),
+        ],
+    ),
+    (
         "SQL",
         &[
             ("crates/pinrail/src/lake.rs", "MOST_QUERIES"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._context import Context
     from ._folder import sql_folder
     from ._values import Row
-    from ._workflow import Cron, Every, Param, Template, Workflow, cron, every, template
+    from ._workflow import Cron, Every, Once, Param, Template, Workflow, cron, every, once, template
 
 __version__ = '0.1.0'
 
@@ -27,6 +27,7 @@ __all__ = [
     'DefinitionError',
     'Every',
     'Job',
+    'Once',
     'Param',
     'Result',
     'Row',
@@ -40,6 +41,7 @@ __all__ = [
     'Workflow',
     'cron',
     'every',
+    'once',
     'sql_folder',
     'template',
 ]
@@ -49,11 +51,13 @@ _LAZY = {
     'Row': '_values',
     'Cron': '_workflow',
     'Every': '_workflow',
+    'Once': '_workflow',
     'Param': '_workflow',
     'Template': '_workflow',
     'Workflow': '_workflow',
     'cron': '_workflow',
     'every': '_workflow',
+    'once': '_workflow',
     'sql_folder': '_folder',
     'template': '_workflow',
 }

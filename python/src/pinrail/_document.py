@@ -276,6 +276,7 @@ def _written(
         'owner': workflow.owner,
         'params': {key: param.to_json() for key, param in workflow.params.items()},
         'schedule': workflow.schedule.to_json() if workflow.schedule else None,
+        **workflow.limits,
         **({'sla_seconds': workflow.sla} if workflow.sla is not None else {}),
         'source': workflow.site.to_json(),
         'jobs': [_job(template, edges[template.name], defaults) for template in templates],
@@ -303,7 +304,8 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
                 continue
             entries = as_dict(value)
             value = given if entries is None else {**entries, **given}
-        body[setting.field] = value
+        if value or not setting.left_out:
+            body[setting.field] = value
     if template.auto:
         # The server, which can read SQL, adds the jobs to ``after`` before it makes the document.
         body['auto'] = True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime, timezone
-from typing import Optional
+from typing import Any, Optional
 
-from ._errors import near
-from ._specs import describe
+from ._errors import did_you_mean, near
+from ._narrow import as_list
+from ._specs import WrongValue, describe
 
 COVERS = ('day', 'hour', 'week', 'month', 'between-fires')
+CATCH_UP = ('none', 'latest', 'all')
 
 _FIELDS = (
     ('minute', 0, 59, ()),
@@ -140,3 +142,66 @@ def bounds(
     if first is not None and last is not None and first > last:
         wrong.append(('end', f'"end" of {func} is before its start: {last} is before {first}', None))
     return first, last, wrong
+
+
+# A setting, what is wrong with it, and a hint.
+Wrong = list[tuple[str, str, Optional[str]]]
+
+
+def choice(func: str, name: str, value: object, choices: tuple[str, ...], wrong: Wrong, otherwise: str) -> str:
+    """One of the choices; anything else is recorded, and ``otherwise`` is used."""
+    if isinstance(value, str) and value in choices:
+        return value
+    listed = ', '.join(f'"{one}"' for one in choices)
+    hint = did_you_mean(value, choices) if isinstance(value, str) else None
+    wrong.append((name, f'"{name}" of {func} must be one of {listed}, not {describe(value)}', hint))
+    return otherwise
+
+
+def rest(func: str, catch_up: object, jitter: object, blackout: object, wrong: Wrong) -> dict[str, Any]:
+    """What a schedule says beyond its fire times, as the document has it; nothing for what is left at its default."""
+    from ._settings import seconds
+
+    found: dict[str, Any] = {}
+    how = choice(func, 'catch_up', catch_up, CATCH_UP, wrong, 'latest')
+    if how != 'latest':
+        found['catch_up'] = how
+    try:
+        amount = 0 if jitter is None else seconds(jitter)
+        if amount != int(amount) or amount > MOST_JITTER:
+            raise WrongValue(f'whole seconds, at most a day, not {describe(jitter)}')
+        if amount:
+            found['jitter_seconds'] = int(amount)
+    except WrongValue as problem:
+        wrong.append(('jitter', f'"jitter" of {func} must be {problem.expected}', problem.hint))
+    pairs = _pairs(func, blackout, wrong)
+    if pairs:
+        found['blackout'] = pairs
+    return found
+
+
+# More would move a daily run into the next day's.
+MOST_JITTER = 86_400
+
+
+def _pairs(func: str, blackout: object, wrong: Wrong) -> list[list[str]]:
+    """Dates and pairs of dates as pairs, both included."""
+    items = as_list(blackout)
+    hint = "write blackout=['2026-12-25', ('2026-12-24', '2027-01-01')]"
+    if items is None:
+        wrong.append(('blackout', f'"blackout" of {func} must be a list of dates, not {describe(blackout)}', hint))
+        return []
+    pairs: list[list[str]] = []
+    for item in items:
+        ends = as_list(item)
+        given = [item, item] if ends is None else ends
+        dates = [date for date in (moment(end, only_date=True) for end in given) if date is not None]
+        if len(given) != 2 or len(dates) != 2:
+            message = f'"blackout" of {func} must be made of dates and pairs of dates, not {describe(item)}'
+            wrong.append(('blackout', message, hint))
+        elif dates[0] > dates[1]:
+            message = f'"blackout" of {func} has a pair that ends before it begins: {dates[1]} is before {dates[0]}'
+            wrong.append(('blackout', message, None))
+        else:
+            pairs.append(dates)
+    return pairs

@@ -201,14 +201,48 @@ def _texts(what: str, value: object) -> list[str]:
     raise WrongValue(f'a list of {what}, not {describe(value)}')
 
 
+def pools(value: object) -> dict[str, int]:
+    """Pools and how many slots of each: a name, several, or a dict of names to slots."""
+    entries = as_dict(value)
+    given: dict[Any, Any] = {}
+    if entries is None:
+        given.update(dict.fromkeys(_texts('names of pools, or a dict of pools to slots', value), 1))
+    else:
+        given.update(entries)
+    for name, slots in given.items():
+        problem = name_problem(name)
+        if problem is not None:
+            raise WrongValue(f"made of names of pools, and a pool's name {problem}")
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
+            raise WrongValue(f'a dict of pools to slots of 1 or more, and "{name}" has {describe(slots)}')
+    return given
+
+
+def labels(value: object) -> list[str]:
+    found = _texts('labels', value)
+    for label in found:
+        if not label.strip():
+            raise WrongValue('a list of labels, and one is empty')
+    return sorted(set(found))
+
+
+def key(value: object) -> str:
+    template = text(value)
+    if template.count('{{') != template.count('}}'):
+        raise WrongValue(f'a template, not {describe(value)}', "write key='{{ params.customer }}'")
+    return template
+
+
 class Setting(NamedTuple):
-    """A setting: its field in the document, its check, what makes its value when nobody gives one, and
-    whether ``defaults`` may hold it."""
+    """A setting: its field in the document, its check, what makes its value when nobody gives one,
+    whether ``defaults`` may hold it, and whether the document leaves it out when it is empty: settings that came
+    later must not change the versions of workflows that do not use them."""
 
     field: str
     check: Callable[[object], Any]
     absent: Callable[[], Any]
     default: bool
+    left_out: bool = False
 
 
 def _nothing() -> None:
@@ -237,14 +271,30 @@ SETTINGS = {
     'writes': Setting('writes', writes, _nothing, False),
     'params': Setting('params', arguments, dict, False),
     'priority': Setting('priority', whole(), int, True),
+    'pools': Setting('pools', pools, dict, True, True),
+    'concurrency': Setting('concurrency', whole(1), _nothing, True, True),
+    'key': Setting('key', key, _nothing, True, True),
+    'labels': Setting('labels', labels, list, True, True),
     'description': Setting('description', text, _nothing, False),
     'owner': Setting('owner', text, _nothing, True),
 }
 KINDS = ('class_', 'sql', 'shell')
 TEMPLATE_NAMES = ('name', *KINDS, *SETTINGS, 'after')
-WORKFLOW_NAMES = ('schedule', 'owner', 'description', 'params', 'defaults', 'notify', 'sla')
+OVERRUN = ('start-new', 'skip', 'delay', 'delay-until-success', 'abort-running')
+WORKFLOW_NAMES = (
+    'schedule',
+    'overrun',
+    'max_active',
+    'concurrency',
+    'owner',
+    'description',
+    'params',
+    'defaults',
+    'notify',
+    'sla',
+)
 # Settings of a workflow that are planned, and what does nearly the same today.
-NOT_YET = {'limits': 'leave it out; a job has timeout='}
+NOT_YET = {'limits': 'write max_active= or concurrency='}
 DEFAULT_NAMES = tuple(name for name, setting in SETTINGS.items() if setting.default)
 
 # Words of other tools, and what they are called here.
@@ -273,6 +323,12 @@ _OTHER_WORDS = {
     'task_id': 'name',
     'job': 'name',
     'default_args': 'defaults',
+    'pool': 'pools',
+    'max_active_runs': 'max_active',
+    'max_active_tasks': 'concurrency',
+    'tags': 'labels',
+    'queue': 'labels',
+    'overrun_policy': 'overrun',
 }
 
 

@@ -160,6 +160,7 @@ _POSITIONAL = {
     'Workflow': ('jobs',),
     'cron': ('cron',),
     'every': ('interval',),
+    'once': ('at',),
     'Param': ('type',),
     'Table': ('name', 'partition', 'mode'),
     'Sql': ('text',),

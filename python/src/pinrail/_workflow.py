@@ -1,4 +1,4 @@
-"""What a workflow file says: ``template``, ``Workflow``, ``cron``, ``every`` and ``Param``.
+"""What a workflow file says: ``template``, ``Workflow``, ``cron``, ``every``, ``once`` and ``Param``.
 
 Each call checks its own arguments when it is made and keeps where it stands. What can only be judged of a whole
 workflow (names, dependencies, cycles) and the JSON document are in ``_document``.
@@ -22,12 +22,15 @@ from ._settings import (
     DEFAULT_NAMES,
     EXECUTORS,
     NOT_YET,
+    OVERRUN,
     SETTINGS,
     TEMPLATE_NAMES,
     WORKFLOW_NAMES,
     meant,
+    one_of,
     positive_seconds,
     text,
+    whole,
 )
 from ._specs import Sql, WrongValue, command_of, describe
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     Dependency = Union[str, 'Template']
     Dependencies = Union[Dependency, Collection[Dependency]]
     Duration = Union[int, float, str]
+    _Made = TypeVar('_Made', bound='Cron')
     T = TypeVar('T')
     Fault = Literal[
         'user',
@@ -99,14 +103,21 @@ if TYPE_CHECKING:
         writes: Union[str, Table, Sequence[Union[str, Table]], None] = None,
         params: Optional[Mapping[str, Any]] = None,
         priority: Optional[int] = None,
+        pools: Union[str, Collection[str], Mapping[str, int], None] = None,
+        concurrency: Optional[int] = None,
+        key: Optional[str] = None,
+        labels: Union[str, Collection[str], None] = None,
         description: Optional[str] = None,
         owner: Optional[str] = None,
         after: Optional[Literal['auto']] = None,
     ) -> Template:
         """Declares a job: one of ``class_`` (dotted name), ``sql`` (file) and ``shell`` (command), and settings.
 
-        ``after='auto'`` lets a job with ``sql`` also wait for the jobs that write the tables which it reads. Durations are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes.
-        ``timeout`` aborts, ``warn_after`` only warns. A setting left out comes from ``Workflow(defaults=...)`` or
+        ``after='auto'`` lets a job with ``sql`` also wait for the jobs that write the tables which it reads. Durations
+        are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes. ``timeout``
+        aborts, ``warn_after`` only warns. An attempt takes slots of its ``pools``; ``concurrency`` limits the attempts
+        of the job in all runs; of jobs with the same ``key`` (a template) one is under way at a time; a worker must
+        have the ``labels``. A setting left out comes from ``Workflow(defaults=...)`` or
         from ``[defaults]`` of pinrail.toml.
         """
         ...
@@ -266,13 +277,16 @@ class Workflow:
     """A DAG of jobs: a dict of templates to what each waits for, and settings of the whole.
 
     A value of the dict is a list, tuple or set of names or templates, or one of these alone. ``defaults`` are settings
-    for each job that does not give its own. ``notify`` names the channels of pinrail.toml that are told, by event or
-    alone; ``sla`` is how long after it was asked for a run is to have succeeded.
+    for each job that does not give its own. ``overrun`` says what a fire time does while earlier runs are not over,
+    ``max_active`` how many runs of the schedule may be active at once, ``concurrency`` how many of its jobs may be under
+    way at once in all its runs. ``notify`` names the channels of pinrail.toml that are told, by event or alone; ``sla``
+    is how long after it was asked for a run is to have succeeded.
     """
 
     site: Site
     jobs: dict[Any, Any]
-    schedule: Union[Cron, Every, None]
+    schedule: Union[Cron, Every, Once, None]
+    limits: dict[str, Any]
     owner: Optional[str]
     description: Optional[str]
     params: dict[str, Param]
@@ -287,7 +301,10 @@ class Workflow:
             self,
             jobs: Mapping[Template, Dependencies],
             *,
-            schedule: Union[Cron, Every, None] = None,
+            schedule: Union[Cron, Every, Once, None] = None,
+            overrun: Literal['start-new', 'skip', 'delay', 'delay-until-success', 'abort-running'] = 'start-new',
+            max_active: Optional[int] = None,
+            concurrency: Optional[int] = None,
             owner: Optional[str] = None,
             description: Optional[str] = None,
             params: Optional[Mapping[str, Param]] = None,
@@ -330,6 +347,7 @@ class Workflow:
         self.diagnostics = []
         self.jobs = {}
         self.schedule = None
+        self.limits = {}
         self.params = {}
         self.defaults = {}
         self.owner = self._checked(given, 'owner', text)
@@ -359,7 +377,7 @@ class Workflow:
                 'jobs',
             )
         schedule = given.get('schedule')
-        if isinstance(schedule, (Cron, Every)):
+        if isinstance(schedule, (Cron, Every, Once)):
             self.schedule = schedule
         elif schedule is not None:
             hint = (
@@ -371,12 +389,17 @@ class Workflow:
                 hint = f"write schedule=every('{schedule}')" if schedule[:1].isdigit() else None
             self._problem(
                 'wrong-type',
-                f'setting "schedule" of a workflow must be cron(...) or every(...), not {describe(schedule)}',
+                f'setting "schedule" of a workflow must be cron(...), every(...) or once(...), not {describe(schedule)}',
                 hint,
                 'schedule',
             )
         self._take_params(given.get('params'))
         self._take_defaults(given.get('defaults'))
+        self._take_limits(given)
+        if self.schedule is not None:
+            for name in [name for name, param in self.params.items() if param.required]:
+                message = f'parameter "{name}" has no default, and nobody gives a value when the schedule fires'
+                self._problem('bad-schedule', message, 'write Param(..., default=...)', 'params', key=name)
 
     def _checked(self, given: Mapping[str, object], key: str, check: Callable[[object], T]) -> Optional[T]:
         value = given.get(key)
@@ -387,6 +410,20 @@ class Workflow:
         except WrongValue as wrong:
             self._problem('wrong-type', f'setting "{key}" of a workflow must be {wrong.expected}', wrong.hint, key)
             return None
+
+    def _take_limits(self, given: Mapping[str, object]) -> None:
+        """What limits its runs. Only what differs from the default, so that other documents stay as they were."""
+        for key, check in (('overrun', one_of(OVERRUN)), ('max_active', whole(1)), ('concurrency', whole(1))):
+            value = given.get(key)
+            if value is None:
+                continue
+            try:
+                checked = check(value)
+            except WrongValue as wrong:
+                self._problem('wrong-type', f'setting "{key}" of a workflow must be {wrong.expected}', wrong.hint, key)
+                continue
+            if checked != 'start-new':
+                self.limits[key] = checked
 
     def _entries(self, key: str, value: object) -> list[tuple[object, object]]:
         """The entries of a dict-valued setting, or none and a diagnostic."""
@@ -477,43 +514,20 @@ def default_problem(key: object, value: object) -> Optional[tuple[str, str, Opti
 class Cron:
     """A schedule by the clock, made by ``cron(...)``."""
 
-    def __init__(self, cron: str, tz: str, covers: str, start: Optional[str], end: Optional[str]) -> None:
-        self.cron = cron
-        self.tz = tz
-        self.covers = covers
-        self.start = start
-        self.end = end
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
         self.diagnostics: list[Diagnostic] = []
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            'kind': 'cron',
-            'cron': self.cron,
-            'tz': self.tz,
-            'covers': self.covers,
-            'start': self.start,
-            'end': self.end,
-        }
+        return self.fields
 
 
-class Every:
+class Every(Cron):
     """A schedule by elapsed time, made by ``every(...)``."""
 
-    def __init__(self, seconds: int, start: Optional[str], end: Optional[str]) -> None:
-        self.seconds = seconds
-        self.start = start
-        self.end = end
-        self.diagnostics: list[Diagnostic] = []
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            'kind': 'interval',
-            'every_seconds': self.seconds,
-            'tz': 'UTC',
-            'covers': 'between-fires',
-            'start': self.start,
-            'end': self.end,
-        }
+class Once(Cron):
+    """A schedule with one fire time, made by ``once(...)``."""
 
 
 def cron(
@@ -523,35 +537,34 @@ def cron(
     covers: Literal['day', 'hour', 'week', 'month', 'between-fires'] = 'between-fires',
     start: Union[str, date, None] = None,
     end: Union[str, date, None] = None,
+    catch_up: Literal['none', 'latest', 'all'] = 'latest',
+    jitter: Union[int, float, str, None] = None,
+    blackout: Sequence[Union[str, date, tuple[Union[str, date], Union[str, date]]]] = (),
 ) -> Cron:
     """Fires at the times of a five-field cron expression in the IANA zone ``tz``.
 
     ``covers`` is the interval of a run: the last complete local day, hour, week or month before it fires, or the time
-    since the fire before. ``start`` and ``end`` are the first and the last local date with a fire time.
+    since the fire before. ``start`` and ``end`` are the first and the last local date with a fire time. ``catch_up``
+    says which fire times are made up for that passed while nothing could fire. A run begins up to ``jitter`` later.
+    ``blackout`` lists local dates, and pairs of a first and a last one, without fire times.
     """
     from . import _schedule
 
     site = Site.of_caller('cron')
-    wrong: list[tuple[str, str, Optional[str]]] = []
+    wrong: _schedule.Wrong = []
     expression, problem, hint = _schedule.cron_expression(cron)
     if problem is not None:
         wrong.append(('cron', problem, hint))
     problem, hint = _schedule.zone_problem(tz)
     if problem is not None:
         wrong.append(('tz', problem, hint))
-    if covers not in _schedule.COVERS:
-        listed = ', '.join(f'"{one}"' for one in _schedule.COVERS)
-        near_one = did_you_mean(covers, _schedule.COVERS) if isinstance(covers, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
-        wrong.append(('covers', f'"covers" of cron must be one of {listed}, not {describe(covers)}', near_one))
-        covers = 'between-fires'
+    covered = _schedule.choice('cron', 'covers', covers, _schedule.COVERS, wrong, 'between-fires')
     first, last, bounds = _schedule.bounds('cron', start, end)
-    made = Cron(expression, tz if isinstance(tz, str) else 'UTC', covers, first, last)  # pyright: ignore[reportUnnecessaryIsInstance]
-    made.diagnostics += [
-        site.diagnostic('bad-schedule', message, hint=hint, setting=setting)
-        for setting, message, hint in wrong + bounds
-    ]
-    settle(made.diagnostics)
-    return made
+    wrong += bounds
+    rest = _schedule.rest('cron', catch_up, jitter, blackout, wrong)
+    zone = tz if isinstance(tz, str) else 'UTC'  # pyright: ignore[reportUnnecessaryIsInstance]
+    fields = {'kind': 'cron', 'cron': expression, 'tz': zone, 'covers': covered, 'start': first, 'end': last, **rest}
+    return _judged(Cron(fields), site, wrong)
 
 
 def every(
@@ -559,12 +572,18 @@ def every(
     *,
     start: Union[str, date, None] = None,
     end: Union[str, date, None] = None,
+    catch_up: Literal['none', 'latest', 'all'] = 'latest',
+    jitter: Union[int, float, str, None] = None,
+    blackout: Sequence[Union[str, date, tuple[Union[str, date], Union[str, date]]]] = (),
 ) -> Every:
-    """Fires each time the interval has elapsed: seconds, or a text such as ``'15m'`` or ``'1h'``."""
+    """Fires each time the interval has elapsed: seconds, or a text such as ``'15m'`` or ``'1h'``.
+
+    The other arguments are those of ``cron``; dates are in UTC.
+    """
     from . import _schedule
 
     site = Site.of_caller('every')
-    wrong: list[tuple[str, str, Optional[str]]] = []
+    wrong: _schedule.Wrong = []
     seconds = 3600.0
     try:
         seconds = positive_seconds(interval)
@@ -573,10 +592,48 @@ def every(
     except WrongValue as problem:
         wrong.append(('interval', f'"interval" of every must be {problem.expected}', problem.hint))
     first, last, bounds = _schedule.bounds('every', start, end)
-    made = Every(int(seconds), first, last)
+    wrong += bounds
+    rest = _schedule.rest('every', catch_up, jitter, blackout, wrong)
+    fields: dict[str, Any] = {'kind': 'interval', 'every_seconds': int(seconds), 'tz': 'UTC', 'covers': 'between-fires'}
+    return _judged(Every({**fields, 'start': first, 'end': last, **rest}), site, wrong)
+
+
+def once(
+    at: Union[str, datetime],
+    *,
+    tz: str = 'UTC',
+    covers: Literal['day', 'hour', 'week', 'month', 'between-fires'] = 'between-fires',
+    catch_up: Literal['none', 'latest', 'all'] = 'latest',
+) -> Once:
+    """Fires one time, at a local time in the IANA zone ``tz`` such as ``'2026-12-24T06:00'``.
+
+    ``covers`` and ``catch_up`` are those of ``cron``; between fires is the day before.
+    """
+    from . import _schedule
+
+    site = Site.of_caller('once')
+    wrong: _schedule.Wrong = []
+    problem, hint = _schedule.zone_problem(tz)
+    if problem is not None:
+        wrong.append(('tz', problem, hint))
+    covered = _schedule.choice('once', 'covers', covers, _schedule.COVERS, wrong, 'between-fires')
+    moment = _schedule.moment(at)
+    if moment is None or 'T' not in moment or moment.endswith('Z'):
+        message = f'"at" of once must be a local time such as 2026-12-24T06:00, not {describe(at)}'
+        hint = 'leave the offset out and name the zone with tz=' if moment and moment.endswith('Z') else None
+        wrong.append(('at', message, hint))
+        moment = '1970-01-01T00:00:00'
+    rest = _schedule.rest('once', catch_up, None, (), wrong)
+    zone = tz if isinstance(tz, str) else 'UTC'  # pyright: ignore[reportUnnecessaryIsInstance]
+    at_second = moment.removesuffix('.000000')
+    fields = {'kind': 'once', 'at': at_second, 'tz': zone, 'covers': covered, 'start': None, 'end': None, **rest}
+    return _judged(Once(fields), site, wrong)
+
+
+def _judged(made: _Made, site: Site, wrong: list[tuple[str, str, Optional[str]]]) -> _Made:
+    """A schedule with what is wrong with it, at the caller's place."""
     made.diagnostics += [
-        site.diagnostic('bad-schedule', message, hint=hint, setting=setting)
-        for setting, message, hint in wrong + bounds
+        site.diagnostic('bad-schedule', message, hint=hint, setting=setting) for setting, message, hint in wrong
     ]
     settle(made.diagnostics)
     return made

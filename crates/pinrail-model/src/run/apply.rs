@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::edges::is_legal;
 use super::{
-    Attempt, CleanupEnd, Effects, Ending, Ends, Event, Executed, Happening, Loss, NewCode, Outcome, Phase, PhaseRecord,
-    PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task, TaskIx, Timer, Verdict, Work,
+    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Loss, NewCode, Outcome,
+    Pending, Phase, PhaseRecord, PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task,
+    TaskIx, Timer, Verdict, Work,
 };
 use crate::document::{RunIf, seconds};
 use crate::fault::{Evidence, Fault};
@@ -33,13 +34,15 @@ pub fn apply(run: &mut Run, event: &Event, now: Now, fx: &mut Effects) -> Result
     let mut machine = Machine { run, now: now.wall, fx };
     match event {
         Event::Created => machine.created(),
+        Event::Turned => machine.turned()?,
+        Event::Admitted { graph } => machine.admitted(graph)?,
         Event::Claimed { task, attempt, session, executor } => {
             machine.known(*task)?;
             machine.claimed(*task, *attempt, *session, *executor)?;
         }
-        Event::Granted { task } => {
+        Event::Granted { task, session } => {
             machine.known(*task)?;
-            machine.granted(*task);
+            machine.granted(*task, *session);
         }
         Event::Reported { task, epoch, report } => {
             machine.owned(*task, *epoch)?;
@@ -59,6 +62,10 @@ pub fn apply(run: &mut Run, event: &Event, now: Now, fx: &mut Effects) -> Result
         }
         Event::Stop { task, by, reason } => machine.stop(*task, by, reason.as_deref())?,
         Event::Retry { tasks, by, code } => machine.retry(tasks, by, code.as_ref())?,
+        Event::Mark { tasks, ending, control } => machine.mark(tasks, *ending, control)?,
+        Event::Hold { tasks, control, by } => machine.hold_tasks(tasks.as_deref(), control.as_ref(), by)?,
+        Event::Disable { tasks, control, by } => machine.disable(tasks, control.as_ref(), by)?,
+        Event::Reload { by, code } => machine.reload(by, code)?,
     }
     machine.follow_run_state(before);
     Ok(())
@@ -116,6 +123,34 @@ impl Machine<'_> {
         self.fx.durable = true;
         self.fx.run_touched = true;
         self.note("run-created", None, json!({}));
+        self.begin();
+    }
+
+    fn turned(&mut self) -> Result<(), Refused> {
+        if self.run.pending != Some(Pending::Backfill) {
+            return Err(Refused::WrongState("it is not waiting for its turn".to_owned()));
+        }
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.run.pending = Some(Pending::Turn);
+        Ok(())
+    }
+
+    fn admitted(&mut self, graph: &Arc<Graph>) -> Result<(), Refused> {
+        if self.run.pending.take().is_none() {
+            return Err(Refused::WrongState("the run has begun already".to_owned()));
+        }
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.run.tasks = Run::new_tasks(graph, self.run.bundle, self.run.version);
+        self.run.graph = Arc::clone(graph);
+        self.note("run-admitted", None, json!({}));
+        self.begin();
+        Ok(())
+    }
+
+    /// Everything that waits for nothing is ready.
+    fn begin(&mut self) {
         for ix in 0..self.run.tasks.len() {
             self.fx.touched.insert(ix);
         }
@@ -133,6 +168,12 @@ impl Machine<'_> {
             }
             match self.allowed(ix) {
                 Allowed::NotYet => {}
+                Allowed::Yes if self.run.tasks[ix].disabled.is_some() => {
+                    if self.shift(ix, Position::Done).is_ok() {
+                        self.end_task(ix, Ending::Disabled);
+                        open.extend(self.run.graph.children[ix].iter().copied());
+                    }
+                }
                 Allowed::Yes => self.make_ready(ix),
                 Allowed::Never(ending) => {
                     if self.shift(ix, Position::Done).is_ok() {
@@ -156,6 +197,12 @@ impl Machine<'_> {
     }
 
     fn make_ready(&mut self, ix: TaskIx) {
+        if let Some(hold) = &self.run.tasks[ix].hold {
+            let why = hold.told();
+            // Nothing moves to `held` but from where this is called.
+            let _ = self.hold(ix, why);
+            return;
+        }
         if self.shift(ix, Position::Ready).is_ok() {
             let now = self.now;
             self.task(ix).ready_at = Some(now);
@@ -238,9 +285,12 @@ impl Machine<'_> {
         }
     }
 
-    fn granted(&mut self, ix: TaskIx) {
+    fn granted(&mut self, ix: TaskIx, session: SessionId) {
         let wants = self.with_attempt(ix, |attempt| {
-            attempt.slot |= attempt.wants.is_some();
+            if attempt.wants.is_some() {
+                attempt.slot = true;
+                attempt.session = session;
+            }
             attempt.wants
         });
         if let Some(Some(step)) = wants {
@@ -663,6 +713,7 @@ impl Machine<'_> {
             }
             None => {
                 self.run.stop.get_or_insert(stop.clone());
+                self.run.pending = None;
                 self.fx.run_touched = true;
                 (0..self.run.tasks.len()).collect()
             }
@@ -712,7 +763,7 @@ impl Machine<'_> {
             }
             let lacking = self.run.graph.parents[*ix].iter().find(|parent| {
                 !tasks.contains(parent)
-                    && self.run.tasks[**parent].ending.is_some_and(|e| e != Ending::Succeeded)
+                    && self.run.tasks[**parent].ending.is_some_and(|ending| !ending.is_good())
                     && self.run.graph.jobs[*ix].run_if == RunIf::AllSucceeded
             });
             if let Some(parent) = lacking {
@@ -744,6 +795,8 @@ impl Machine<'_> {
             task.epoch += 1;
             task.ending = None;
             task.held = None;
+            task.hold = None;
+            task.marked = None;
             task.stopped = None;
             task.backoff_until = None;
             task.owner_deaths = 0;
@@ -751,18 +804,176 @@ impl Machine<'_> {
         }
         self.reopen_below(tasks)?;
         if let Some(code) = code {
-            // Whatever has an attempt still to begin takes the new job with its files; the rest stays what it was.
-            let (new, old): (Vec<TaskIx>, Vec<TaskIx>) =
-                (0..self.run.tasks.len()).partition(|ix| self.run.tasks[*ix].position.is_before_an_attempt());
-            for ix in new {
-                let task = self.task(ix);
-                task.bundle = code.bundle;
-                task.version = code.version;
-            }
-            self.run.graph = Arc::new(code.graph.with_jobs_of(&before, old.into_iter()));
+            self.take_code(code, &before);
         }
         for ix in 0..self.run.tasks.len() {
             self.settle_from(ix);
+        }
+        Ok(())
+    }
+
+    /// Whatever has an attempt still to begin takes the new job with its files; the rest stays what it was.
+    fn take_code(&mut self, code: &NewCode, before: &Graph) {
+        let (new, old): (Vec<TaskIx>, Vec<TaskIx>) =
+            (0..self.run.tasks.len()).partition(|ix| self.run.tasks[*ix].position.is_before_an_attempt());
+        for ix in new {
+            let task = self.task(ix);
+            task.bundle = code.bundle;
+            task.version = code.version;
+        }
+        self.run.graph = Arc::new(code.graph.with_jobs_of(before, old.into_iter()));
+    }
+
+    fn reload(&mut self, by: &str, code: &NewCode) -> Result<(), Refused> {
+        if self.run.state().is_final() {
+            let state = self.run.state().name();
+            return Err(Refused::WrongState(format!("the run is over already: {state}; retry it with the new code")));
+        }
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.run.bundle = code.bundle;
+        self.run.version = code.version;
+        self.note("run-reloaded", None, json!({"by": by, "version": code.version}));
+        // One that is pending takes the jobs when it begins.
+        if self.run.pending.is_some() {
+            return Ok(());
+        }
+        let before = Arc::clone(&self.run.graph);
+        self.take_code(code, &before);
+        // The new code may name other jobs to wait for.
+        for ix in 0..self.run.tasks.len() {
+            if self.position(ix) == Position::Ready && !matches!(self.allowed(ix), Allowed::Yes) {
+                self.shift(ix, Position::Waiting)?;
+            }
+            self.settle_from(ix);
+        }
+        Ok(())
+    }
+
+    /// What became of tasks is said by a person: a generation without an attempt.
+    fn mark(&mut self, tasks: &[TaskIx], ending: Ending, control: &Control) -> Result<(), Refused> {
+        if self.run.pending.is_some() {
+            return Err(Refused::WrongState("the run has not begun".to_owned()));
+        }
+        for ix in tasks {
+            self.known(*ix)?;
+            let task = &self.run.tasks[*ix];
+            if task.position.is_live() || task.position == Position::Cleaning {
+                return Err(Refused::WrongState(format!("job \"{}\" is {}; stop it first", task.job, task.position)));
+            }
+        }
+        self.fx.durable = true;
+        self.fx.run_touched = true;
+        self.run.ended_at = None;
+        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect();
+        let data = json!({"by": control.by, "reason": control.reason, "jobs": names, "state": ending.name()});
+        self.note("tasks-marked", None, data);
+        for ix in tasks {
+            if self.position(*ix) == Position::Done {
+                self.shift(*ix, Position::Waiting)?;
+            }
+            self.shift(*ix, Position::Done)?;
+            let task = self.task(*ix);
+            task.generation += 1;
+            task.epoch += 1;
+            task.held = None;
+            task.hold = None;
+            task.stopped = None;
+            task.backoff_until = None;
+            task.marked = Some(control.clone());
+            self.end_task(*ix, ending);
+        }
+        // What was ruled out by how these had ended may begin now, and the other way round.
+        self.reopen_below(tasks)?;
+        for ix in 0..self.run.tasks.len() {
+            self.settle_from(ix);
+        }
+        Ok(())
+    }
+
+    /// Holds tasks or the whole run, or lets them go.
+    fn hold_tasks(&mut self, tasks: Option<&[TaskIx]>, control: Option<&Control>, by: &str) -> Result<(), Refused> {
+        let names = match tasks {
+            None => {
+                self.run.hold = control.cloned();
+                self.fx.run_touched = true;
+                None
+            }
+            Some(tasks) => {
+                for ix in tasks {
+                    self.known(*ix)?;
+                    self.hold_or_release(*ix, control)?;
+                }
+                Some(tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect::<Vec<_>>())
+            }
+        };
+        self.fx.durable = true;
+        let kind = if control.is_some() { "hold-requested" } else { "released" };
+        let reason = control.and_then(|control| control.reason.as_deref());
+        self.note(kind, None, json!({"by": by, "reason": reason, "jobs": names}));
+        // Admission looks at the run's hold through each of its tasks.
+        self.fx.touched.extend(0..self.run.tasks.len());
+        Ok(())
+    }
+
+    fn hold_or_release(&mut self, ix: TaskIx, control: Option<&Control>) -> Result<(), Refused> {
+        let (at, job) = (self.position(ix), self.run.tasks[ix].job.clone());
+        match (control, at) {
+            (Some(control), Position::Ready) => {
+                self.task(ix).hold = Some(control.clone());
+                self.hold(ix, control.told())
+            }
+            (Some(control), Position::Waiting | Position::Backoff) => {
+                self.task(ix).hold = Some(control.clone());
+                Ok(())
+            }
+            (Some(_), at) => {
+                Err(Refused::WrongState(format!("job \"{job}\" is {at}; only what has not begun can be held")))
+            }
+            (None, Position::Held) => {
+                self.shift(ix, Position::Waiting)?;
+                let task = self.task(ix);
+                task.hold = None;
+                task.held = None;
+                task.owner_deaths = 0;
+                task.sessions_lost = 0;
+                self.settle_from(ix);
+                Ok(())
+            }
+            (None, _) => {
+                self.task(ix).hold = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Switches tasks off or on that have not begun.
+    fn disable(&mut self, tasks: &[TaskIx], control: Option<&Control>, by: &str) -> Result<(), Refused> {
+        for ix in tasks {
+            self.known(*ix)?;
+            let task = &self.run.tasks[*ix];
+            if !task.position.is_before_an_attempt() {
+                let (job, at) = (&task.job, task.position);
+                return Err(Refused::WrongState(format!(
+                    "job \"{job}\" is {at}; only what has not begun can be switched"
+                )));
+            }
+        }
+        self.fx.durable = true;
+        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect();
+        let kind = if control.is_some() { "tasks-disabled" } else { "tasks-enabled" };
+        let reason = control.and_then(|control| control.reason.as_deref());
+        self.note(kind, None, json!({"by": by, "reason": reason, "jobs": names}));
+        for ix in tasks {
+            self.task(*ix).disabled = control.cloned();
+            // What was about to begin looks again whether it is to.
+            if control.is_some() && self.position(*ix) != Position::Waiting {
+                self.shift(*ix, Position::Waiting)?;
+                let task = self.task(*ix);
+                task.backoff_until = None;
+                task.held = None;
+            }
+            self.settle_from(*ix);
         }
         Ok(())
     }
@@ -773,7 +984,9 @@ impl Machine<'_> {
         while let Some(ix) = open.pop() {
             for child in self.run.graph.children[ix].clone() {
                 let task = &self.run.tasks[child];
-                let unbegun = matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped));
+                // What a person said stays said.
+                let unbegun = task.marked.is_none()
+                    && matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped | Ending::Disabled));
                 if task.position == Position::Ready || (task.position == Position::Done && unbegun) {
                     self.shift(child, Position::Waiting)?;
                     self.task(child).ending = None;

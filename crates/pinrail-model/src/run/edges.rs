@@ -20,10 +20,12 @@ use Position::{Backoff, Cleaning, Completing, Done, Executing, Held, Preparing, 
 /// Every legal move of a task.
 pub const EDGES: &[Edge] = &[
     edge(Waiting, Ready, "the jobs it waits for allow it"),
-    edge(Waiting, Done, "the jobs it waits for rule it out, or the run was stopped"),
+    edge(Waiting, Done, "the jobs it waits for rule it out, the run was stopped, it is switched off or was marked"),
+    edge(Waiting, Held, "a person holds it"),
     edge(Ready, Preparing, "it was given a slot"),
-    edge(Ready, Waiting, "a job it waits for is tried again by hand"),
-    edge(Ready, Done, "stopped"),
+    edge(Ready, Waiting, "a job it waits for is tried again by hand, it was switched off, or new code waits for more"),
+    edge(Ready, Held, "a person holds it"),
+    edge(Ready, Done, "stopped or marked"),
     edge(Preparing, Setup, "setup began"),
     edge(Setup, Executing, "execute began"),
     edge(Executing, Completing, "execute returned a value"),
@@ -41,11 +43,12 @@ pub const EDGES: &[Edge] = &[
     edge(Cleaning, Backoff, "cleanup has ended and there will be another try"),
     edge(Cleaning, Held, "it takes down whatever runs it"),
     edge(Backoff, Ready, "the wait is over"),
-    edge(Backoff, Waiting, "a job it waits for is tried again by hand"),
-    edge(Backoff, Done, "stopped"),
-    edge(Held, Done, "stopped"),
-    edge(Held, Waiting, "tried again by hand"),
-    edge(Done, Waiting, "tried again by hand"),
+    edge(Backoff, Waiting, "a job it waits for is tried again by hand, or it was switched off"),
+    edge(Backoff, Held, "a person holds it"),
+    edge(Backoff, Done, "stopped or marked"),
+    edge(Held, Done, "stopped or marked"),
+    edge(Held, Waiting, "tried again by hand, released or switched off"),
+    edge(Done, Waiting, "tried again by hand or marked"),
 ];
 
 /// Whether a task may move so.

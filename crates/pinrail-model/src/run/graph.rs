@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::document::{Job, topological};
 use crate::names::JobName;
@@ -13,9 +14,15 @@ pub struct Graph {
     /// For each job, those that it waits for within the run.
     pub parents: Vec<Vec<usize>>,
     pub children: Vec<Vec<usize>>,
-    /// The number of jobs on the longest path that begins here: what finishing early would let begin.
-    pub weight: Vec<u32>,
+    /// The length in milliseconds of the longest path that begins here: what finishing early would let begin. A job whose
+    /// duration is not known counts as a second.
+    pub weight: Vec<u64>,
+    /// Attempts of all runs of the workflow that may be under way at once.
+    pub concurrency: Option<u32>,
 }
+
+/// How long a job of unknown duration counts.
+const UNKNOWN: Duration = Duration::from_secs(1);
 
 impl Graph {
     /// The graph of the selected jobs (none: all of them), in file order.
@@ -40,7 +47,27 @@ impl Graph {
         for ix in places {
             jobs[ix] = Arc::clone(&other.jobs[ix]);
         }
-        Self { jobs, parents: self.parents.clone(), children: self.children.clone(), weight: self.weight.clone() }
+        let (parents, children) = (self.parents.clone(), self.children.clone());
+        Self { jobs, parents, children, weight: self.weight.clone(), concurrency: self.concurrency }
+    }
+
+    /// The same under a limit.
+    #[must_use]
+    pub fn limited(mut self, concurrency: Option<u32>) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// The same with paths as long as these jobs took.
+    #[must_use]
+    pub fn weighed(mut self, durations: &BTreeMap<JobName, Duration>) -> Self {
+        let own = |job: &Job| durations.get(&job.name).copied().unwrap_or(UNKNOWN).as_millis().max(1) as u64;
+        let jobs: Vec<Job> = self.jobs.iter().map(|job| job.as_ref().clone()).collect();
+        for ix in topological(&jobs).unwrap_or_default().into_iter().rev() {
+            let below = self.children[ix].iter().map(|child| self.weight[*child]).max().unwrap_or(0);
+            self.weight[ix] = below + own(&jobs[ix]);
+        }
+        self
     }
 
     /// Parents that are left out do not count as edges.
@@ -56,11 +83,11 @@ impl Graph {
                 children[*parent].push(child);
             }
         }
-        let mut weight = vec![1; jobs.len()];
+        let mut weight = vec![0; jobs.len()];
         for ix in topological(&jobs).unwrap_or_default().into_iter().rev() {
             let below = children[ix].iter().map(|child| weight[*child]).max().unwrap_or(0);
-            weight[ix] = below + 1;
+            weight[ix] = below + UNKNOWN.as_millis() as u64;
         }
-        Self { jobs: jobs.into_iter().map(Arc::new).collect(), parents, children, weight }
+        Self { jobs: jobs.into_iter().map(Arc::new).collect(), parents, children, weight, concurrency: None }
     }
 }

@@ -9,15 +9,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::admit::Scope;
+use crate::backfill::{Backfill, BackfillState, Progress};
 use crate::document::{ExecutorKind, Sha};
 use crate::explain::Unpublished;
 use crate::fault::Fault;
-use crate::ids::{AttemptId, CommandId, NoticeId, RunId, TokenId, TransitionId};
-use crate::names::{ChannelName, JobName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::ids::{AttemptId, BackfillId, CommandId, NoticeId, RunId, TokenId, TransitionId};
+use crate::names::{ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, WorkflowName};
 use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
-use crate::run::{Attempt, Class, Run, Task};
+use crate::run::{Attempt, Class, Control, Ending, Run, Task};
 use crate::seam::lake::{PointerSwap, Pointers};
 use crate::time::{Interval, Micros};
+use crate::trigger::Trigger;
 
 /// The state of everything.
 ///
@@ -239,6 +242,29 @@ pub enum Write {
     Query(Box<QueryRow>),
     Log(LogRow),
     File(FileRow),
+    Trigger(Box<Trigger>),
+    DropTrigger {
+        project: ProjectName,
+        workflow: WorkflowName,
+    },
+    Backfill(Box<BackfillRow>),
+    /// How far a backfill is, and what that makes of it.
+    Progress {
+        id: BackfillId,
+        state: BackfillState,
+        progress: Box<Progress>,
+    },
+    /// A whole that is held, or with none no longer.
+    Hold {
+        scope: Scope,
+        control: Option<Control>,
+    },
+    /// Room for attempts, or with no value no limit.
+    Limit {
+        project: ProjectName,
+        name: LimitName,
+        set: Option<LimitSet>,
+    },
     /// The files under `[files]` as the run found them, in place of what it found before.
     Inputs {
         run: RunId,
@@ -424,6 +450,62 @@ pub struct FileRow {
     pub size: u64,
 }
 
+/// A backfill with how far it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackfillRow {
+    pub backfill: Backfill,
+    pub progress: Progress,
+}
+
+impl BackfillRow {
+    #[must_use]
+    pub fn state(&self) -> BackfillState {
+        self.backfill.state(&self.progress)
+    }
+}
+
+/// Something of a project that can be limited.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", content = "name", rename_all = "kebab-case")]
+pub enum LimitName {
+    /// Slots of a pool.
+    Pool(PoolName),
+    /// All attempts of the project.
+    Quota,
+    /// Its part of the workers' slots, in proportion to other projects'.
+    Weight,
+}
+
+impl LimitName {
+    /// Kind and name, as columns.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::Pool(name) => ("pool", name.as_str()),
+            Self::Quota => ("quota", ""),
+            Self::Weight => ("weight", ""),
+        }
+    }
+}
+
+/// A limit as somebody set it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LimitSet {
+    pub value: u32,
+    pub by: String,
+    pub at: Micros,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// A limit of a project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitRow {
+    pub project: ProjectName,
+    pub name: LimitName,
+    pub set: LimitSet,
+}
+
 /// A file under `[files]` as a run found it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputRow {
@@ -446,8 +528,98 @@ pub struct Command {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum CommandKind {
     CreateRun(Box<NewRun>),
-    Stop { run: RunId, job: Option<JobName>, reason: Option<String> },
-    Retry { run: RunId, jobs: Option<String>, code: Option<Code> },
+    Stop {
+        run: RunId,
+        job: Option<JobName>,
+        reason: Option<String>,
+    },
+    Retry {
+        run: RunId,
+        jobs: Option<String>,
+        code: Option<Code>,
+    },
+    /// Makes versions active and their schedules those that fire.
+    Activate(Box<Activation>),
+    /// Pauses or resumes a workflow's schedule.
+    Pause {
+        project: ProjectName,
+        workflow: WorkflowName,
+        paused: bool,
+        reason: Option<String>,
+    },
+    CreateBackfill(Box<Backfill>),
+    ChangeBackfill {
+        id: BackfillId,
+        change: BackfillChange,
+        reason: Option<String>,
+    },
+    /// Says what became of jobs.
+    Mark {
+        run: RunId,
+        jobs: String,
+        ending: Ending,
+        reason: Option<String>,
+    },
+    /// Holds a run or jobs of it, or lets them go.
+    HoldRun {
+        run: RunId,
+        jobs: Option<String>,
+        held: bool,
+        reason: Option<String>,
+    },
+    /// Switches jobs of a run off or on.
+    Disable {
+        run: RunId,
+        jobs: String,
+        disabled: bool,
+        reason: Option<String>,
+    },
+    /// Gives a run other code for what has not begun.
+    Reload {
+        run: RunId,
+        code: Code,
+    },
+    /// Holds a whole or lets it go; `abort` also stops what is under way in it.
+    HoldScope {
+        scope: Scope,
+        held: bool,
+        abort: bool,
+        reason: Option<String>,
+    },
+    SetLimit {
+        project: ProjectName,
+        name: LimitName,
+        value: Option<u32>,
+        description: Option<String>,
+    },
+}
+
+/// What a deploy makes active.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Activation {
+    pub project: ProjectName,
+    pub bundle: Sha,
+    pub versions: BTreeMap<WorkflowName, Sha>,
+    /// Workflows whose active version stays.
+    pub keep: BTreeSet<WorkflowName>,
+    /// Where the project's notices go from now on.
+    #[serde(default)]
+    pub channels: BTreeMap<ChannelName, Channel>,
+    pub at: Micros,
+}
+
+/// A change of a backfill as one thing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum BackfillChange {
+    Pause,
+    Resume,
+    Cancel,
+    /// For the runs that have not begun.
+    Edit {
+        concurrency: Option<u32>,
+        params: Option<BTreeMap<String, Value>>,
+    },
 }
 
 /// The code of a retry.
@@ -486,6 +658,7 @@ pub struct NewRun {
 /// Which runs to load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
+    /// All but the dormant ones, which are runs of backfills whose turn is still to come.
     Unfinished,
     One(RunId),
 }
@@ -528,6 +701,7 @@ pub enum Query {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
         state: Option<String>,
+        backfill: Option<BackfillId>,
         /// The last characters of the id, two at least.
         ends_with: Option<String>,
         before: Option<RunId>,
@@ -604,6 +778,32 @@ pub enum Query {
         project: ProjectName,
         attempt: AttemptId,
     },
+    /// Schedules at work, by name; of one project or of all.
+    Triggers {
+        project: Option<ProjectName>,
+    },
+    /// Backfills, newest first.
+    Backfills {
+        project: Option<ProjectName>,
+        before: Option<BackfillId>,
+        limit: u32,
+    },
+    Backfill(BackfillId),
+    /// Those that are not over, for their owner.
+    UnfinishedBackfills,
+    /// How many runs of a backfill are in which state.
+    BackfillCounts(BackfillId),
+    Holds,
+    Limits {
+        project: Option<ProjectName>,
+    },
+    /// The succeeded tasks of a workflow for the intervals that begin in a stretch of time.
+    SucceededBetween {
+        project: ProjectName,
+        workflow: WorkflowName,
+        from: Micros,
+        until: Micros,
+    },
     /// Notices of a project, newest first.
     Notices {
         project: ProjectName,
@@ -672,6 +872,14 @@ pub struct SucceededTask {
     pub outputs: BTreeMap<String, Value>,
 }
 
+/// A task that succeeded for an interval.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SucceededIn {
+    pub interval: Interval,
+    pub job: JobName,
+    pub bundle: Sha,
+}
+
 /// The answer to a [`Query`], of the matching kind.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -699,6 +907,12 @@ pub enum Answer {
     Files(Vec<FileRow>),
     Inputs(Vec<InputRow>),
     Unpublished(Vec<Unpublished>),
+    Triggers(Vec<Trigger>),
+    Backfills(Vec<BackfillRow>),
+    BackfillCounts(BTreeMap<String, u32>),
+    Holds(Vec<(Scope, Control)>),
+    Limits(Vec<LimitRow>),
+    SucceededBetween(Vec<SucceededIn>),
     Notices(Vec<NoticeRow>),
     Channels(BTreeMap<ChannelName, Channel>),
     Usual(Usual),

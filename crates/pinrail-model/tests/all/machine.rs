@@ -50,6 +50,10 @@ enum Action {
     Stop,
     StopTask(usize),
     Retry,
+    Mark(usize, Ending),
+    Hold(Option<usize>),
+    Release(Option<usize>),
+    Disable(usize, bool),
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
@@ -61,6 +65,10 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => Just(Action::Stop),
         1 => any::<usize>().prop_map(Action::StopTask),
         3 => Just(Action::Retry),
+        2 => (any::<usize>(), prop::sample::select(Ending::ALL.to_vec())).prop_map(|(ix, to)| Action::Mark(ix, to)),
+        2 => any::<Option<usize>>().prop_map(Action::Hold),
+        4 => any::<Option<usize>>().prop_map(Action::Release),
+        2 => any::<(usize, bool)>().prop_map(|(ix, off)| Action::Disable(ix, off)),
     ];
     prop::collection::vec(action, 0..200)
 }
@@ -73,6 +81,15 @@ fn retry(world: &mut World) {
     };
     let tasks: Vec<TaskIx> = (0..world.run.tasks.len()).filter(|ix| again(&world.run.tasks[*ix])).collect();
     let _ = world.apply(&Event::Retry { tasks, by: "t".to_owned(), code: None });
+}
+
+fn control() -> Control {
+    Control { by: "t".to_owned(), at: Default::default(), reason: None }
+}
+
+fn hold(world: &mut World, task: Option<usize>, control: Option<Control>) {
+    let tasks = task.map(|ix| vec![ix % world.run.tasks.len()]);
+    let _ = world.apply(&Event::Hold { tasks, control, by: "t".to_owned() });
 }
 
 fn nothing_waits_without_a_cause(world: &World) {
@@ -103,8 +120,24 @@ proptest! {
                     let _ = world.apply(&Event::Stop { task, by: "t".to_owned(), reason: None });
                 }
                 Action::Retry => retry(&mut world),
+                Action::Mark(ix, ending) => {
+                    let tasks = vec![ix % world.run.tasks.len()];
+                    let _ = world.apply(&Event::Mark { tasks, ending, control: control() });
+                }
+                Action::Hold(ix) => hold(&mut world, ix, Some(control())),
+                Action::Release(ix) => hold(&mut world, ix, None),
+                Action::Disable(ix, off) => {
+                    let tasks = vec![ix % world.run.tasks.len()];
+                    let _ = world.apply(&Event::Disable { tasks, control: off.then(control), by: "t".to_owned() });
+                }
             }
             nothing_waits_without_a_cause(&world);
+        }
+        hold(&mut world, None, None);
+        for ix in 0..world.run.tasks.len() {
+            if world.run.tasks[ix].hold.is_some() {
+                hold(&mut world, Some(ix), None);
+            }
         }
         world.finish();
         let stuck = world.run.tasks.iter().filter(|task| task.position != Position::Done && task.position != Position::Held);

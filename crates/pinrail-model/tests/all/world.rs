@@ -1,6 +1,6 @@
 //! A simulated shard: the two machines, a worker that does what it is told, and faults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,9 @@ impl World {
             started_at: None,
             ended_at: None,
             stop: None,
+            pending: None,
+            hold: None,
+            jobs: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: None,
@@ -89,7 +92,7 @@ impl World {
         };
         let mut world = Self {
             run,
-            shard: Shard::new(slots),
+            shard: shard(slots),
             now: Now::default(),
             plans,
             underway: Vec::new(),
@@ -121,6 +124,9 @@ impl World {
                 self.moves.insert((from.name(), to.name()));
             }
         }
+        if fx.run_touched {
+            self.shard.follow_run(&self.run);
+        }
         self.shard.follow(&self.run, fx.touched.iter().copied());
         for work in fx.work {
             if let Work::Begin { task, epoch } = work {
@@ -134,16 +140,16 @@ impl World {
     }
 
     fn admit(&mut self) {
-        if let Some(admitted) = admit(&self.shard).into_iter().next() {
+        if let Some(admitted) = admit(&mut self.shard) {
             let event = match admitted {
-                Admitted::Claim { task, .. } => {
+                Admitted::Claim { task, session, .. } => {
                     self.ids += 1;
                     self.starts_after_its_inputs(task);
                     let attempt = AttemptId::from_parts(1, self.ids);
-                    let session = SessionId::from_parts(1, 1);
                     Event::Claimed { task, attempt, session, executor: ExecutorKind::Python }
                 }
-                Admitted::Grant { task, .. } => Event::Granted { task },
+                Admitted::Grant { task, session, .. } => Event::Granted { task, session },
+                Admitted::Begin { .. } | Admitted::Advance { .. } => unreachable!("the run has begun"),
             };
             // An earlier decision of this round may already have stopped being right only if admission is wrong.
             self.apply(&event).unwrap();
@@ -157,8 +163,9 @@ impl World {
         if matches!(self.plans[task].run_if, "" | "all_succeeded") {
             for parent in &self.run.graph.parents[task] {
                 let parent = &self.run.tasks[*parent];
-                assert_eq!(parent.ending, Some(Ending::Succeeded));
-                assert!(parent.attempts.iter().any(|a| a.outcome == Some(Outcome::Succeeded)));
+                assert!(parent.ending.is_some_and(Ending::is_good));
+                let said = parent.marked.is_some() || parent.disabled.is_some();
+                assert!(said || parent.attempts.iter().any(|a| a.outcome == Some(Outcome::Succeeded)));
             }
         }
     }
@@ -191,7 +198,7 @@ impl World {
                 assert_eq!(*times, 1);
             }
         }
-        assert!(self.shard.slots_held() <= self.shard.slots);
+        assert!(self.shard.slots_held() <= self.shard.slots());
     }
 
     /// How many pieces of work could go on.
@@ -292,7 +299,8 @@ impl World {
         let mut run: Run = serde_json::from_str(&serde_json::to_string(&self.run).unwrap()).unwrap();
         run.tasks = tasks;
         run.graph = graph;
-        self.shard = Shard::new(self.shard.slots);
+        self.shard = shard(self.shard.slots());
+        self.shard.follow_run(&run);
         self.shard.follow(&run, 0..run.tasks.len());
         self.underway.clear();
         for work in run.timers(self.now.wall) {
@@ -328,6 +336,12 @@ fn task_of(event: &Event) -> TaskIx {
         Event::Reported { task, .. } | Event::Published { task, .. } | Event::Elapsed { task, .. } => *task,
         _ => unreachable!("a worker says nothing else"),
     }
+}
+
+fn shard(slots: u32) -> Shard {
+    let mut shard = Shard::default();
+    shard.join(SessionId::from_parts(1, 1), slots, BTreeSet::new());
+    shard
 }
 
 trait ForTests {

@@ -194,6 +194,9 @@ fn codes(path: &str, operation: &mut Operation, role: Option<&str>) -> BTreeSet<
     if path.contains("/attempts/{id}") {
         add(&["attempt-not-found"]);
     }
+    if path.contains("/backfills/{id}") {
+        add(&["backfill-not-found"]);
+    }
     if path.contains("/queries/{id}") {
         add(&["query-not-found"]);
     }

@@ -10,8 +10,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use pinrail_model::document::Sha;
-use pinrail_model::ids::{AttemptId, QueryId, RunId, TokenId};
-use pinrail_model::names::ProjectName;
+use pinrail_model::ids::{AttemptId, BackfillId, QueryId, RunId, TokenId};
+use pinrail_model::names::{ProjectName, WorkflowName};
 use pinrail_model::near::nearest;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
@@ -19,6 +19,7 @@ use serde_path_to_error::{Path, Segment};
 use super::document;
 use super::once::Once;
 use crate::app::{App, attempt_not_found, run_not_found, token_not_found};
+use crate::planning::backfill_not_found;
 use crate::problem::Problem;
 use crate::queries::query_not_found;
 use crate::tokens::{Principal, project_not_found};
@@ -93,6 +94,8 @@ macro_rules! parts {
 parts! {
     ProjectName, project_not_found;
     RunId, run_not_found;
+    BackfillId, |text| backfill_not_found(text);
+    WorkflowName, |text| Problem::new("schedule-not-found", format!("no deployed workflow \"{text}\" has a schedule"));
     AttemptId, attempt_not_found;
     TokenId, token_not_found;
     QueryId, query_not_found;

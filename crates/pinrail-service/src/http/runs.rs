@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Explanation;
-use pinrail_model::ids::RunId;
+use pinrail_model::ids::{BackfillId, RunId};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::run::RunState;
 use pinrail_model::seam::store::{Answer, CounterRow, FileRow, Query, Who};
@@ -75,6 +75,8 @@ struct RunsQuery {
     project: Option<ProjectName>,
     workflow: Option<WorkflowName>,
     state: Option<RunState>,
+    /// Only runs of this backfill.
+    backfill: Option<BackfillId>,
     /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
     /// Runs at most; 50 unless said otherwise.
@@ -106,7 +108,9 @@ async fn runs(
     let state = query.state.map(|state| state.name().to_owned());
     let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
     let (project, workflow, before) = (query.project, query.workflow, wanted.after()?);
-    let found = app.runs(&caller, RunsPage { project, workflow, state, before, limit: one_more }).await?;
+    let found = app
+        .runs(&caller, RunsPage { project, workflow, state, backfill: query.backfill, before, limit: one_more })
+        .await?;
     let lines = found.iter().map(|listed| views::run_line(&listed.run, &listed.state)).collect();
     Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }
@@ -256,7 +260,9 @@ async fn explain_run(
 ) -> Result<Json<Page<Explanation>>, Problem> {
     let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("explanations")?;
     let items = app.explain(&caller, id, query.job).await?;
-    wanted.page_in_order(items, |explanation| explanation.job.to_string()).map(Json)
+    wanted
+        .page_in_order(items, |explanation| explanation.job.as_ref().map_or_else(String::new, ToString::to_string))
+        .map(Json)
 }
 
 /// Lists the numbers that the attempts of a run left.

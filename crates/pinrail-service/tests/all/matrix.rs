@@ -1,15 +1,21 @@
 //! Who may do what: every operation of the document, with every kind of token. An operation that is added is checked
 //! with the rest.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request};
-use pinrail_model::document::Sha;
+use pinrail_model::backfill::{Backfill, Order, Progress};
+use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{Ids, TransitionId, fresh};
-use pinrail_model::seam::store::{Durability, FileRow, QueryRow, Transition, Write};
-use pinrail_model::time::Micros;
-use pinrail_service::system::SystemIds;
+use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::run::Class;
+use pinrail_model::schedule::{Fires, Schedule};
+use pinrail_model::seam::store::{BackfillRow, Durability, FileRow, QueryRow, Transition, VersionRow, Write};
+use pinrail_model::time::{Clock, Interval, Micros};
+use pinrail_model::trigger::{Overrun, Trigger};
+use pinrail_service::system::{SystemClock, SystemIds};
 use pinrail_service::tokens::Role;
 use serde_json::{Value, json};
 
@@ -19,6 +25,7 @@ use crate::world::{Answer, World, request, text};
 const MINE: &str = "mine";
 const OTHER: &str = "other";
 const FILE: &str = "report.html";
+const WORKFLOW: &str = "flights";
 const SECRET: &str = "theirs_too";
 
 /// An operation of the document.
@@ -91,6 +98,7 @@ struct Things {
     job: String,
     token: String,
     query: String,
+    backfill: String,
     blob: Vec<u8>,
 }
 
@@ -123,7 +131,11 @@ impl Things {
             data: json!({}),
         };
         let asked = query.id.to_string();
-        let writes = vec![Write::File(file), Write::Query(Box::new(query))];
+        let mut writes = vec![Write::File(file), Write::Query(Box::new(query))];
+        let backfill = a_backfill();
+        let id = backfill.id.to_string();
+        writes.extend(a_workflow(text(&bundle).parse().unwrap()));
+        writes.push(Write::Backfill(Box::new(BackfillRow { backfill, progress: Progress::default() })));
         let transition = Transition::new(fresh::<TransitionId>(ids), writes);
         world.app.store.commit(vec![transition], Durability::Waited).await.unwrap();
         let token = world.app.make_token("theirs", Some(MINE.parse().unwrap()), Role::Viewer, None).await.unwrap().0;
@@ -133,6 +145,7 @@ impl Things {
             job: text(&task["name"]).to_owned(),
             token: token.id.to_string(),
             query: asked,
+            backfill: id,
             blob,
         };
         things.set_secret(world).await;
@@ -152,6 +165,8 @@ impl Things {
         match (kind, name) {
             (Some("ProjectName"), _) => MINE.to_owned(),
             (Some("RunId"), _) => self.run.clone(),
+            (Some("BackfillId"), _) => self.backfill.clone(),
+            (Some("WorkflowName"), _) => WORKFLOW.to_owned(),
             (Some("AttemptId"), _) => self.attempt.clone(),
             (Some("TokenId"), _) => self.token.clone(),
             (Some("QueryId"), _) => self.query.clone(),
@@ -162,6 +177,72 @@ impl Things {
             (_, "name") => FILE.to_owned(),
             _ => panic!("the matrix does not know what {name} of {operation} is"),
         }
+    }
+}
+
+/// A deployed workflow with a schedule, under the name that the examples of the document use.
+fn a_workflow(bundle: Sha) -> Vec<Write> {
+    let project: ProjectName = MINE.parse().unwrap();
+    let json = json!({
+        "format": 1, "workflow": WORKFLOW, "source": {"file": "w.py", "line": 1},
+        "schedule": {"kind": "interval", "every_seconds": 86_400},
+        "jobs": [{"name": "daily_delays", "kind": "shell", "shell": ["true"]}],
+    });
+    let document = Document::read(&json).unwrap();
+    let (document, version) = document.seal();
+    let workflow: WorkflowName = WORKFLOW.parse().unwrap();
+    let trigger = Trigger {
+        project: project.clone(),
+        workflow: workflow.clone(),
+        version,
+        bundle,
+        schedule: Schedule::new(Fires::Every(86_400)),
+        overrun: Overrun::default(),
+        most_active: 1,
+        params: BTreeMap::new(),
+        param_types: BTreeMap::new(),
+        notify: None,
+        done_until: SystemClock::default().now().wall,
+        paused: None,
+        passed: Vec::new(),
+        failed: None,
+    };
+    let row = VersionRow {
+        project: project.clone(),
+        workflow: workflow.clone(),
+        version,
+        bundle,
+        document,
+        created_at: Micros(0),
+    };
+    let versions = BTreeMap::from([(workflow, version)]);
+    vec![
+        Write::Version(row),
+        Write::Activate { project, bundle, versions, keep: BTreeSet::new(), at: Micros(0) },
+        Write::Trigger(Box::new(trigger)),
+    ]
+}
+
+fn a_backfill() -> Backfill {
+    Backfill {
+        id: fresh(&SystemIds as &dyn Ids),
+        project: MINE.parse().unwrap(),
+        workflow: WORKFLOW.parse().unwrap(),
+        version: Sha::of(b""),
+        bundle: Sha::of(b""),
+        by: "anna".to_owned(),
+        created_at: Micros(0),
+        class: Class::Backfill,
+        tz: "UTC".to_owned(),
+        jobs: None,
+        params: BTreeMap::new(),
+        param_types: BTreeMap::new(),
+        executors: BTreeMap::new(),
+        outside: BTreeMap::new(),
+        order: Order::Newest,
+        concurrency: 1,
+        intervals: vec![Interval { start: Micros(0), end: Micros(1) }],
+        done_before: Vec::new(),
     }
 }
 

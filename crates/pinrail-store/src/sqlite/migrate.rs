@@ -15,6 +15,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_explain.sql"),
     include_str!("../../migrations/0004_indexes.sql"),
     include_str!("../../migrations/0005_notices.sql"),
+    include_str!("../../migrations/0006_orchestration.sql"),
 ];
 
 /// The schema that this version writes.

@@ -20,7 +20,7 @@ pub(super) fn seen(sql: &str) {
 }
 
 /// Tables that hold a row for each thing that people set up by hand.
-const SMALL: &[&str] = &["projects", "catalogs"];
+const SMALL: &[&str] = &["projects", "catalogs", "triggers", "holds", "limits"];
 
 /// Statements that may look at everything: what they begin with, and why.
 const WHOLE: &[(&str, &str)] = &[
@@ -28,8 +28,8 @@ const WHOLE: &[(&str, &str)] = &[
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens order", "people list them"),
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens\n", "people list them"),
     ("delete from tokens", "retention asks for it, once an hour"),
-    ("select id, key, channel, state, tries, min(due_at)", "it walks what is not delivered yet"),
     ("select a.job, a.ended_at - a.started_at", "it goes through the few runs that it has just found"),
+    ("select id, key, channel, state, tries, min(due_at)", "it walks what is not delivered yet"),
     ("select u.namespace, u.name", "it goes through the few rows that it has just found"),
     ("select b.project, b.sha from bundles b", "retention asks for it, once an hour"),
     ("select f.value ->> 'sha' from bundles", "retention asks for it, once an hour"),
@@ -49,7 +49,9 @@ fn scanned(connection: &Connection, sql: &str) -> Vec<String> {
     let scan = |step: &String| {
         let table = step.strip_prefix("SCAN ")?.split(' ').next()?;
         let made = step.contains("VIRTUAL TABLE") || table == "CONSTANT" || table.starts_with('(');
-        let unfinished = step.ends_with("USING INDEX runs_unfinished");
+        let unfinished = ["runs_unfinished", "runs_awake", "backfills_unfinished"]
+            .iter()
+            .any(|index| step.ends_with(&format!("USING INDEX {index}")));
         (!made && !unfinished && !SMALL.contains(&table)).then(|| step.clone())
     };
     steps.iter().filter_map(scan).collect()

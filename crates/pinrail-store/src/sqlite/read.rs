@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pinrail_model::admit::Scope;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Unpublished;
-use pinrail_model::ids::{AttemptId, CommandId, QueryId, RunId, TransitionId};
+use pinrail_model::ids::{AttemptId, BackfillId, CommandId, QueryId, RunId, TransitionId};
 use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
@@ -17,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params
 use serde_json::Value;
 
 use super::rows::{IDLE_BEFORE, decode};
-use super::{broken, failed, notices, prepare, sha};
+use super::{broken, failed, notices, prepare, scheduling, sha};
 
 pub(super) fn all<T>(
     connection: &Connection,
@@ -39,7 +40,7 @@ pub(super) fn one<T>(
     statement.query_row(params, row).optional().map_err(failed)
 }
 
-fn parsed<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, StoreError>
+pub(super) fn parsed<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, StoreError>
 where
     T::Err: std::fmt::Display,
 {
@@ -93,7 +94,8 @@ pub(super) fn is_newer(connection: &Connection, topic: Topic, after: u64) -> Res
 pub(super) fn load(connection: &Connection, what: Load) -> Result<Vec<StoredRun>, StoreError> {
     let rows = match what {
         Load::Unfinished => {
-            all(connection, "select id, data, unique_key, state from runs where finished = 0 order by id", [], run_row)?
+            let sql = "select id, data, unique_key, state from runs where finished = 0 and dormant = 0 order by id";
+            all(connection, sql, [], run_row)?
         }
         Load::One(id) => {
             all(connection, "select id, data, unique_key, state from runs where id = ?1", [id.to_string()], run_row)?
@@ -145,7 +147,7 @@ fn stored_run(connection: &Connection, (id, data, unique_key, state): RawRun) ->
 }
 
 /// Whether a caller may see what belongs to a project.
-fn visible(who: &Who, project: &ProjectName) -> bool {
+pub(super) fn visible(who: &Who, project: &ProjectName) -> bool {
     who.project.as_ref().is_none_or(|only| only == project)
 }
 
@@ -170,7 +172,20 @@ fn sees_command(connection: &Connection, who: &Who, body: &str) -> Result<bool, 
     let command: Command = serde_json::from_str(body).map_err(|e| broken("a command", e))?;
     match command.kind {
         CommandKind::CreateRun(new) => Ok(visible(who, &new.project)),
-        CommandKind::Stop { run, .. } | CommandKind::Retry { run, .. } => sees_run(connection, who, run),
+        CommandKind::Stop { run, .. }
+        | CommandKind::Retry { run, .. }
+        | CommandKind::Mark { run, .. }
+        | CommandKind::HoldRun { run, .. }
+        | CommandKind::Disable { run, .. }
+        | CommandKind::Reload { run, .. } => sees_run(connection, who, run),
+        CommandKind::Activate(activation) => Ok(visible(who, &activation.project)),
+        CommandKind::CreateBackfill(backfill) => Ok(visible(who, &backfill.project)),
+        CommandKind::Pause { project, .. } | CommandKind::SetLimit { project, .. } => Ok(visible(who, &project)),
+        CommandKind::ChangeBackfill { id, .. } => Ok(scheduling::backfill_row(connection, who, id)?.is_some()),
+        CommandKind::HoldScope { scope: Scope::Platform, .. } => Ok(who.project.is_none()),
+        CommandKind::HoldScope { scope: Scope::Project { project } | Scope::Workflow { project, .. }, .. } => {
+            Ok(visible(who, &project))
+        }
     }
 }
 
@@ -183,12 +198,15 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
         Query::RunState(id) => run_state(connection, who, id)?,
-        Query::Runs { project, workflow, state, ends_with, before, limit } => {
+        Query::Runs { project, workflow, state, backfill, ends_with, before, limit } => {
             if project.as_ref().is_some_and(|project| !visible(who, project)) {
                 return Ok(Answer::Runs(Vec::new()));
             }
             let project = project.or_else(|| who.project.clone());
-            Answer::Runs(runs(connection, &RunsWanted { project, workflow, state, ends_with, before, limit })?)
+            Answer::Runs(runs(
+                connection,
+                &RunsWanted { project, workflow, state, backfill, ends_with, before, limit },
+            )?)
         }
         Query::Attempt(id) => attempt(connection, who, id)?,
         Query::Events { run, after, limit } if sees_run(connection, who, run)? => {
@@ -242,6 +260,19 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             Answer::Unpublished(unpublished(connection, &project, attempt)?)
         }
         Query::Unpublished { .. } => Answer::Unpublished(Vec::new()),
+        Query::Triggers { project } => Answer::Triggers(scheduling::triggers(connection, who, project.as_ref())?),
+        Query::Backfills { project, before, limit } => {
+            Answer::Backfills(scheduling::backfills(connection, who, project.as_ref(), before, limit)?)
+        }
+        Query::Backfill(id) => Answer::Backfills(scheduling::backfill_row(connection, who, id)?.into_iter().collect()),
+        Query::UnfinishedBackfills => Answer::Backfills(scheduling::unfinished(connection, who)?),
+        Query::BackfillCounts(id) => scheduling::counts(connection, who, id)?,
+        Query::Holds => Answer::Holds(scheduling::holds(connection, who)?),
+        Query::Limits { project } => Answer::Limits(scheduling::limits(connection, who, project.as_ref())?),
+        Query::SucceededBetween { project, workflow, from, until } if visible(who, &project) => {
+            Answer::SucceededBetween(scheduling::succeeded_between(connection, &project, &workflow, from, until)?)
+        }
+        Query::SucceededBetween { .. } => Answer::SucceededBetween(Vec::new()),
         Query::Notices { project, state, before, limit } if visible(who, &project) => {
             Answer::Notices(notices::list(connection, &project, state, before, limit)?)
         }
@@ -265,6 +296,7 @@ struct RunsWanted {
     project: Option<ProjectName>,
     workflow: Option<WorkflowName>,
     state: Option<String>,
+    backfill: Option<BackfillId>,
     ends_with: Option<String>,
     before: Option<RunId>,
     limit: u32,
@@ -273,8 +305,9 @@ struct RunsWanted {
 /// The newest first. A statement for each shape, because a condition that may be absent keeps SQLite from using an index;
 /// each walks the index that leaves the fewest rows over, and looks at no row that the index can already rule out.
 fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
-    let RunsWanted { project, workflow, state, ends_with, before, limit } = wanted;
+    let RunsWanted { project, workflow, state, backfill, ends_with, before, limit } = wanted;
     let index = match (ends_with, state, workflow, project) {
+        _ if backfill.is_some() => "indexed by runs_backfill",
         (Some(_), ..) => "indexed by runs_ending",
         (None, Some(_), ..) => "indexed by runs_state",
         (None, None, Some(_), _) => "indexed by runs_workflow",
@@ -288,6 +321,9 @@ fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, 
         sql.push_str(condition);
         values.push(value);
     };
+    if let Some(backfill) = backfill {
+        and("backfill = ?", Box::new(backfill.to_string()));
+    }
     if let Some(ending) = ends_with {
         // The index holds the last two characters, which is the least that people may give.
         let last: String = ending.chars().skip(ending.chars().count().saturating_sub(2)).collect();

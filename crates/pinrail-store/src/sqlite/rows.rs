@@ -1,6 +1,7 @@
 //! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
 
 use pinrail_model::ids::TokenId;
+use pinrail_model::run::{Cause, Pending};
 use pinrail_model::seam::store::{
     AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Who,
     Write, attempt_fault, attempt_state,
@@ -10,7 +11,7 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::read::one;
-use super::{broken, failed, notices, prepare};
+use super::{broken, failed, notices, prepare, scheduling};
 
 /// The stored form of a document, with its version beside it, so that a later one can read an earlier one.
 #[derive(Serialize, Deserialize)]
@@ -155,6 +156,16 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
                 )?;
             }
         }
+        Write::Trigger(trigger) => scheduling::trigger(connection, trigger)?,
+        Write::DropTrigger { project, workflow } => execute(
+            connection,
+            "delete from triggers where project = ?1 and workflow = ?2",
+            params![project.as_str(), workflow.as_str()],
+        )?,
+        Write::Backfill(row) => scheduling::backfill(connection, row)?,
+        Write::Progress { id, state, progress } => scheduling::progress(connection, *id, *state, progress)?,
+        Write::Hold { scope, control } => scheduling::hold(connection, scope, control.as_ref())?,
+        Write::Limit { project, name, set } => scheduling::limit(connection, project, name, set.as_ref())?,
         Write::Notices(rows) => notices::insert(connection, rows)?,
         Write::Delivery { id, delivery } => notices::deliver(connection, *id, delivery)?,
         Write::Channels { project, channels } => notices::set_channels(connection, project, channels)?,
@@ -201,13 +212,18 @@ fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, Store
         }
     }
     let class = serde_json::to_value(run.class).unwrap_or_default();
+    let backfill = match run.cause {
+        Cause::Backfill { id, .. } => Some(id.to_string()),
+        _ => None,
+    };
     execute(
         connection,
         "insert into runs (id, project, workflow, class, state, finished, interval_start, interval_end, created_at,
-                           started_at, ended_at, bundle, version, unique_key, data)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                           started_at, ended_at, bundle, version, unique_key, data, dormant, backfill)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
          on conflict (id) do update set state = excluded.state, finished = excluded.finished,
-           started_at = excluded.started_at, ended_at = excluded.ended_at, data = excluded.data",
+           started_at = excluded.started_at, ended_at = excluded.ended_at, data = excluded.data,
+           dormant = excluded.dormant",
         params![
             run.id.to_string(),
             run.project.as_str(),
@@ -224,6 +240,8 @@ fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, Store
             run.version.to_string(),
             row.unique_key,
             encode(run)?,
+            run.pending == Some(Pending::Backfill),
+            backfill,
         ],
     )?;
     Ok(Ok(()))

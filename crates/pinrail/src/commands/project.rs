@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use pinrail_service::compile::Diagnostic;
 use serde_json::{Value, json};
 
+use super::schedules::{Paused, workflow_changes};
 use crate::client::Place;
 use crate::failure::{DEFINITION, Failure};
-use crate::output::{Output, cell, plural, table};
+use crate::output::{Output, cell, hint, plural, table};
 
 pub fn check(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
@@ -95,6 +96,7 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
         for diagnostic in diagnostics.iter().filter(|diagnostic| diagnostic.level == "error") {
             eprintln!("{}", render(diagnostic, output));
         }
+        let paused = Paused::of(&client, project.name.as_str())?;
         let verb = if dry_run { "would deploy" } else { "deployed" };
         output.say(&format!("{verb} project {} (bundle {})", project.name, short(&deployed["bundle"])));
         for workflow in deployed["workflows"].as_array().into_iter().flatten() {
@@ -106,6 +108,7 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
                 None => "deployed",
             };
             output.say(&format!("  {name}  version {version}, {jobs}, {change}"));
+            workflow_changes(workflow, &paused).iter().for_each(|line| output.say(line));
         }
         for name in deployed["removed"].as_array().into_iter().flatten() {
             output.say(&format!("  {}  removed: no workflow file has it any longer", cell(name)));
@@ -117,6 +120,10 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
         }
         for note in deployed["notes"].as_array().into_iter().flatten() {
             output.say(&format!("  note: {}", cell(note)));
+        }
+        let mut workflows = deployed["workflows"].as_array().into_iter().flatten();
+        if client.embedded().is_some() && workflows.any(|workflow| workflow["schedule"]["after"].is_string()) {
+            output.say(&hint("  note: schedules fire while a server is up: `pinrail up`"));
         }
     }
     output.document(&deployed);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::project::tell_definition_errors;
+use super::schedules::deployed_bundle;
 use super::show::{explain_run, failed_cleanups, find};
 use crate::cli::{RunArgs, SubmitArgs};
 use crate::client::{Client, Place, project_path};
@@ -226,7 +227,7 @@ fn wait_for_change(client: &Client, id: &str, wait: &str, shown: &BTreeMap<Strin
 fn is_over(task: &Value) -> bool {
     matches!(
         task["state"].as_str(),
-        Some("succeeded" | "failed" | "skipped" | "cancelled" | "upstream-failed" | "held")
+        Some("succeeded" | "failed" | "skipped" | "disabled" | "cancelled" | "upstream-failed" | "held")
     )
 }
 
@@ -311,7 +312,7 @@ pub fn task_line(output: Output, task: &Value, left: &Left) -> String {
         "succeeded" => (output.good("✔"), left.told(task, &attempt)),
         "failed" => (output.bad("✘"), format!("fault {}", cell(&attempt["fault"]))),
         "upstream-failed" => (output.dim("–"), "a job above it did not succeed".to_owned()),
-        "skipped" | "cancelled" | "held" => (output.dim("–"), state.clone()),
+        "skipped" | "disabled" | "cancelled" | "held" => (output.dim("–"), state.clone()),
         "waiting" | "ready" | "backoff" => (output.dim("·"), state.clone()),
         _ => ("▸".to_owned(), state.clone()),
     };
@@ -403,13 +404,19 @@ pub fn retry(
     detach: bool,
 ) -> Result<ExitCode, Failure> {
     let client = place.connect_for_run(detach)?;
-    let id = cell(&find(place, &client, reference)?["id"]);
+    let found = find(place, &client, reference)?;
+    let id = cell(&found["id"]);
     let bundle = match code {
         "folder" => Some(client.send_code(&place.project()?, &place.state()?, output)?),
+        "deployed" => Some(deployed_bundle(&client, &cell(&found["project"]), &cell(&found["workflow"]))?),
         _ => None,
     };
     let run = client.post(&format!("/runs/{id}/retry"), &json!({"jobs": jobs, "bundle": bundle}))?;
-    let code = bundle.map_or_else(|| "the run's own code".to_owned(), |bundle| this_folder(&bundle));
+    let code = match bundle {
+        None => "the run's own code".to_owned(),
+        Some(_) if code == "deployed" => "deployed version".to_owned(),
+        Some(bundle) => this_folder(&bundle),
+    };
     output.say(&format!("{} · {} · {code} · run {}", cell(&run["workflow"]), cell(&run["ds"]), last(&run)));
     end(&client, output, &run, detach)
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::run::{Left, last, task_line};
+use super::{backfills, waiting};
 use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell, command, hint, human, plural, seconds, size, table, visible};
@@ -31,9 +32,14 @@ pub fn runs(
     output: Output,
     workflow: Option<&str>,
     state: Option<&str>,
+    backfill: Option<&str>,
     limit: u32,
 ) -> Result<ExitCode, Failure> {
+    let client = place.connect()?;
     let mut path = format!("/runs?limit={limit}");
+    if let Some(reference) = backfill {
+        path.push_str(&format!("&backfill={}", backfills::find(place, &client, reference)?));
+    }
     if let Ok(project) = place.project() {
         path.push_str(&format!("&project={}", project.name));
     }
@@ -42,7 +48,7 @@ pub fn runs(
             path.push_str(&format!("&{name}={value}"));
         }
     }
-    let found = place.connect()?.get(&path)?;
+    let found = client.get(&path)?;
     if !output.json {
         let heads = ["run", "workflow", "ds", "state", "created at", "took"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
@@ -263,7 +269,10 @@ pub fn explain(place: &Place, output: Output, reference: &str, job: Option<&str>
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
     let job = job.map(|job| format!("?job={job}")).unwrap_or_default();
-    let found = client.list(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
+    let mut found = client.list(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
+    if !output.json {
+        waiting::name_holders(&client, &mut found);
+    }
     let items = found["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     if items.is_empty() {
         return Err(Failure::new(FAILED, "the run has no jobs"));
@@ -312,7 +321,7 @@ pub fn explain_run(items: &[Value], run: &Value) -> String {
 
 /// An explanation as people read it.
 fn explain_text(explanation: &Value) -> String {
-    let job = cell(&explanation["job"]);
+    let job = waiting::subject(explanation);
     let code = cell(&explanation["code"]);
     let names = |list: &Value| {
         let items = list.as_array().into_iter().flatten();
@@ -327,17 +336,18 @@ fn explain_text(explanation: &Value) -> String {
     };
     let mut lines = match code.as_str() {
         "waiting-for-jobs" => vec![format!("  {job} waits for {}", states(&explanation["jobs"]))],
-        "waiting-for-slot" => vec![
-            format!("  {job} waits for a worker slot: {} of {} are held", explanation["held"], explanation["slots"]),
-            format!("    queue       {} of {}", explanation["place"], explanation["of"]),
-        ],
         "waiting-to-finish" => vec![format!("  {job} waits for a worker slot for {}", cell(&explanation["step"]))],
         "backing-off" => {
             let mut lines = vec![format!("  {job} failed and is tried again at {}", cell(&explanation["until"]))];
             lines.extend(failure_lines(&explanation["failure"]));
             lines
         }
+        // Of a person the reason says by itself that it is held.
+        "held" if cell(&explanation["reason"]).starts_with("held by ") => {
+            vec![format!("  {job} is {}", visible(&cell(&explanation["reason"])))]
+        }
         "held" => vec![format!("  {job} is held: {}", cell(&explanation["reason"]))],
+        "ended" if explanation["state"] == "disabled" => vec![format!("  {job} was switched off: it did not run")],
         "waiting-for-server" => {
             let heard = explanation["heard_at"].as_str();
             let heard = heard.map(|at| format!("; the one that worked on it is gone (last heard of at {at})"));
@@ -369,8 +379,9 @@ fn explain_text(explanation: &Value) -> String {
             lines
         }
         "upstream-failed" => vec![format!("  {job} did not start: {}", states(&explanation["jobs"]))],
+        "skipped" if explanation["jobs"].as_array().is_none_or(Vec::is_empty) => vec![format!("  {job} was skipped")],
         "skipped" => vec![format!("  {job} was skipped: {}", states(&explanation["jobs"]))],
-        _ => vec![format!("  {job} {}", cell(&explanation["state"]))],
+        _ => waiting::lines(explanation).unwrap_or_else(|| vec![format!("  {job} {}", cell(&explanation["state"]))]),
     };
     lines.extend(changed_lines(&explanation["changed"]));
     lines.extend(unpublished_lines(&explanation["unpublished"]));

@@ -32,10 +32,14 @@ macro_rules! pages {
 }
 
 pages! {
+    backfills "docs/backfills.md"
     environments "docs/environments.md"
     explain "docs/explain.md"
     notifications "docs/notifications.md"
     operations "docs/operations.md"
+    pools "docs/pools.md"
+    schedules "docs/schedules.md"
+    surgery "docs/surgery.md"
     workflows "docs/workflows.md"
     ;
     readme "README.md"

@@ -1,6 +1,7 @@
 //! The real binary, from outside: command line, API, processes, crashes.
 #![allow(clippy::unwrap_used)]
 
+mod backfills;
 mod backup;
 mod crash;
 mod docs;
@@ -21,6 +22,7 @@ mod processes;
 mod python;
 mod render;
 mod retention;
+mod schedules;
 mod secrets;
 mod seed;
 mod service;
@@ -29,3 +31,4 @@ mod shared;
 mod sql;
 mod state;
 mod support;
+mod surgery;

@@ -557,7 +557,7 @@ fn a_death_at_any_step_neither_loses_a_notice_nor_doubles_it() {
         let first = project.up();
         deploy(&project);
         first.kill();
-        let mut server = Some(project.up_with(environment));
+        let mut server = project.up_or_dead(environment);
         let ask = ["run", "w", "--deployed", "--at", "2013-01-02", "--detach", "--json"];
         // It may die before it answers; who asks again finds the run that is there.
         project.run(&ask);

@@ -1,0 +1,312 @@
+//! The owner's backfills: their rows are made in slices, and their runs begin when admission says so.
+
+use std::sync::Arc;
+
+use pinrail_model::backfill::{Backfill, Progress, SLICE};
+use pinrail_model::ids::{BackfillId, RunId};
+use pinrail_model::run::{Cause, Control, Event, Graph, Pending, Run, RunState};
+use pinrail_model::seam::store::{
+    Answer, BackfillChange, BackfillRow, Durability, EventRow, Load, Query, RunRow, StoreError, Who, Write,
+};
+use pinrail_model::step;
+use serde_json::{Value, json};
+
+use super::{Batch, Input, Owner, Refusal, rebuild};
+
+/// A backfill that is not over, in memory.
+pub(super) struct Filling {
+    row: BackfillRow,
+    /// Indexes in the order in which they begin.
+    sequence: Vec<u32>,
+}
+
+impl Owner {
+    pub(super) async fn create_backfill(&mut self, new: &Backfill, batch: &mut Batch) -> Result<Value, Refusal> {
+        let row = BackfillRow { backfill: new.clone(), progress: Progress::default() };
+        batch.replies.push(Write::Backfill(Box::new(row.clone())));
+        self.hold_backfill(row);
+        Ok(json!({"id": new.id}))
+    }
+
+    fn hold_backfill(&mut self, row: BackfillRow) {
+        let id = row.backfill.id;
+        let sequence = row.backfill.sequence();
+        self.shard.follow_backfill(&row.backfill, &row.progress);
+        self.shard.recount_backfill(id);
+        self.backfills.insert(id, Filling { row, sequence });
+        // Its runs are made in slices between which others get their turn.
+        self.handle.tell(Input::Fill(id));
+    }
+
+    /// A backfill that is over may be needed again, because one of its runs is retried.
+    async fn find_backfill(&mut self, id: BackfillId) -> Result<Option<&mut Filling>, StoreError> {
+        if !self.backfills.contains_key(&id) {
+            let answer = self.parts.store.read(&Who::default(), Query::Backfill(id)).await?;
+            let Answer::Backfills(mut rows) = answer else { return Ok(None) };
+            let Some(row) = rows.pop() else { return Ok(None) };
+            self.hold_backfill(row);
+        }
+        Ok(self.backfills.get_mut(&id))
+    }
+
+    /// Makes the rows of the next runs of a backfill.
+    pub(super) async fn fill(&mut self, id: BackfillId, batch: &mut Batch) -> Result<(), StoreError> {
+        self.flush(batch).await?;
+        let now = self.parts.clock.now().wall;
+        let Some(filling) = self.backfills.get_mut(&id) else { return Ok(()) };
+        let (backfill, progress) = (&filling.row.backfill, &mut filling.row.progress);
+        if progress.made >= backfill.total() || progress.cancelled.is_some() {
+            return Ok(());
+        }
+        let until = (progress.made + SLICE).min(backfill.total());
+        let slice: Vec<u32> = filling
+            .sequence
+            .iter()
+            .skip(progress.made as usize)
+            .take((until - progress.made) as usize)
+            .copied()
+            .collect();
+        let mut runs: Vec<Run> = slice.iter().map(|index| run_of(backfill, *index)).collect();
+        let first = progress.made;
+        let again = progress.exist.saturating_sub(first).min(until - first) as usize;
+        progress.made = until;
+        progress.exist = progress.exist.max(until);
+        let row = Write::Progress { id, state: backfill.state(progress), progress: Box::new(progress.clone()) };
+        self.shard.follow_backfill(backfill, progress);
+        // What was cancelled by itself before an edit stays so.
+        let mut kept = Vec::with_capacity(runs.len());
+        for (place, run) in runs.drain(..).enumerate() {
+            let stored = if place < again { self.parts.store.load(Load::One(run.id)).await?.pop() } else { None };
+            if stored.is_none_or(|stored| stored.run.pending == Some(Pending::Backfill)) {
+                kept.push(run);
+            }
+        }
+        let runs = kept;
+        let mut writes: Vec<Write> = runs
+            .iter()
+            .map(|run| Write::Run(Box::new(RunRow { run: run.clone(), state: run.state().name(), unique_key: None })))
+            .collect();
+        writes.push(row);
+        let mut transition = self.transition(writes);
+        transition.events = runs
+            .iter()
+            .map(|run| EventRow {
+                run: run.id,
+                seq: 1,
+                at: now,
+                kind: "run-created".to_owned(),
+                job: None,
+                data: json!({"backfill": id}),
+            })
+            .collect();
+        step!("backfill.before-slice");
+        // What follows waits in order behind it.
+        self.parts.store.commit(vec![transition], Durability::Waited).await?;
+        step!("backfill.after-slice");
+        self.handle.tell(Input::Fill(id));
+        Ok(())
+    }
+
+    /// Puts the next run of a backfill into the line of its workflow.
+    pub(super) async fn advance(&mut self, id: BackfillId, batch: &mut Batch) -> Result<(), StoreError> {
+        let Some(filling) = self.backfills.get_mut(&id) else { return Ok(()) };
+        let progress = &mut filling.row.progress;
+        let Some(index) = filling.sequence.get(progress.next as usize).copied() else { return Ok(()) };
+        progress.next += 1;
+        batch.backfills.insert(id);
+        let run = filling.row.backfill.run_id(index);
+        self.shard.follow_backfill(&filling.row.backfill, &filling.row.progress);
+        if self.runs.contains_key(&run) {
+            return Ok(());
+        }
+        let Some(stored) = self.parts.store.load(Load::One(run)).await?.pop() else { return Ok(()) };
+        // One that was cancelled by itself, or that has begun before a crash, has had its turn.
+        if stored.run.pending != Some(Pending::Backfill) {
+            return Ok(());
+        }
+        let Ok(held) = rebuild(stored) else { return Ok(()) };
+        self.runs.insert(run, held);
+        if let Err(error) = self.apply(run, &Event::Turned, batch) {
+            tracing::error!(%run, %error, "a run of a backfill cannot take its turn");
+        }
+        Ok(())
+    }
+
+    pub(super) fn backfill_moved(&mut self, id: BackfillId, before: RunState, after: RunState, batch: &mut Batch) {
+        if let Some(filling) = self.backfills.get_mut(&id) {
+            filling.row.progress.follow(before, after);
+            let now = self.parts.clock.now().wall;
+            let over = filling.row.state().is_final();
+            filling.row.progress.ended_at = over.then_some(now);
+            self.shard.follow_backfill(&filling.row.backfill, &filling.row.progress);
+            batch.backfills.insert(id);
+        }
+    }
+
+    pub(super) fn progress_row(&self, id: BackfillId) -> Option<Write> {
+        let row = &self.backfills.get(&id)?.row;
+        Some(Write::Progress { id, state: row.state(), progress: Box::new(row.progress.clone()) })
+    }
+
+    /// Forgets a backfill that is over.
+    pub(super) fn settle_backfill(&mut self, id: BackfillId) {
+        if self.backfills.get(&id).is_some_and(|filling| filling.row.state().is_final()) {
+            self.backfills.remove(&id);
+        }
+    }
+
+    /// A run that goes on again belongs to a backfill that may be over.
+    pub(super) async fn wake_backfill(&mut self, id: RunId) -> Result<(), StoreError> {
+        let Some(Cause::Backfill { id, .. }) = self.runs.get(&id).map(|held| held.run.cause.clone()) else {
+            return Ok(());
+        };
+        self.find_backfill(id).await.map(|_| ())
+    }
+
+    pub(super) async fn change_backfill(
+        &mut self,
+        id: BackfillId,
+        change: &BackfillChange,
+        control: &Control,
+        batch: &mut Batch,
+    ) -> Result<Value, Refusal> {
+        let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
+        let now = self.parts.clock.now().wall;
+        let found = self.find_backfill(id).await.map_err(failed)?;
+        let filling = found.ok_or_else(|| Refusal::new("backfill-not-found", format!("no backfill \"{id}\"")))?;
+        let state = filling.row.state();
+        if state.is_final() {
+            let message = format!("backfill \"{id}\" is over already: {}", state.name());
+            self.settle_backfill(id);
+            return Err(Refusal::new("wrong-state", message));
+        }
+        let progress = &mut filling.row.progress;
+        match change {
+            BackfillChange::Pause => progress.paused = Some(control.clone()),
+            BackfillChange::Resume => progress.paused = None,
+            BackfillChange::Edit { concurrency, params } => {
+                let backfill = &mut filling.row.backfill;
+                backfill.concurrency = concurrency.unwrap_or(backfill.concurrency).max(1);
+                let total = backfill.total();
+                if let Some(params) = params {
+                    backfill.params.clone_from(params);
+                    // Rows whose turn is still to come are made again with them.
+                    progress.made = progress.next.min(total);
+                }
+            }
+            BackfillChange::Cancel => {
+                progress.cancelled = Some(control.clone());
+                self.cancel_backfill(id, control, batch).await.map_err(failed)?;
+            }
+        }
+        if let Some(filling) = self.backfills.get_mut(&id) {
+            let over = filling.row.state().is_final();
+            filling.row.progress.ended_at = over.then_some(now);
+            self.shard.follow_backfill(&filling.row.backfill, &filling.row.progress);
+            batch.replies.push(Write::Backfill(Box::new(filling.row.clone())));
+            self.handle.tell(Input::Fill(id));
+        }
+        Ok(json!({"id": id}))
+    }
+
+    /// Stops what is under way of a backfill, and ends its runs whose turn is still to come.
+    async fn cancel_backfill(
+        &mut self,
+        id: BackfillId,
+        control: &Control,
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
+        let live: Vec<RunId> = self
+            .runs
+            .values()
+            .map(|held| &held.run)
+            .filter(|run| matches!(run.cause, Cause::Backfill { id: of, .. } if of == id))
+            .map(|run| run.id)
+            .collect();
+        for run in live {
+            let (by, reason) = (control.by.clone(), control.reason.clone());
+            // One that has ended meanwhile needs no stop.
+            let _ = self.apply(run, &Event::Stop { task: None, by, reason }, batch);
+        }
+        let Some(filling) = self.backfills.get_mut(&id) else { return Ok(()) };
+        let progress = &mut filling.row.progress;
+        let (next, made) = (progress.next as usize, progress.made as usize);
+        let dormant: Vec<RunId> =
+            filling.sequence[next..made.max(next)].iter().map(|index| filling.row.backfill.run_id(*index)).collect();
+        progress.next = filling.row.backfill.total();
+        for slice in dormant.chunks(SLICE as usize) {
+            let mut writes = Vec::with_capacity(slice.len());
+            for run in slice {
+                let Some(stored) = self.parts.store.load(Load::One(*run)).await?.pop() else { continue };
+                if stored.run.pending != Some(Pending::Backfill) {
+                    continue;
+                }
+                let mut run = stored.run;
+                run.pending = None;
+                run.stop = Some(pinrail_model::run::Stop {
+                    by: control.by.clone(),
+                    at: control.at,
+                    reason: control.reason.clone(),
+                });
+                run.ended_at = Some(control.at);
+                writes.push(Write::Run(Box::new(RunRow { state: run.state().name(), run, unique_key: None })));
+            }
+            if let Some(filling) = self.backfills.get_mut(&id) {
+                filling.row.progress.stopped += writes.len() as u32;
+            }
+            self.parts.store.commit(vec![self.transition(writes)], Durability::Waited).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the backfills that are not over. Their counts are those of their runs, whatever was stored of them last.
+    pub(super) async fn recover_backfills(&mut self) -> Result<(), StoreError> {
+        if !self.fires() {
+            return Ok(());
+        }
+        let Answer::Backfills(rows) = self.parts.store.read(&Who::default(), Query::UnfinishedBackfills).await? else {
+            return Ok(());
+        };
+        for mut row in rows {
+            let counts = self.parts.store.read(&Who::default(), Query::BackfillCounts(row.backfill.id)).await?;
+            if let Answer::BackfillCounts(counts) = counts {
+                let count = |state: RunState| counts.get(state.name()).copied().unwrap_or(0);
+                row.progress.running = count(RunState::Running);
+                row.progress.succeeded = count(RunState::Succeeded);
+                row.progress.failed = count(RunState::Failed);
+                row.progress.stopped = count(RunState::Cancelled);
+            }
+            self.hold_backfill(row);
+        }
+        Ok(())
+    }
+}
+
+/// A run of a backfill whose turn is still to come.
+fn run_of(backfill: &Backfill, index: u32) -> Run {
+    Run {
+        id: backfill.run_id(index),
+        project: backfill.project.clone(),
+        workflow: backfill.workflow.clone(),
+        class: backfill.class,
+        cause: Cause::Backfill { id: backfill.id, index },
+        interval: backfill.intervals[index as usize],
+        tz: backfill.tz.clone(),
+        params: backfill.params.clone(),
+        param_types: backfill.param_types.clone(),
+        bundle: backfill.bundle,
+        version: backfill.version,
+        created_at: backfill.created_at,
+        started_at: None,
+        ended_at: None,
+        stop: None,
+        pending: Some(Pending::Backfill),
+        hold: None,
+        jobs: backfill.jobs.clone(),
+        outside: backfill.outside.get(&index).cloned().unwrap_or_default(),
+        executors: backfill.executors.clone(),
+        notify: None,
+        tasks: Vec::new(),
+        graph: Arc::new(Graph::default()),
+    }
+}

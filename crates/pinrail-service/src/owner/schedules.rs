@@ -1,0 +1,310 @@
+//! The owner's schedules: they fire into runs, and a deploy says which there are.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pinrail_model::document::{Document, Sha};
+use pinrail_model::ids::{RunId, fresh};
+use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::notify::Rules;
+use pinrail_model::run::{Cause, Class, Control, Event, Graph, Pending, Run, RunState};
+use pinrail_model::schedule::CatchUp;
+use pinrail_model::seam::store::{Activation, Answer, Query, StoreError, Who, Write};
+use pinrail_model::step;
+use pinrail_model::time::Micros;
+use pinrail_model::trigger::{Fire, MOST_ACTIVE, PassedOver, Trigger};
+use serde_json::{Value, json};
+
+use super::{Batch, Held, Maker, Owner, Refusal, graph_of};
+
+/// The owner looks at the wall clock at least this often while there is a schedule: it may have jumped.
+const LONGEST_SLEEP: Duration = Duration::from_secs(15);
+/// Documents that are kept at hand.
+const MOST_DOCUMENTS: usize = 2000;
+
+/// Workflow documents that were read lately, by project and version.
+#[derive(Default)]
+pub(super) struct Documents {
+    by_version: HashMap<(ProjectName, Sha), Arc<Document>>,
+}
+
+impl Owner {
+    /// Whether this owner fires schedules: an embedded one works on what it is asked for.
+    pub(super) fn fires(&self) -> bool {
+        self.parts.only.is_none()
+    }
+
+    /// How long until a schedule is due; none without schedules.
+    pub(super) fn until_due(&self, now: Micros) -> Option<Duration> {
+        self.wheel.peek().map(|Reverse((due, ..))| due.since(now).min(LONGEST_SLEEP))
+    }
+
+    /// Makes the runs of all fire times that are due.
+    pub(super) fn fire(&mut self, batch: &mut Batch) {
+        let now = self.parts.clock.now().wall;
+        let mut fired = 0;
+        while let Some(Reverse((due, project, workflow))) = self.wheel.peek().cloned() {
+            if due > now || fired >= super::MOST_AT_ONCE {
+                return;
+            }
+            self.wheel.pop();
+            let key = (project, workflow);
+            let Some(trigger) = self.triggers.get_mut(&key) else { continue };
+            // It has changed since, and has another entry.
+            if trigger.due_at() != Some(due) {
+                continue;
+            }
+            let fires = trigger.advance(now);
+            fired += fires.len();
+            step!("schedule.fired");
+            for fire in fires {
+                self.make(&key, fire, batch);
+            }
+            batch.triggers.insert(key.clone());
+            self.turn_wheel(&key);
+        }
+    }
+
+    fn turn_wheel(&mut self, key: &(ProjectName, WorkflowName)) {
+        if let Some(due) = self.triggers.get(key).and_then(Trigger::due_at) {
+            self.wheel.push(Reverse((due, key.0.clone(), key.1.clone())));
+        }
+    }
+
+    /// Makes the run of one fire time, as the overrun policy says.
+    fn make(&mut self, key: &(ProjectName, WorkflowName), fire: Fire, batch: &mut Batch) {
+        let Some(trigger) = self.triggers.get_mut(key) else { return };
+        let outcome = self.shard.on_fire(&key.0, &key.1, trigger.overrun);
+        if let Some(run) = outcome.passed_over {
+            trigger.pass(&[fire.at], PassedOver::Overrun { run });
+            return;
+        }
+        let trigger = trigger.clone();
+        for run in outcome.stopped {
+            let reason = Some(format!("the fire time {} came, and overrun is abort-running", fire.at));
+            // One that has ended meanwhile needs no stop.
+            let _ = self.apply(run, &Event::Stop { task: None, by: "schedule".to_owned(), reason }, batch);
+        }
+        let id: RunId = fresh(self.parts.ids.as_ref());
+        let run = Run {
+            id,
+            project: trigger.project.clone(),
+            workflow: trigger.workflow.clone(),
+            class: Class::Scheduled,
+            cause: Cause::Schedule { fire_at: fire.at },
+            interval: fire.interval,
+            tz: trigger.schedule.tz.clone(),
+            params: trigger.params.clone(),
+            param_types: trigger.param_types.clone(),
+            bundle: trigger.bundle,
+            version: trigger.version,
+            created_at: self.parts.clock.now().wall,
+            started_at: None,
+            ended_at: None,
+            stop: None,
+            pending: Some(Pending::Schedule { overrun: trigger.overrun, most_active: trigger.most_active }),
+            hold: None,
+            jobs: None,
+            outside: BTreeMap::new(),
+            executors: BTreeMap::new(),
+            notify: trigger.notify.map(Arc::new),
+            tasks: Vec::new(),
+            graph: Arc::new(Graph::default()),
+        };
+        let unique_key = Some(format!("schedule {}/{} {}", key.0, key.1, fire.at));
+        self.runs.insert(id, Held { run, unique_key, last_event: 0 });
+        batch.changes.entry(id).or_default().created_by = Some(Maker::Schedule);
+        // A run that was just made can be created.
+        let _ = self.apply(id, &Event::Created, batch);
+    }
+
+    /// The graph with which a pending run begins; none when its workflow is lost or its selection has become impossible.
+    pub(super) async fn graph_of(&mut self, id: RunId) -> Result<Option<Arc<Graph>>, StoreError> {
+        let Some(run) = self.runs.get(&id).map(|held| &held.run) else { return Ok(None) };
+        let (project, version, jobs) = (run.project.clone(), run.version, run.jobs.clone());
+        let Some(document) = self.document_at(&project, version).await? else { return Ok(None) };
+        Ok(graph_of(&document, jobs.as_deref()).ok().map(Arc::new))
+    }
+
+    async fn document_at(&mut self, project: &ProjectName, version: Sha) -> Result<Option<Arc<Document>>, StoreError> {
+        let key = (project.clone(), version);
+        if let Some(document) = self.documents.by_version.get(&key) {
+            return Ok(Some(Arc::clone(document)));
+        }
+        let query = Query::Version { project: project.clone(), version };
+        let Answer::Version(row) = self.parts.store.read(&Who::default(), query).await? else { return Ok(None) };
+        let Ok(document) = Document::read(&row.document) else { return Ok(None) };
+        let document = Arc::new(document);
+        if self.documents.by_version.len() >= MOST_DOCUMENTS {
+            self.documents.by_version.clear();
+        }
+        self.documents.by_version.insert(key, Arc::clone(&document));
+        Ok(Some(document))
+    }
+
+    /// Ends a run that cannot begin.
+    pub(super) fn impossible(&self, id: RunId) -> Event {
+        let version = self.runs.get(&id).map_or_else(String::new, |held| held.run.version.to_string());
+        let reason =
+            Some(format!("version \"{version}\" of its workflow cannot be read or lacks the jobs it was asked for"));
+        Event::Stop { task: None, by: "pinrail".to_owned(), reason }
+    }
+
+    /// Takes note of a run that went from one state to another.
+    pub(super) fn run_moved(&mut self, id: RunId, before: RunState, after: RunState, batch: &mut Batch) {
+        let Some(run) = self.runs.get(&id).map(|held| &held.run) else { return };
+        let key = (run.project.clone(), run.workflow.clone());
+        match run.cause {
+            Cause::Schedule { .. } if after.is_final() => {
+                let failed = self.shard.failed(&key.0, &key.1);
+                if let Some(trigger) = self.triggers.get_mut(&key)
+                    && trigger.failed != failed
+                {
+                    trigger.failed = failed;
+                    batch.triggers.insert(key);
+                }
+            }
+            Cause::Backfill { id: backfill, .. } => self.backfill_moved(backfill, before, after, batch),
+            _ => {}
+        }
+    }
+
+    pub(super) fn trigger_row(&self, key: &(ProjectName, WorkflowName)) -> Option<Write> {
+        self.triggers.get(key).map(|trigger| Write::Trigger(Box::new(trigger.clone())))
+    }
+
+    /// Makes versions active, and their schedules those that fire. Also an owner that fires none stores them.
+    pub(super) async fn activate(&mut self, new: &Activation, batch: &mut Batch) -> Result<Value, Refusal> {
+        let Activation { project, bundle, versions, keep, channels, at } = new.clone();
+        let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
+        let query = Query::Triggers { project: Some(project.clone()) };
+        let stored = match self.parts.store.read(&Who::default(), query).await.map_err(failed)? {
+            Answer::Triggers(rows) => rows,
+            _ => Vec::new(),
+        };
+        let mut stored: BTreeMap<WorkflowName, Trigger> =
+            stored.into_iter().map(|trigger| (trigger.workflow.clone(), trigger)).collect();
+        for (workflow, version) in &versions {
+            let document = self.document_at(&project, *version).await.map_err(failed)?;
+            let document = document
+                .ok_or_else(|| Refusal::new("version-not-found", format!("version \"{version}\" is not known")))?;
+            let old = stored.remove(workflow);
+            match trigger_of(&project, &document, *version, bundle, at) {
+                Some(new) => {
+                    let trigger = match old {
+                        Some(mut old) => {
+                            old.replace(new, at);
+                            old
+                        }
+                        None => new,
+                    };
+                    self.put_trigger(trigger, batch);
+                }
+                None if old.is_some() => self.drop_trigger(&project, workflow, batch),
+                None => {}
+            }
+        }
+        for workflow in stored.into_keys().filter(|workflow| !keep.contains(workflow)) {
+            self.drop_trigger(&project, &workflow, batch);
+        }
+        batch.replies.push(Write::Channels { project: project.clone(), channels });
+        batch.replies.push(Write::Activate { project, bundle, versions, keep, at });
+        Ok(json!({}))
+    }
+
+    fn put_trigger(&mut self, trigger: Trigger, batch: &mut Batch) {
+        let key = (trigger.project.clone(), trigger.workflow.clone());
+        batch.replies.push(Write::Trigger(Box::new(trigger.clone())));
+        if self.fires() {
+            self.triggers.insert(key.clone(), trigger);
+            self.turn_wheel(&key);
+        }
+    }
+
+    fn drop_trigger(&mut self, project: &ProjectName, workflow: &WorkflowName, batch: &mut Batch) {
+        let (project, workflow) = (project.clone(), workflow.clone());
+        self.triggers.remove(&(project.clone(), workflow.clone()));
+        batch.replies.push(Write::DropTrigger { project, workflow });
+    }
+
+    /// Pauses a schedule, or resumes it.
+    pub(super) async fn pause(
+        &mut self,
+        project: &ProjectName,
+        workflow: &WorkflowName,
+        control: Option<Control>,
+        batch: &mut Batch,
+    ) -> Result<Value, Refusal> {
+        let query = Query::Triggers { project: Some(project.clone()) };
+        let answer = self.parts.store.read(&Who::default(), query).await;
+        let Answer::Triggers(rows) = answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? else {
+            return Err(Refusal::new("state-failed", "schedules cannot be read".to_owned()));
+        };
+        let found = rows.into_iter().find(|trigger| trigger.workflow == *workflow);
+        let mut trigger = found.ok_or_else(|| {
+            Refusal::new("schedule-not-found", format!("no deployed workflow \"{workflow}\" has a schedule"))
+        })?;
+        match control {
+            Some(control) => trigger.pause(control),
+            None => trigger.resume(self.parts.clock.now().wall),
+        }
+        self.put_trigger(trigger, batch);
+        Ok(json!({}))
+    }
+
+    /// Reads what is to happen.
+    pub(super) async fn recover_plans(&mut self) -> Result<(), StoreError> {
+        let read = async |query| self.parts.store.read(&Who::default(), query).await;
+        let (holds, limits) = (read(Query::Holds).await?, read(Query::Limits { project: None }).await?);
+        let triggers = if self.fires() { read(Query::Triggers { project: None }).await? } else { Answer::Nothing };
+        if let Answer::Holds(holds) = holds {
+            for (scope, control) in holds {
+                self.shard.set_hold(scope, Some(control));
+            }
+        }
+        if let Answer::Limits(limits) = limits {
+            for row in limits {
+                self.apply_limit(&row.project, &row.name, Some(row.set.value));
+            }
+        }
+        if let Answer::Triggers(triggers) = triggers {
+            for trigger in triggers {
+                let key = (trigger.project.clone(), trigger.workflow.clone());
+                self.shard.set_failed(&key.0, &key.1, trigger.failed);
+                self.triggers.insert(key.clone(), trigger);
+                self.turn_wheel(&key);
+            }
+        }
+        self.recover_backfills().await
+    }
+}
+
+/// The schedule of a document at work; none without one. It begins now, or where its `start` says if all is caught up.
+fn trigger_of(project: &ProjectName, document: &Document, version: Sha, bundle: Sha, now: Micros) -> Option<Trigger> {
+    let schedule = document.schedule.clone()?;
+    let done_until = match (schedule.catch_up, schedule.start) {
+        (CatchUp::All, Some(start)) => {
+            // Before the first moment of that day in every zone.
+            Micros::from_utc(start.and_time(chrono::NaiveTime::MIN).and_utc()).minus(Duration::from_secs(2 * 86_400))
+        }
+        _ => now,
+    };
+    Some(Trigger {
+        project: project.clone(),
+        workflow: document.workflow.clone(),
+        version,
+        bundle,
+        schedule,
+        overrun: document.overrun,
+        most_active: document.max_active.unwrap_or(MOST_ACTIVE),
+        params: crate::app::params(document, &BTreeMap::new()).unwrap_or_default(),
+        param_types: crate::app::param_types(document),
+        notify: Rules::of(document),
+        done_until,
+        paused: None,
+        passed: Vec::new(),
+        failed: None,
+    })
+}
