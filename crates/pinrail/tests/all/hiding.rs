@@ -249,6 +249,48 @@ fn refused(seen: &Value, who: &str) {
     assert!(got.is_empty(), "{who}: {got:?}");
 }
 
+#[cfg(feature = "lake")]
+#[test]
+fn no_statement_of_sql_reads_what_is_hidden() {
+    let (project, server) = served(None);
+    std::os::unix::fs::symlink("/proc/self", project.path().join("data/self")).unwrap();
+    let state = project.state().canonicalize().unwrap().display().to_string();
+    let mut paths = vec!["/proc/self/environ".to_owned(), "data/self/environ".to_owned()];
+    paths.push(format!("/proc/{}/environ", server.child.id()));
+    paths.push(format!("data/{}proc/self/environ", "../".repeat(20)));
+    for name in SECRETS {
+        paths.extend([
+            format!(".pinrail/{name}"),
+            format!("{state}/{name}"),
+            format!("data/../.pinrail/../.pinrail/{name}"),
+            format!("data/link-{name}"),
+            format!("data/state/{name}"),
+            format!("/proc/self/root{state}/{name}"),
+            format!("data/self/root{state}/{name}"),
+        ]);
+    }
+    // The path comes with the run: nothing that reads the text alone can tell.
+    project.write("sql/read.sql", "-- output: n\nselect count(*) as n from read_csv({{ params.path }})");
+    let workflow = "
+def of(path):
+    return Workflow({template(name='a', sql='sql/read.sql'): []}, params={'path': Param(str, default=path)})
+workflows = {'fine': of('data/a.csv'), **{f'w{i}': of(path) for i, path in enumerate(PATHS)}}
+";
+    project.write("workflows/w.py", &workflow.replace("PATHS", &format!("{paths:?}")));
+    let fine = project.run(&["run", "fine", "--json"]);
+    assert_eq!(task(&fine.json(), "a")["outputs"]["n"], 1, "{fine:?}");
+    for (at, path) in paths.iter().enumerate() {
+        let ran = project.run(&["run", &format!("w{at}"), "--json"]);
+        assert_eq!(ran.code, Some(1), "{path}: {ran:?}");
+        let why = project.run(&["explain"]).out;
+        assert!(why.contains("path-refused"), "{path}: {why}");
+        for function in ["read_csv", "read_json", "read_parquet"] {
+            let ran = project.run(&["sql", &format!("select * from {function}('{path}')"), "--json"]);
+            assert!(ran.code != Some(0) && ran.out.contains("path-refused"), "{function} {path}: {ran:?}");
+        }
+    }
+}
+
 #[test]
 fn what_builds_a_python_environment_reads_as_little() {
     for user in users() {
