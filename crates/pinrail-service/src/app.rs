@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::attempt::{Attempts, project_folder};
+use crate::attempt::Attempts;
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
 use crate::edges;
@@ -416,6 +416,12 @@ impl App {
         }))
     }
 
+    /// Checks that this server takes a project.
+    pub(crate) async fn admit(&self, project: &ProjectName) -> Result<(), Problem> {
+        let Answer::Projects(known) = self.store.read(&Who::default(), Query::Projects).await? else { return Ok(()) };
+        self.attempts.parts.tenancy.admit(project, known.iter().map(|row| &row.name))
+    }
+
     /// Takes note of a bundle; gives its digest and the blobs that are still to be sent.
     ///
     /// # Errors
@@ -428,6 +434,7 @@ impl App {
         folder: Option<String>,
     ) -> Result<(Sha, Vec<Sha>), Problem> {
         principal.may(Role::Operator, project)?;
+        self.admit(project).await?;
         check(&manifest).map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
         // What is not missing now must not be deleted before the bundle is known.
         let _held = self.bundles.hold().await;
@@ -721,7 +728,7 @@ impl App {
 
     /// The files under `[files]` of a project whose folder is here, as they are now.
     pub(crate) async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
-        let Some(folder) = project_folder(self.store.as_ref(), project).await? else { return Ok(Vec::new()) };
+        let Some(folder) = self.attempts.project_folder(project).await? else { return Ok(Vec::new()) };
         // What is wrong with the bundle is told by what needs it.
         let Ok((_, settings)) = self.bundle(project, bundle).await else { return Ok(Vec::new()) };
         if settings.files.is_none() {
@@ -1145,7 +1152,7 @@ impl App {
         root: PathBuf,
         settings: Project,
     ) -> Result<FileScope, Problem> {
-        let folder = project_folder(self.store.as_ref(), project).await?;
+        let folder = self.attempts.parts.tenancy.read_by_server(self.attempts.project_folder(project).await?);
         let patterns = settings.files.map(|files| files.into_values().collect());
         Ok(FileScope::of_project(root, folder, patterns, &self.state))
     }

@@ -36,6 +36,7 @@ pub mod secrets;
 mod sink;
 pub mod system;
 pub mod targets;
+pub mod tenancy;
 pub mod tokens;
 mod values;
 pub mod vault;

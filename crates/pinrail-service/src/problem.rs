@@ -79,6 +79,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("name-taken", 409, "There is one already whose name differs only in case."),
     ("target-protected", 409, "The target takes runs of deployed code only."),
     ("wrong-state", 409, "The thing is not in a state that allows this."),
+    ("project-refused", 409, "The server does not take this project; `detail` says why."),
     ("parents-missing", 409, "Jobs that the selection leaves out have not succeeded for the same interval."),
     ("reply-not-kept", 409, "A request with this idempotency key was carried out, but its reply was not kept."),
     ("result-gone", 410, "The result of the query is no longer kept."),

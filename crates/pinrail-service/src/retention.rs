@@ -23,6 +23,7 @@ use pinrail_model::seam::store::{
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 
+use crate::attempt::projects_scratch;
 use crate::bundles::Bundles;
 use crate::environments::{SHARED, Use, environments_folder, unshared, uses};
 use crate::queries::results_folder;
@@ -316,7 +317,13 @@ impl Retention {
     async fn scratch(&self) -> Result<u64, StoreError> {
         let before = self.before(self.keep.grace);
         let mut gone = Vec::new();
-        for path in listed(&self.state.join("scratch")).await {
+        let projects = projects_scratch(&self.state);
+        let mut folders = listed(&self.state.join("scratch")).await;
+        folders.retain(|path| *path != projects);
+        for project in listed(&projects).await {
+            folders.extend(listed(&project).await);
+        }
+        for path in folders {
             let old = match attempt_of(&path) {
                 Some(id) => self.is_over(id).await?.is_none_or(|ended| ended.is_some()),
                 None => is_older(&path, before),
@@ -347,7 +354,14 @@ impl Retention {
             .collect();
         old.retain(|path| named(path).is_none_or(|sha| !used.contains(&sha)));
         let cache = self.state.join("pycache");
-        let modules = old.iter().map(|path| cache.join(path.strip_prefix("/").unwrap_or(path)));
+        let of_users =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"user-"));
+        let mut caches = listed(&cache).await;
+        caches.retain(of_users);
+        caches.push(cache);
+        let modules = caches
+            .iter()
+            .flat_map(|cache| old.iter().map(move |path| cache.join(path.strip_prefix("/").unwrap_or(path))));
         let modules: Vec<PathBuf> = modules.filter(|path| path.exists()).collect();
         let count = self.delete(old, FOLDERS_AT_ONCE, move |path| is_older(path, unused)).await;
         // Of a bundle that was unpacked again meanwhile they are compiled again.

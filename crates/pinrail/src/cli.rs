@@ -17,6 +17,7 @@ use crate::commands::replay::ReplayArgs;
 use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, Output};
+use crate::server::Wanted;
 
 /// A self-service data platform in one binary.
 #[derive(Debug, Parser)]
@@ -75,6 +76,9 @@ enum Command {
         /// Local processes at the same time [default: twice the cores and one]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SLOTS))]
         slots: Option<u32>,
+        /// The user of this machine that runs the jobs of a project; once for each project. Only root can start such a server
+        #[arg(long, value_name = "PROJECT=USER")]
+        run_as: Vec<String>,
     },
     /// Stop the server of the state folder
     Down,
@@ -677,7 +681,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { name, example } => commands::init::init(output, &name, example.as_deref()),
-        Command::Up { listen, detach, slots } => commands::server::up(place, output, listen, detach, slots),
+        Command::Up { listen, detach, slots, run_as } => {
+            commands::server::up(place, output, detach, &Wanted { listen, embedded: false, slots, run_as })
+        }
         Command::Down => commands::server::down(place, output),
         Command::Check => commands::project::check(place, output),
         Command::Deploy { dry_run } => commands::project::deploy(place, output, dry_run),

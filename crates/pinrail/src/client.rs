@@ -115,7 +115,8 @@ impl Place {
                 }
             } else if let Some(locked) = Locked::take(&folder)? {
                 let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-                let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None })?;
+                let server =
+                    Server::start(locked, &Wanted { listen, embedded: true, slots: None, run_as: Vec::new() })?;
                 return Ok(Client::new(server.url.clone(), server.token.clone(), Serving::Here(Box::new(server))));
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -78,7 +78,7 @@ struct Announced {
     params(("project" = ProjectName, Path)),
     request_body(content = BundleBody, example = json!({"files": {"jobs/a.py": {"sha": EXAMPLE, "size": 0}}})),
     responses((status = 200, description = "What became of it", body = Announced)),
-    extensions(("x-codes" = json!(["bad-bundle"]))),
+    extensions(("x-codes" = json!(["bad-bundle", "project-refused"]))),
 )]
 async fn announce_bundle(
     State(app): Shared,

@@ -216,8 +216,8 @@ impl State {
         ];
         self.commit(writes, vec![event(1), event(2)]).await;
         LogWriter::new(&self.path("logs"), id, true).append(at, None, Stream::Stdout, b"said");
-        write(&self.path(&format!("scratch/{id}/left")), "x");
-        write(&self.path(&format!("scratch/{id}.socket")), "");
+        write(&self.path(&format!("scratch/projects/p/{id}/left")), "x");
+        write(&self.path(&format!("scratch/projects/p/{id}.socket")), "");
         (run.id, id)
     }
 
@@ -417,8 +417,8 @@ async fn what_is_old_goes_and_what_is_named_or_used_stays() {
     let scratch: Vec<_> = files.iter().filter(|path| path.starts_with("scratch/")).collect();
     assert_eq!(
         scratch.len(),
-        4,
-        "the live attempt's folder with its file, its socket, and the backup of today: {scratch:?}"
+        6,
+        "the live attempt's folder with its file and those above it, its socket, and the backup of today: {scratch:?}"
     );
     let there = |path: &str| files.contains(path);
     assert!(there("bundles/fresh.1f") && !there("bundles/half.1f"));

@@ -9,6 +9,7 @@ mod doctor;
 mod edges;
 mod environments;
 mod explain;
+mod hiding;
 mod import;
 mod init;
 mod input;
@@ -27,6 +28,7 @@ mod schedules;
 mod secrets;
 mod seed;
 mod service;
+mod shared;
 #[cfg(feature = "lake")]
 mod sql;
 mod state;
