@@ -7,6 +7,7 @@ use pinrail_model::admit::{Admitted, Barred, LimitId, Scope, Shard, admit};
 use pinrail_model::document::{ExecutorKind, Job, Sha};
 use pinrail_model::ids::{AttemptId, RunId, SessionId};
 use pinrail_model::run::*;
+use pinrail_model::target::Lane;
 use pinrail_model::time::{Interval, Micros, Now};
 use pinrail_model::trigger::Overrun;
 use serde_json::{Value, json};
@@ -111,6 +112,8 @@ impl Yard {
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: None,
+            target: None,
+            replay_of: None,
             tasks: if waits { Vec::new() } else { Run::new_tasks(&graph, sha, sha) },
             graph: if waits { Arc::default() } else { Arc::new(graph) },
         };
@@ -217,8 +220,8 @@ fn delay_waits_for_the_end_of_the_run_before_and_delay_until_success_for_its_suc
 #[test]
 fn skip_passes_a_fire_time_over_and_abort_running_stops_what_is_under_way() {
     let (yard, first, second) = two(Overrun::StartNew, 16);
-    let (project, workflow) = ("p".parse().unwrap(), "w".parse().unwrap());
-    let on_fire = |overrun| yard.shard.on_fire(&project, &workflow, overrun);
+    let lane = Lane { project: "p".parse().unwrap(), workflow: "w".parse().unwrap(), target: None };
+    let on_fire = |overrun| yard.shard.on_fire(&lane, overrun);
     assert_eq!(on_fire(Overrun::Skip).passed_over, Some(first));
     assert_eq!(on_fire(Overrun::AbortRunning).stopped, [first, second]);
     assert_eq!(on_fire(Overrun::Delay), pinrail_model::admit::OnFire::default());
