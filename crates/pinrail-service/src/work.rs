@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::attempt::projects_scratch;
 use crate::bundles::{Bundles, Manifest};
 use crate::environments::{Code, Environments};
 use crate::inputs::working_folder;
@@ -93,6 +94,8 @@ pub struct Offer {
     pub name: String,
     pub labels: BTreeSet<String>,
     pub slots: u32,
+    /// The projects whose processes have a user each; with none, all are the worker's own user's.
+    pub users_of: BTreeSet<ProjectName>,
 }
 
 /// What a person wants of a worker that runs.
@@ -185,6 +188,7 @@ async fn join(
         name: offer.name.clone(),
         labels: offer.labels.clone(),
         slots: offer.slots,
+        users_of: offer.users_of.clone(),
         former: former.map(|former| former.session),
     };
     let mut waits = None;
@@ -406,7 +410,7 @@ impl Serving {
                 let teller = Teller {
                     stretch: run.stretch,
                     outbox: Arc::clone(&self.outbox),
-                    scratch: self.scratch(run.assignment.attempt),
+                    scratch: self.scratch(&run.assignment.project, run.assignment.attempt),
                     stop: stop.subscribe(),
                     asked: Arc::clone(&asked),
                     left_out: Default::default(),
@@ -443,7 +447,13 @@ impl Serving {
                     serving.outbox.say(Frame::Stopped { stop });
                 });
             }
-            Order::Forget { attempt } => remove(&self.scratch(attempt)),
+            Order::Forget { attempt } => {
+                for folder in scratch_folders(&self.parts.state) {
+                    let scratch = folder.join(attempt.to_string());
+                    remove(&scratch);
+                    remove(&scratch.with_extension("folder"));
+                }
+            }
             Order::Leave {} => {
                 self.home.send_replace(true);
             }
@@ -480,7 +490,7 @@ impl Serving {
         let Run { mut assignment, project, .. } = run;
         let root = self.bundle(&assignment.project, assignment.code.bundle).await.map_err(platform)?;
         let project = project.filter(|seen| SeenFolder::look(&seen.path).as_ref() == Some(seen)).map(|seen| seen.path);
-        let scratch = self.scratch(assignment.attempt);
+        let scratch = self.scratch(&assignment.project, assignment.attempt);
         let settings = Project::read_bundle(&root, &assignment.project).ok();
         if let Some(settings) = &settings {
             let (bundle, folder) = (assignment.code.bundle, project.as_deref());
@@ -500,7 +510,8 @@ impl Serving {
         }
         assignment.env.insert("TMPDIR".to_owned(), scratch.display().to_string());
         assignment.folder.clone_from(&root);
-        let (target, state) = (scratch.join("project"), self.parts.state.clone());
+        // Beside the scratch folder, in which names may be anybody's.
+        let (target, state) = (scratch.with_extension("folder"), self.parts.state.clone());
         let links = match (&project, settings, assignment.job.kind) {
             (Some(folder), Some(settings), kind) if kind != JobKind::Class && settings.files.is_some() => {
                 Some((folder.clone(), settings))
@@ -558,8 +569,8 @@ impl Serving {
         unpacked.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
-    fn scratch(&self, attempt: AttemptId) -> PathBuf {
-        scratch(&self.parts.state).join(attempt.to_string())
+    fn scratch(&self, project: &ProjectName, attempt: AttemptId) -> PathBuf {
+        projects_scratch(&self.parts.state).join(project.as_str()).join(attempt.to_string())
     }
 
     /// Kills all that was started in the session; returns when nothing of it lives.
@@ -585,8 +596,10 @@ struct Orders {
     orders: Vec<(u64, Order)>,
 }
 
-fn scratch(state: &Path) -> PathBuf {
-    state.join("scratch")
+/// The folders of projects in which attempts have theirs.
+fn scratch_folders(state: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(projects_scratch(state)).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 /// Removes a folder. What cannot be removed is removed with the next session's begin.
@@ -601,12 +614,13 @@ fn remove(folder: &Path) {
 
 /// Nothing lives of the attempts whose folders are there.
 fn clear_scratch(state: &Path) {
-    remove(&scratch(state));
+    remove(&projects_scratch(state));
 }
 
 /// Kills what a worker that was killed has left, which is known by its scratch folders.
 fn end_leftovers(parts: &WorkParts, former: &Former) {
-    let entries = std::fs::read_dir(scratch(&parts.state)).into_iter().flatten().flatten();
+    let folders = scratch_folders(&parts.state);
+    let entries = folders.iter().flat_map(std::fs::read_dir).flatten().flatten();
     let attempts: BTreeSet<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     if !attempts.is_empty() {
         (parts.kill_marked)(&former.installation, &attempts);

@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use pinrail_exec::Launcher;
 use pinrail_exec::LocalSandbox;
+use pinrail_exec::confine::{Hidden, close_server};
 use pinrail_exec::local::kill_marked;
 use pinrail_exec::python::{Python, PythonConfig};
 use pinrail_exec::shell::Shell;
+use pinrail_exec::users::Users;
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::exec::{Executor, Sandbox};
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
-use pinrail_model::seam::store::{Store, StoreError};
+use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::time::Clock;
 use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
@@ -28,12 +30,14 @@ use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
 use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
 use pinrail_service::system::{SystemClock, SystemIds, installation};
+use pinrail_service::tenancy::Tenancy;
 use pinrail_service::vault::Vault;
 use pinrail_service::workers::Workers;
 use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::commands::doctor::{NOT_HIDDEN, NOT_HIDDEN_REMEDY};
 use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
 use crate::python::{default_interpreter, shared_environments};
@@ -46,6 +50,11 @@ const CONTROL_THREADS: usize = 2;
 const MOST_WARM: usize = 4;
 const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
+
+/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary.
+const SHARED: &[&str] = &["sdk", "pycache", "bin"];
+/// And Python environments, if they are there.
+const SHARED_ENVIRONMENTS: &str = "environments";
 
 /// How often a server that would leave looks whether it is still used, and when it says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -60,6 +69,8 @@ pub struct Wanted {
     pub slots: Option<u32>,
     /// After how long of silence a worker counts as lost.
     pub lease: Duration,
+    /// Pairs PROJECT=USER: whose processes the jobs of each project are.
+    pub run_as: Vec<String>,
 }
 
 /// A running server. Dropping it stops it.
@@ -88,15 +99,19 @@ impl Server {
                 .hint("Use that version or a later one, or name another folder with --state."),
             other => failed(&other),
         })?;
-        let binary = std::env::current_exe()?;
-        // Before any thread: the launcher must not inherit half a runtime.
-        let launcher = Arc::new(Launcher::start(&binary)?);
+        let users = Users::find(&wanted.run_as, &state.folder)
+            .map_err(|e| Failure::new(REFUSED, e.to_string()).hint(e.hint()))?;
+        let tenancy = tenancy(wanted, &users);
+        let launcher = start_launcher(&state.folder, users).map_err(|e| failed(&e))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
             .thread_name("control")
             .enable_all()
             .build()?;
-        let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
+        let parts = Parts::new(&state.folder, Arc::clone(&launcher), tenancy)?;
+        if !wanted.embedded {
+            warn_if_not_hidden();
+        }
         let sender = Arc::new(mail_sender()?);
         let (url, token, installation, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
@@ -136,6 +151,7 @@ impl Server {
                 sender: Arc::clone(&sender),
                 state: state.folder.clone(),
             });
+            take(&app).await?;
             let deliveries = Deliveries {
                 store: Arc::clone(&app.store),
                 clock: Arc::clone(&parts.clock),
@@ -252,6 +268,44 @@ fn mail_sender() -> Result<Sender, Failure> {
     }
 }
 
+/// Starts what starts processes, and hides a state folder from them. To be called before there is another thread, half of
+/// which the launcher would inherit.
+pub fn start_launcher(state: &Path, users: Users) -> std::io::Result<Arc<Launcher>> {
+    close_server();
+    let environments = shared_environments().is_none().then_some(SHARED_ENVIRONMENTS);
+    let shared: Vec<&str> = SHARED.iter().copied().chain(environments).collect();
+    let hidden = Hidden::new(state, &shared)?;
+    Ok(Arc::new(Launcher::start(&std::env::current_exe()?, hidden, users)?))
+}
+
+/// Says so where the kernel hides nothing.
+pub fn warn_if_not_hidden() {
+    if pinrail_exec::confine::version().is_none() {
+        eprintln!("warning: {NOT_HIDDEN}\n  hint: {NOT_HIDDEN_REMEDY}");
+    }
+}
+
+/// Who shares a server that is wanted so.
+fn tenancy(wanted: &Wanted, users: &Users) -> Tenancy {
+    if !users.is_empty() {
+        return Tenancy::Users(users.numbers());
+    }
+    if wanted.listen.ip().is_loopback() { Tenancy::Local } else { Tenancy::Alone }
+}
+
+/// Refuses to serve projects that could not be taken now.
+async fn take(app: &App) -> Result<(), Failure> {
+    let tenancy = &app.attempts.parts.tenancy;
+    let Tenancy::Alone = tenancy else { return Ok(()) };
+    let known = app.store.read(&Who::default(), Query::Projects).await;
+    let Answer::Projects(known) = known.map_err(|e| Failure::new(FAILED, e.to_string()))? else { return Ok(()) };
+    for row in &known {
+        let admitted = tenancy.admit(&row.name, known.iter().map(|row| &row.name));
+        admitted.map_err(|problem| Failure { hint: problem.hint, ..Failure::new(REFUSED, problem.detail) })?;
+    }
+    Ok(())
+}
+
 /// Ends this process when its owner ends: an API over which nothing can proceed would only look alive. The next server
 /// takes over as after a crash.
 async fn end_with(working: tokio::task::JoinHandle<Result<(), StoreError>>) {
@@ -275,10 +329,11 @@ pub struct Parts {
     shell: Arc<Shell>,
     sandbox: Arc<dyn Sandbox>,
     compiler: Compiler,
+    tenancy: Tenancy,
 }
 
 impl Parts {
-    pub fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
+    pub fn new(state: &Path, launcher: Arc<Launcher>, tenancy: Tenancy) -> Result<Self, Failure> {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
         let bin = link_to_self(state)?;
@@ -294,7 +349,11 @@ impl Parts {
         let sandbox = Arc::new(LocalSandbox::new(Arc::clone(&launcher)));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
-        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, sandbox, compiler })
+        if matches!(tenancy, Tenancy::Users(_)) {
+            Users::admit(state)?;
+        }
+        let (clock, ids) = (Arc::new(SystemClock::new()), Arc::new(SystemIds));
+        Ok(Self { clock, ids, python, shell, sandbox, compiler, tenancy })
     }
 
     /// What runs processes on this machine.
@@ -311,6 +370,7 @@ impl Parts {
             default_interpreter(),
             Arc::clone(&self.sandbox),
             Arc::clone(&self.clock),
+            self.tenancy.clone(),
         )
     }
 
@@ -336,6 +396,7 @@ impl Parts {
             environments: self.environments(state),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
+            tenancy: self.tenancy.clone(),
             kill_marked,
         })
     }

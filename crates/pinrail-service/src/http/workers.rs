@@ -121,7 +121,7 @@ async fn drain_worker(
     post, path = "/workers", tag = "workers", security(("token" = ["worker"])),
     request_body(content = Joining, example = json!({"protocol": 1, "name": "worker-1", "slots": 4, "labels": ["gpu"]})),
     responses((status = 201, description = "The session", body = Joined)),
-    extensions(("x-every-project" = json!(true)), ("x-codes" = json!(["owner-gone", "worker-exists", "worker-version"]))),
+    extensions(("x-every-project" = json!(true)), ("x-codes" = json!(["owner-gone", "worker-exists", "worker-refused", "worker-version"]))),
 )]
 async fn join(
     State(app): Shared,

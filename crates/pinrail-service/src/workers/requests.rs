@@ -26,6 +26,7 @@ impl App {
     pub async fn join_worker(&self, principal: &Principal, joining: Joining) -> Result<Joined, Problem> {
         principal.may_work()?;
         check(&joining)?;
+        self.attempts.parts.tenancy.admit_worker(&joining.users_of)?;
         let token = principal.id;
         let asked = self.owner.ask(|answer| Input::Worker(WorkerInput::Join { joining, token, answer })).await;
         let session = asked.ok_or_else(owner_gone)??;

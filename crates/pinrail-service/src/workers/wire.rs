@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::{AttemptId, SessionId};
+use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Phase, Report};
 use pinrail_model::seam::exec::{Assignment, Request, RequestError, Stream, Stretch};
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub struct Joining {
     pub labels: BTreeSet<String>,
     /// Processes at the same time.
     pub slots: u32,
+    /// The projects whose processes have a user each there; with none, all are the worker's own user's.
+    #[serde(default)]
+    pub users_of: BTreeSet<ProjectName>,
     /// Its session before this one, of which no process lives any more.
     #[serde(default)]
     pub former: Option<SessionId>,

@@ -88,6 +88,7 @@ impl World {
         let scripted: Arc<dyn Executor> = Arc::new(Scripted { told: Mutex::new(told) });
         let attempts = Attempts::new(AttemptParts {
             state: state.clone(),
+            tenancy: Default::default(),
             store: Arc::clone(&store),
             clock: clock.clone(),
             bundles: bundles.clone(),
@@ -100,6 +101,7 @@ impl World {
                 "python3".into(),
                 Arc::new(Printed),
                 clock.clone(),
+                Default::default(),
             ),
             vault: Arc::new(Vault::new(&state)),
             workers: Workers::new(clock.clone(), LEASE),

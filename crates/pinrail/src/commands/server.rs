@@ -35,6 +35,9 @@ pub struct UpArgs {
     /// After how many seconds of silence a worker counts as lost
     #[arg(long, hide = true, value_name = "SECONDS", default_value_t = LEASE.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     worker_lease: u64,
+    /// The user of this machine that runs the jobs of a project; once for each project. Only root can start such a server
+    #[arg(long, value_name = "PROJECT=USER")]
+    run_as: Vec<String>,
 }
 
 /// Each slot is a process; no machine has more to gain from them.
@@ -47,7 +50,8 @@ pub fn up(place: &Place, output: Output, args: &UpArgs) -> Result<ExitCode, Fail
     }
     let locked = Locked::take_over(&folder)?;
     let lease = Duration::from_secs(args.worker_lease);
-    let server = Server::start(locked, &Wanted { listen: args.listen, embedded: false, slots: args.slots, lease })?;
+    let (listen, slots, run_as) = (args.listen, args.slots, args.run_as.clone());
+    let server = Server::start(locked, &Wanted { listen, embedded: false, slots, lease, run_as })?;
     output.say(&format!("ready at {} (state in {})", server.url, folder.display()));
     output.document(&json!({"url": server.url, "pid": std::process::id()}));
     server.wait_for_signal()?;
@@ -65,6 +69,9 @@ fn up_detached(folder: &std::path::Path, output: Output, args: &UpArgs) -> Resul
     command.arg("--worker-lease").arg(args.worker_lease.to_string());
     if let Some(slots) = args.slots {
         command.arg("--slots").arg(slots.to_string());
+    }
+    for pair in &args.run_as {
+        command.arg("--run-as").arg(pair);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A session of its own, so that it does not die with the terminal.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Args;
-use pinrail_exec::Launcher;
 use pinrail_exec::local::kill_marked;
+use pinrail_exec::users::Users;
 use pinrail_service::bundles::Bundles;
+use pinrail_service::tenancy::Tenancy;
 use pinrail_service::work::{Line, LineError, Offer, Said, Wish, WorkParts, work as serve};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +24,7 @@ use crate::client::Place;
 use crate::failure::{FAILED, Failure, REFUSED, UNREACHABLE, USAGE};
 use crate::output::{Output, plural};
 use crate::python::default_interpreter;
-use crate::server::{Parts, default_slots};
+use crate::server::{Parts, default_slots, start_launcher, warn_if_not_hidden};
 use crate::state::Locked;
 use crate::user;
 
@@ -48,6 +49,9 @@ pub struct WorkArgs {
     /// Its own folder, for code and scratch files [default: ~/.local/state/pinrail/work/NAME]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// The user of this machine that runs the jobs of a project; once for each project. Only root can start such a worker
+    #[arg(long, value_name = "PROJECT=USER")]
+    run_as: Vec<String>,
 }
 
 pub fn work(place: &Place, output: Output, args: WorkArgs) -> Result<ExitCode, Failure> {
@@ -68,10 +72,14 @@ pub fn work(place: &Place, output: Output, args: WorkArgs) -> Result<ExitCode, F
         Failure::new(REFUSED, format!("another worker uses the folder \"{}\"", folder.display()))
             .hint("Give this one a name of its own with --name, or a folder with --folder.")
     })?;
-    // Before any thread: the launcher must not inherit half a runtime.
-    let launcher = Arc::new(Launcher::start(&std::env::current_exe()?)?);
+    let users =
+        Users::find(&args.run_as, &locked.folder).map_err(|e| Failure::new(REFUSED, e.to_string()).hint(e.hint()))?;
+    let tenancy = if users.is_empty() { Tenancy::Local } else { Tenancy::Users(users.numbers()) };
+    let users_of = users.numbers().into_keys().collect();
+    let launcher = start_launcher(&locked.folder, users)?;
+    warn_if_not_hidden();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let parts = Parts::new(&locked.folder, Arc::clone(&launcher))?;
+    let parts = Parts::new(&locked.folder, Arc::clone(&launcher), tenancy)?;
     let agent = Agent::config_builder().http_status_as_error(false).build().into();
     let work = WorkParts {
         line: Arc::new(Http { url: url.clone(), token, agent }),
@@ -96,7 +104,7 @@ pub fn work(place: &Place, output: Output, args: WorkArgs) -> Result<ExitCode, F
     };
     let ended = runtime.block_on(async {
         let wish = wishes()?;
-        serve(work, Offer { name: name.clone(), labels, slots }, wish, say).await.map_err(failure)
+        serve(work, Offer { name: name.clone(), labels, slots, users_of }, wish, say).await.map_err(failure)
     });
     // A request to a server that does not answer is not waited for.
     runtime.shutdown_background();

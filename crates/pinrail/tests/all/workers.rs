@@ -286,11 +286,49 @@ def large(ctx):
     assert_eq!(file.out.len(), 300_003, "{:?}", file.err);
     // Nothing is left of the attempts.
     wait_until("the scratch folders are gone", || {
-        let folder = project.path().join(".user/one/scratch");
+        let folder = project.path().join(".user/one/scratch/projects/demo");
         std::fs::read_dir(folder).map_or(0, Iterator::count) == 0
     });
     let seen = worker.seen(&project).unwrap();
     assert_eq!((&seen["state"], &seen["slots"], &seen["used"]), (&json!("up"), &json!(2), &json!(0)));
+}
+
+#[test]
+fn a_job_at_a_worker_knows_its_target_and_cannot_read_the_workers_folder() {
+    let job = "
+def a(ctx):
+    ctx.log(f'python at {ctx.target} with {ctx.vars.rows + 1}')
+    try:
+        (ctx.scratch.parents[3] / 'session.json').read_text()
+    except PermissionError:
+        ctx.log('python is refused')
+";
+    let shell = "echo command at $PINRAIL_TARGET with $PINRAIL_VAR_ROWS; \
+                 cat $TMPDIR/../../../../session.json || echo command is refused";
+    let workflow = format!(
+        "workflow = {{
+        template(name='python', class_='jobs.a.a'): [],
+        template(name='cold', class_='jobs.a.a', executor='shell'): [],
+        template(name='command', shell=\"{shell}\"): [],
+    }}"
+    );
+    let project = Project::new(&[
+        ("workflows/w.py", &workflow),
+        ("jobs/a.py", job),
+        (".pinrailignore", ".user\nserver.log\n"),
+        ("pinrail.toml", "[project]\nname = \"demo\"\n[targets.dev]\n[targets.dev.vars]\nrows = 5\n"),
+    ]);
+    let _server = up(&project);
+    let _worker = Worker::start(&project, "one", &[]);
+    let run = project.run(&["run", "w", "--json"]).json();
+    assert_eq!(run["state"], "succeeded", "{run}");
+    for (name, kind, rows) in [("python", "python", 6), ("cold", "python", 6), ("command", "command", 5)] {
+        let log = project.log(name);
+        assert!(log.contains("worker \"one\" runs"), "{log}");
+        assert!(log.contains(&format!("{kind} at dev with {rows}")), "{log}");
+        assert!(log.contains(&format!("{kind} is refused")), "{log}");
+        assert!(!log.contains("\"installation\""), "{log}");
+    }
 }
 
 #[test]
