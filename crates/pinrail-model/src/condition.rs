@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use chrono::Days;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::document::seconds;
 use crate::names::{JobName, WorkflowName};
-use crate::time::Micros;
+use crate::schedule::{Schedule, zone};
+use crate::time::{Interval, Micros};
 
 /// One thing that must be so before a job begins. Texts are templates of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -115,6 +117,32 @@ fn one_line(text: &str) -> String {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line,
     }
+}
+
+/// Intervals of another workflow that are waited for at most.
+const MOST_INTERVALS: usize = 10_000;
+/// An interval that begins this many days before another one may still hold it.
+const LONGEST: Days = Days::new(367);
+
+/// The intervals of another workflow that belong to one of this one: all that lie within it, or else the one in which it
+/// begins. A workflow without a schedule has the same.
+///
+/// # Errors
+/// What of the schedule cannot be understood, quoted.
+pub fn matching(other: Option<&Schedule>, own: Interval) -> Result<Vec<Interval>, String> {
+    let Some(schedule) = other else { return Ok(vec![own]) };
+    let tz = zone(&schedule.tz)?;
+    let day = |at: Micros| at.to_utc().with_timezone(&tz).date_naive();
+    let (first, last) = (day(own.start), day(own.end));
+    let within = |interval: &Interval| interval.start >= own.start && interval.end <= own.end;
+    let mut found = schedule.intervals_between(first, last, MOST_INTERVALS)?;
+    found.retain(within);
+    if found.is_empty() {
+        let from = first.checked_sub_days(LONGEST).unwrap_or(first);
+        let around = schedule.intervals_between(from, first, MOST_INTERVALS)?;
+        found.extend(around.into_iter().rev().find(|i| i.start <= own.start && own.start < i.end));
+    }
+    Ok(found)
 }
 
 /// What is known of the conditions of a task that waits for them, one entry for each.

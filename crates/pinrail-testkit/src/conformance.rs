@@ -635,6 +635,12 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::Holds,
         Query::Limits { project: Some(project.clone()) },
         Query::Limits { project: None },
+        Query::SucceededRuns {
+            project: project.clone(),
+            workflow: run.workflow.clone(),
+            from: Micros(0),
+            until: Micros(9),
+        },
         Query::SucceededBetween {
             project: project.clone(),
             workflow: run.workflow.clone(),
@@ -690,6 +696,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::BackfillCounts(_)
             | Query::Holds
             | Query::Limits { .. }
+            | Query::SucceededRuns { .. }
             | Query::SucceededBetween { .. }
             | Query::Notices { .. }
             | Query::DueNotices { .. }

@@ -269,6 +269,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::BackfillCounts(id) => scheduling::counts(connection, who, id)?,
         Query::Holds => Answer::Holds(scheduling::holds(connection, who)?),
         Query::Limits { project } => Answer::Limits(scheduling::limits(connection, who, project.as_ref())?),
+        Query::SucceededRuns { project, workflow, from, until } if visible(who, &project) => {
+            Answer::Intervals(scheduling::succeeded_runs(connection, &project, &workflow, from, until)?)
+        }
+        Query::SucceededRuns { .. } => Answer::Intervals(Vec::new()),
         Query::SucceededBetween { project, workflow, from, until } if visible(who, &project) => {
             Answer::SucceededBetween(scheduling::succeeded_between(connection, &project, &workflow, from, until)?)
         }

@@ -229,6 +229,23 @@ pub(super) fn limits(
 }
 
 /// From the first start to the end of each attempt that succeeded, latest runs first.
+pub(super) fn succeeded_runs(
+    connection: &Connection,
+    project: &ProjectName,
+    workflow: &WorkflowName,
+    from: Micros,
+    until: Micros,
+) -> Result<Vec<Interval>, StoreError> {
+    all(
+        connection,
+        "select interval_start, interval_end from runs indexed by runs_interval
+          where project = ?1 and workflow = ?2 and interval_start >= ?3 and interval_start < ?4
+            and state = 'succeeded' order by interval_start",
+        params![project.as_str(), workflow.as_str(), from.0, until.0],
+        |row| Ok(Interval { start: Micros(row.get(0)?), end: Micros(row.get(1)?) }),
+    )
+}
+
 pub(super) fn succeeded_between(
     connection: &Connection,
     project: &ProjectName,
