@@ -230,8 +230,10 @@ impl Looker {
         let value = environment.compile_expression(expression).and_then(|compiled| compiled.eval(self.context()));
         match value {
             Ok(value) if value.is_undefined() => (Look::Wrong, "it names something that is not there".to_owned()),
-            Ok(value) if value.is_true() => (Look::Met, format!("it is {value}")),
-            Ok(value) => (Look::Never, format!("it is {value}")),
+            Ok(value) => {
+                let said = serde_json::to_string(&value).unwrap_or_default();
+                (if value.is_true() { Look::Met } else { Look::Never }, format!("it is {said}"))
+            }
             Err(error) => (Look::Wrong, said(&error)),
         }
     }

@@ -34,6 +34,7 @@ macro_rules! pages {
 pages! {
     backfills "docs/backfills.md"
     environments "docs/environments.md"
+    conditions "docs/conditions.md"
     explain "docs/explain.md"
     notifications "docs/notifications.md"
     operations "docs/operations.md"
