@@ -23,6 +23,7 @@ use pinrail_model::run::{Event, Run, TaskIx};
 use pinrail_model::schedule::{ds, zone};
 use pinrail_model::seam::lake::{FileScope, LakeError, Query as SqlQuery, QueryLimits, ResultFormat, ResultSink, View};
 use pinrail_model::seam::store::{Answer, Query, StoreError, Who};
+use pinrail_model::target::{Lane, Target, name_of};
 use pinrail_model::time::{Interval, Micros};
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, broadcast};
@@ -75,6 +76,7 @@ impl Conditions {
 struct Looker {
     attempts: Arc<Attempts>,
     project: ProjectName,
+    target: Option<Arc<Target>>,
     interval: Interval,
     tz: String,
     params: BTreeMap<String, Value>,
@@ -95,6 +97,7 @@ pub(crate) fn watch(attempts: &Arc<Attempts>, run: &Run, task: TaskIx, epoch: u6
     let looker = Arc::new(Looker {
         attempts: Arc::clone(attempts),
         project: run.project.clone(),
+        target: run.target.clone(),
         interval: run.interval,
         tz: run.tz.clone(),
         params,
@@ -210,7 +213,7 @@ impl Looker {
         environment().render_str(text, self.context()).map_err(|e| said(&e))
     }
 
-    /// `ds`, `interval`, `params` and `upstream.JOB.NAME`.
+    /// `ds`, `interval`, `params`, `var` and `upstream.JOB.NAME`.
     fn context(&self) -> Jinja {
         let outputs = |value: &Value| value.get("outputs").cloned().unwrap_or(Value::Object(Map::new()));
         let upstream: BTreeMap<&String, Value> = self.upstream.iter().map(|(job, v)| (job, outputs(v))).collect();
@@ -218,7 +221,8 @@ impl Looker {
             start => self.interval.start.to_string(),
             end => self.interval.end.to_string(),
         };
-        context! { ds => self.ds(), interval, params => &self.params, upstream }
+        let var = self.target.as_ref().map(|target| &target.vars);
+        context! { ds => self.ds(), interval, params => &self.params, var, upstream }
     }
 
     fn ds(&self) -> String {
@@ -282,7 +286,9 @@ impl Looker {
     async fn run(&self, workflow: &WorkflowName, job: Option<&JobName>) -> Result<Sight, StoreError> {
         let store = &self.attempts.parts.store;
         let active = match store.read(&Who::default(), Query::ActiveVersions { project: self.project.clone() }).await? {
-            Answer::ActiveVersions(rows) => rows.into_iter().find(|row| row.workflow == *workflow),
+            Answer::ActiveVersions(rows) => {
+                rows.into_iter().find(|row| row.workflow == *workflow && row.target == name_of(self.target.as_ref()))
+            }
             _ => None,
         };
         let Some(document) = active.and_then(|active| Document::read(&active.document).ok()) else {
@@ -301,20 +307,19 @@ impl Looker {
             return Ok((Look::Wrong, format!("workflow \"{workflow}\" has no interval that begins in this one")));
         };
         let (from, until) = (first.start, Micros(last.start.0 + 1));
-        let (project, workflow) = (self.project.clone(), workflow.clone());
+        let (project, target) = (self.project.clone(), name_of(self.target.as_ref()));
+        let lane = Lane { project, workflow: workflow.clone(), target };
         let done: Vec<Interval> = match job {
-            None => match store.read(&Who::default(), Query::SucceededRuns { project, workflow, from, until }).await? {
+            None => match store.read(&Who::default(), Query::SucceededRuns { lane, from, until }).await? {
                 Answer::Intervals(rows) => rows,
                 _ => Vec::new(),
             },
-            Some(job) => {
-                match store.read(&Who::default(), Query::SucceededBetween { project, workflow, from, until }).await? {
-                    Answer::SucceededBetween(rows) => {
-                        rows.into_iter().filter(|row| row.job == *job).map(|row| row.interval).collect()
-                    }
-                    _ => Vec::new(),
+            Some(job) => match store.read(&Who::default(), Query::SucceededBetween { lane, from, until }).await? {
+                Answer::SucceededBetween(rows) => {
+                    rows.into_iter().filter(|row| row.job == *job).map(|row| row.interval).collect()
                 }
-            }
+                _ => Vec::new(),
+            },
         };
         let missing: Vec<&Interval> = wanted.iter().filter(|interval| !done.contains(interval)).collect();
         // How the intervals belong together is said, because they may differ.
@@ -344,7 +349,13 @@ impl Looker {
         let outputs: Vec<(&str, &String, &Value)> =
             outputs.flat_map(|(job, values)| values.iter().map(move |(name, value)| (job, name, value))).collect();
         let ds = self.ds();
-        let scope = Scope { ds: &ds, interval: self.interval, params: &self.params, param_types: &self.param_types };
+        let scope = Scope {
+            ds: &ds,
+            interval: self.interval,
+            params: &self.params,
+            param_types: &self.param_types,
+            target: self.target.as_ref(),
+        };
         let query = SqlQuery {
             text,
             file: None,
@@ -354,7 +365,7 @@ impl Looker {
             writes: None,
             declares_job: false,
         };
-        let view = View { project: self.project.clone(), at: None, attempt: None };
+        let view = View::now(self.project.clone(), self.target.clone());
         let checked = match engine.check(&query, &view).await {
             Ok(checked) => checked,
             Err(error) => return not_seen(&error),
