@@ -186,3 +186,40 @@ impl Watch {
         self.seen.iter().all(|seen| seen.met)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn schedule(text: &str) -> Schedule {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn interval(start: &str, end: &str) -> Interval {
+        let at = |text: &str| Micros(text.parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp_micros());
+        Interval { start: at(start), end: at(end) }
+    }
+
+    #[test]
+    fn finer_intervals_are_those_within_and_coarser_the_one_around() {
+        let hourly = schedule(r#"{"kind": "cron", "cron": "0 * * * *", "tz": "America/New_York"}"#);
+        let daily = schedule(r#"{"kind": "cron", "cron": "0 2 * * *", "tz": "UTC", "covers": "day"}"#);
+        let monthly = schedule(r#"{"kind": "cron", "cron": "0 2 1 * *", "tz": "UTC", "covers": "month"}"#);
+        let day = interval("2024-01-02T00:00:00Z", "2024-01-03T00:00:00Z");
+        let hours = matching(Some(&hourly), day).unwrap();
+        assert_eq!((hours.len(), hours[0].start, hours[23].end), (24, day.start, day.end));
+        assert_eq!(matching(Some(&daily), day).unwrap(), [day]);
+        assert_eq!(matching(Some(&monthly), day).unwrap(), [interval("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")]);
+        let hour = interval("2024-01-02T05:00:00Z", "2024-01-02T06:00:00Z");
+        assert_eq!(matching(Some(&daily), hour).unwrap(), [day]);
+        assert_eq!(matching(None, hour).unwrap(), [hour], "a workflow without a schedule has the same");
+    }
+
+    #[test]
+    fn a_day_with_23_hours_waits_for_23() {
+        let hourly = schedule(r#"{"kind": "cron", "cron": "0 * * * *", "tz": "Europe/Berlin"}"#);
+        let day = interval("2024-03-30T23:00:00Z", "2024-03-31T22:00:00Z");
+        assert_eq!(matching(Some(&hourly), day).unwrap().len(), 23);
+    }
+}

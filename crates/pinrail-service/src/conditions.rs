@@ -7,7 +7,7 @@
 //!
 //! The two largest costs are the SELECT of a condition on a table and the connection of one on a URL.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::path::{Component, Path};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use pinrail_model::time::{Interval, Micros};
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, broadcast};
 
-use crate::attempt::{Attempts, project_folder, upstream};
+use crate::attempt::{Attempts, upstream};
 use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
 use crate::values::Scope;
@@ -243,14 +243,11 @@ impl Looker {
     }
 
     async fn file(&self, path: &str) -> Sight {
-        let relative = Path::new(path);
-        if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return (
-                Look::Wrong,
-                format!("path \"{path}\" is not relative to the project's folder, or leads out of it"),
-            );
+        if let Some(message) = leads_out(path) {
+            return (Look::Wrong, message);
         }
-        let folder = match project_folder(self.attempts.parts.store.as_ref(), &self.project).await {
+        let folder = self.attempts.project_folder(&self.project).await;
+        let folder = match folder.map(|folder| self.attempts.parts.tenancy.read_by_server(folder)) {
             Ok(Some(folder)) => folder,
             Ok(None) => return (Look::Wrong, "this server does not have the project's folder".to_owned()),
             Err(error) => return unseen(&error),
@@ -389,6 +386,51 @@ impl Looker {
             None => (Look::NotYet, "it gives no row".to_owned()),
         }
     }
+}
+
+/// What of a condition can be seen to be wrong before anything runs; `after` are the jobs before its own.
+pub(crate) fn mistake(that: &That, after: &[JobName]) -> Option<String> {
+    let environment = environment();
+    let template = |text: &str| {
+        let template = environment.template_from_str(text).map_err(|e| said(&e));
+        template.map_or_else(Some, |template| unknown(template.undeclared_variables(true), after))
+    };
+    match that {
+        That::When { expression } => match environment.compile_expression(expression) {
+            Ok(compiled) => unknown(compiled.undeclared_variables(true), after),
+            Err(error) => Some(format!("expression \"{expression}\": {}", said(&error))),
+        },
+        That::File { path } => leads_out(path).or_else(|| template(path)),
+        That::Partition { partition, .. } => partition.values().find_map(|value| template(value)),
+        That::Watermark { reaches, .. } => template(reaches),
+        That::Http { url, contains, .. } => template(url).or_else(|| template(contains.as_deref()?)),
+        // The engine knows SQL, and other workflows may be deployed later.
+        That::Run { .. } | That::Sql { .. } => None,
+    }
+}
+
+/// A name that no run will have.
+fn unknown(names: HashSet<String>, after: &[JobName]) -> Option<String> {
+    let wrong = |name: &String| {
+        let mut parts = name.split('.');
+        match parts.next() {
+            Some("upstream") => parts.next().is_some_and(|job| !after.iter().any(|known| known.as_str() == job)),
+            Some(known) => !["ds", "interval", "params", "var"].contains(&known),
+            None => false,
+        }
+    };
+    let mut found: Vec<String> = names.into_iter().filter(wrong).collect();
+    found.sort_unstable();
+    let name = found.into_iter().next()?;
+    Some(match name.strip_prefix("upstream.") {
+        Some(_) => format!("it names \"{name}\", and the job does not wait for that one"),
+        None => format!("it names \"{name}\"; there are ds, interval, params, upstream and var"),
+    })
+}
+
+fn leads_out(path: &str) -> Option<String> {
+    let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    (!inside).then(|| format!("path \"{path}\" is not relative to the project's folder, or leads out of it"))
 }
 
 /// Collects a small result.

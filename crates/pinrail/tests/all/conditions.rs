@@ -60,7 +60,7 @@ fn what_does_not_come_is_given_up_and_a_person_can_let_it_go_on() {
         "workflows/w.py",
         "workflow = {template(name='fails', shell='true', wait_for=File('none', timeout='300ms', every='100ms')): [],
                      template(name='skips', shell='true', wait_for=File('none', timeout='300ms', otherwise='skip')): [],
-                     template(name='wrong', shell='true', wait_for=File('../none')): [],
+                     template(name='wrong', shell='true', wait_for=SqlTrue('selekt 1')): [],
                      template(name='goes', shell='true', wait_for=File('none')): []}",
     )]);
     let _server = project.up();
@@ -75,7 +75,7 @@ fn what_does_not_come_is_given_up_and_a_person_can_let_it_go_on() {
     let said = good(&project, &["explain", "--job", "skips"]);
     assert!(said.contains("skips was skipped: it waited for file \"none\": no such file"), "{said}");
     let said = good(&project, &["explain", "--job", "wrong"]);
-    assert!(said.contains("path \"../none\" is not relative to the project's folder, or leads out of it"), "{said}");
+    assert!(said.contains("what it waits for cannot be looked at: "), "{said}");
     let run = project.last_run()["id"].as_str().unwrap().to_owned();
     good(&project, &["release", &run, "--job", "goes"]);
     let run = project.wait_for_end();
@@ -143,18 +143,31 @@ fn a_run_of_another_workflow_is_waited_for_by_matching_interval() {
 
 #[test]
 fn a_condition_that_is_none_is_told_with_its_place() {
-    let project = Project::new(&[(
-        "workflows/w.py",
-        "workflow = {template(name='a', shell='true', wait_for='data/x.csv'): [],
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflow = {template(name='a', shell='true', wait_for='data/x.csv'): [],
                      template(name='b', shell='true', wait_for=[File('x', otherwise='wait')]): [],
                      template(name='c', shell='true', wait_for=Url('http://x/', status='200')): []}",
-    )]);
+        ),
+        (
+            "workflows/v.py",
+            "workflow = {template(name='a', shell='true', wait_for=File('../x')): [],
+                     template(name='b', shell='true', when='upstream.a.rows > '): ['a'],
+                     template(name='c', shell='true', when='upstream.b.rows > 1'): ['a'],
+                     template(name='d', shell='true', wait_for=File('{{ date }}.csv')): []}",
+        ),
+    ]);
     let ran = project.run(&["check"]);
     assert_eq!(ran.code, Some(3));
     for said in [
         "setting \"wait_for\" of job \"a\" must be a condition or a list of them, not \"data/x.csv\"",
         "conditions whose otherwise is \"fail\" or \"skip\", not \"wait\"",
         "\"status\" is \"200\", not a number such as 200",
+        "condition of job \"a\": path \"../x\" is not relative to the project's folder, or leads out of it",
+        "condition of job \"b\": expression \"upstream.a.rows > \": syntax error",
+        "condition of job \"c\": it names \"upstream.b.rows\", and the job does not wait for that one",
+        "condition of job \"d\": it names \"date\"; there are ds, interval, params, upstream and var",
     ] {
         assert!(ran.out.contains(said) || ran.err.contains(said), "{said}: {ran:?}");
     }

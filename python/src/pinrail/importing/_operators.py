@@ -594,7 +594,7 @@ class DagTranslator:
             self._sql(task, job, workflow)
         elif kind in SENSORS or kind.endswith(('Sensor', 'SensorAsync', 'Marker')) or kind == '@task.sensor':
             raise NotTranslated(
-                'Pinrail does not wait by itself yet',
+                'jobs here wait themselves',
                 f'write {SENSORS.get(kind, "a job that checks, with retries= and retry_delay=")}',
             )
         elif 'branch' in kind.lower() or 'short_circuit' in kind or 'ShortCircuit' in kind:
