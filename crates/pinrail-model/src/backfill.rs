@@ -4,6 +4,7 @@
 //! a slice again makes nothing twice. What of it may begin is [`crate::admit`]'s to say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::document::{ExecutorKind, ParamType, Sha};
 use crate::ids::{BackfillId, RunId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::run::{Class, Control, RunState};
+use crate::target::{Lane, Target, name_of};
 use crate::time::{Interval, Micros};
 
 /// Runs of one backfill at most: hourly intervals of more than a hundred years.
@@ -29,6 +31,9 @@ pub struct Backfill {
     pub id: BackfillId,
     pub project: ProjectName,
     pub workflow: WorkflowName,
+    /// The target of its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Arc<Target>>,
     pub version: Sha,
     pub bundle: Sha,
     pub by: String,
@@ -114,6 +119,12 @@ impl BackfillState {
 }
 
 impl Backfill {
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
     /// Runs that it makes.
     #[must_use]
     pub fn total(&self) -> u32 {
@@ -208,6 +219,7 @@ mod tests {
             id: BackfillId::from_parts(7, 7),
             project: "p".parse().unwrap(),
             workflow: "w".parse().unwrap(),
+            target: None,
             version: Sha::of(b""),
             bundle: Sha::of(b""),
             by: "anna".to_owned(),

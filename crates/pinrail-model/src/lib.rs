@@ -24,5 +24,6 @@ pub mod seam;
 pub mod select;
 pub mod steps;
 pub mod tables;
+pub mod target;
 pub mod time;
 pub mod trigger;

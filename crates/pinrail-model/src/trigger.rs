@@ -4,6 +4,7 @@
 //! the reason; none is passed over in silence. Which run may begin when is [`crate::admit`]'s to say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::names::{ProjectName, WorkflowName};
 use crate::notify::Rules;
 use crate::run::Control;
 use crate::schedule::{CatchUp, Schedule};
+use crate::target::{Lane, Target, name_of};
 use crate::time::{Interval, Micros};
 
 /// A fire time that is later than this was missed, and `catch_up` says what becomes of it.
@@ -68,6 +70,9 @@ pub const MOST_ACTIVE: u32 = 16;
 pub struct Trigger {
     pub project: ProjectName,
     pub workflow: WorkflowName,
+    /// The target of its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Arc<Target>>,
     pub version: Sha,
     pub bundle: Sha,
     pub schedule: Schedule,
@@ -122,6 +127,12 @@ pub struct Fire {
 }
 
 impl Trigger {
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
     /// When there is something to do next; none when there will be no more fire times, or while it is paused.
     #[must_use]
     pub fn due_at(&self) -> Option<Micros> {
@@ -298,6 +309,7 @@ mod tests {
         Trigger {
             project: "p".parse().unwrap(),
             workflow: "w".parse().unwrap(),
+            target: None,
             version: Sha::of(b"1"),
             bundle: Sha::of(b"1"),
             schedule: Schedule { covers: Covers::Day, catch_up, ..Schedule::new(fires) },

@@ -26,6 +26,7 @@ use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Execut
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
 use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::step;
+use pinrail_model::target::Target;
 use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -106,6 +107,7 @@ pub struct Ticket {
     pub epoch: u64,
     pub generation: u32,
     pub project: ProjectName,
+    pub target: Option<Arc<Target>>,
     pub workflow: WorkflowName,
     pub job: Arc<Job>,
     pub attempt: Arc<Attempt>,
@@ -137,6 +139,7 @@ impl Ticket {
             epoch: *epoch,
             generation: found.generation,
             project: run.project.clone(),
+            target: run.target.clone(),
             workflow: run.workflow.clone(),
             job: Arc::clone(job),
             attempt: Arc::clone(found.attempts.last()?),
@@ -715,6 +718,8 @@ impl OneWork {
             "tz": ticket.tz,
             "params": ticket.params,
             "param_types": ticket.param_types,
+            "target": ticket.target.as_ref().map(|target| &target.name),
+            "vars": ticket.target.as_ref().map(|target| &target.vars),
             "upstream": ticket.upstream,
             "secrets": ticket.job.secrets,
             "state": ticket.attempt.state_left,
@@ -744,6 +749,14 @@ impl OneWork {
             let name: String = name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }).collect();
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             set(&format!("PINRAIL_PARAM_{name}"), text);
+        }
+        if let Some(target) = &ticket.target {
+            set("PINRAIL_TARGET", target.name.to_string());
+            for (name, value) in &target.vars {
+                let name: String = name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }).collect();
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                set(&format!("PINRAIL_VAR_{name}"), text);
+            }
         }
         env
     }

@@ -19,7 +19,7 @@ use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::{Document, Job, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling};
 use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::JobName;
 use pinrail_model::notify;
 use pinrail_model::run::{
     Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run,
@@ -32,6 +32,7 @@ use pinrail_model::seam::store::{
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
+use pinrail_model::target::{Lane, name_of};
 use pinrail_model::time::{Clock, Interval, Micros, Now};
 use pinrail_model::trigger::Trigger;
 use serde_json::{Value, json};
@@ -158,9 +159,9 @@ struct Owner {
     runs: BTreeMap<RunId, Held>,
     shard: Shard,
     timers: BinaryHeap<Reverse<Alarm>>,
-    triggers: BTreeMap<(ProjectName, WorkflowName), Trigger>,
+    triggers: BTreeMap<Lane, Trigger>,
     /// When, on the wall clock, which schedule is due. Entries of what has changed since are passed over.
-    wheel: BinaryHeap<Reverse<(Micros, ProjectName, WorkflowName)>>,
+    wheel: BinaryHeap<Reverse<(Micros, Lane)>>,
     backfills: BTreeMap<BackfillId, Filling>,
     documents: Documents,
     /// The last command that was taken.
@@ -221,7 +222,7 @@ struct Batch {
     /// What follows from the changes of runs and from commands, in a transition after those.
     replies: Vec<Write>,
     /// Schedules and backfills whose rows changed.
-    triggers: BTreeSet<(ProjectName, WorkflowName)>,
+    triggers: BTreeSet<Lane>,
     backfills: BTreeSet<BackfillId>,
     durable: bool,
 }
@@ -255,15 +256,14 @@ enum Maker {
 /// A run, by what no other active run may share with it.
 struct Beside<'a> {
     run: RunId,
-    project: &'a ProjectName,
-    workflow: &'a WorkflowName,
+    lane: &'a Lane,
     interval: Interval,
 }
 
 impl Beside<'_> {
     fn is_of(&self, run: &Run) -> bool {
         let one_off = matches!(run.cause, Cause::OneOff { .. });
-        !one_off && (&run.project, &run.workflow, run.interval) == (self.project, self.workflow, self.interval)
+        !one_off && run.interval == self.interval && run.lane() == *self.lane
     }
 }
 
@@ -412,7 +412,7 @@ impl Owner {
         let run = &self.runs.get(&id)?.run;
         let found = run.tasks.get(task)?;
         Some(Publication {
-            project: run.project.clone(),
+            place: run.place(),
             attempt: found.attempt()?.id,
             run: id,
             job: found.job.clone(),
@@ -697,9 +697,10 @@ impl Owner {
                 Ok(json!({"id": run}))
             }
             CommandKind::Activate(activation) => self.activate(activation, batch).await,
-            CommandKind::Pause { project, workflow, paused, reason } => {
+            CommandKind::Pause { project, workflow, target, paused, reason } => {
                 let control = paused.then(|| control(command, reason.as_deref()));
-                self.pause(project, workflow, control, batch).await
+                let lane = Lane { project: project.clone(), workflow: workflow.clone(), target: target.clone() };
+                self.pause(&lane, control, batch).await
             }
             CommandKind::CreateBackfill(backfill) => self.create_backfill(backfill, batch).await,
             CommandKind::ChangeBackfill { id, change, reason } => {
@@ -728,17 +729,17 @@ impl Owner {
                 return Ok(json!({"id": other.run.id}));
             }
         }
+        let lane =
+            Lane { project: new.project.clone(), workflow: new.workflow.clone(), target: name_of(new.target.as_ref()) };
         let same = self.runs.values().find(|held| {
             let run = &held.run;
-            !new.one_off
-                && (&run.project, &run.workflow, run.interval) == (&new.project, &new.workflow, new.interval)
-                && !run.state().is_final()
+            !new.one_off && run.interval == new.interval && !run.state().is_final() && run.lane() == lane
         });
         if let Some(same) = same {
             return Err(Refusal::active(&same.run));
         }
         if !new.one_off {
-            let beside = Beside { run: new.id, project: &new.project, workflow: &new.workflow, interval: new.interval };
+            let beside = Beside { run: new.id, lane: &lane, interval: new.interval };
             self.supersede(&beside, &new.by, batch).await?;
         }
         let document = self.document(new).await?;
@@ -748,6 +749,7 @@ impl Owner {
             id: new.id,
             project: new.project.clone(),
             workflow: new.workflow.clone(),
+            target: new.target.clone(),
             class: new.class,
             cause: if new.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
             interval: new.interval,
@@ -763,6 +765,7 @@ impl Owner {
             pending: None,
             hold: None,
             jobs: new.jobs.clone(),
+            replay_of: new.replay_of,
             outside: new.outside.clone(),
             executors: new.executors.clone(),
             notify: new.notify.clone().map(Arc::new),
@@ -795,7 +798,7 @@ impl Owner {
                 let message = format!(
                     "run {id} of workflow \"{}\" for the same interval is unfinished, and no server works on it: \
                      `pinrail up` goes on with it, `pinrail cancel {id}` ends it",
-                    beside.workflow
+                    beside.lane.workflow
                 );
                 return Err(Refusal { run: Some(id), ..Refusal::new("run-exists", message) });
             }
@@ -815,7 +818,8 @@ impl Owner {
         if matches!(run.cause, Cause::OneOff { .. }) || !run.state().is_final() {
             return Ok(());
         }
-        let beside = Beside { run: id, project: &run.project, workflow: &run.workflow, interval: run.interval };
+        let lane = run.lane();
+        let beside = Beside { run: id, lane: &lane, interval: run.interval };
         let other = self
             .runs
             .values()

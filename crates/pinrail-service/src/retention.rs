@@ -27,6 +27,7 @@ use crate::attempt::projects_scratch;
 use crate::bundles::Bundles;
 use crate::environments::{SHARED, Use, environments_folder, unshared, uses};
 use crate::queries::results_folder;
+use crate::replay::drop_scratch;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -52,6 +53,8 @@ const QUERIES: Duration = DAY.saturating_mul(30);
 const NOTICES: Duration = DAY.saturating_mul(30);
 /// What tables were before, for whoever looks into a mistake within a month.
 const TABLE_HISTORY: Duration = DAY.saturating_mul(30);
+/// The tables of a replay, for whoever looks at them within a week; the run itself stays as others do.
+const REPLAYS: Duration = DAY.saturating_mul(7);
 /// A list of tokens tells for a month who could do what until lately.
 const TOKENS: Duration = DAY.saturating_mul(30);
 /// A bundle that was sent or checked but never run, or whose runs are forgotten.
@@ -100,6 +103,7 @@ pub struct Keep {
     pub queries: Duration,
     pub notices: Duration,
     pub table_history: Duration,
+    pub replays: Duration,
     pub bundles: Duration,
     pub unpacked: Duration,
     pub compiled: Duration,
@@ -123,6 +127,7 @@ impl Default for Keep {
             queries: QUERIES,
             notices: NOTICES,
             table_history: TABLE_HISTORY,
+            replays: REPLAYS,
             bundles: BUNDLES,
             unpacked: UNPACKED,
             compiled: COMPILED,
@@ -194,6 +199,7 @@ impl Retention {
     pub async fn pass(&self) -> Result<Forgotten, StoreError> {
         step!("retention.before-rows");
         let mut forgotten = Forgotten { rows: self.rows().await?, ..Forgotten::default() };
+        forgotten.rows += self.replays().await?;
         forgotten.bundles = self.idle_bundles().await?;
         step!("retention.before-files");
         forgotten.files += self.logs().await?;
@@ -237,6 +243,24 @@ impl Retention {
             }
         }
         Ok(all)
+    }
+
+    /// Drops the tables of old replays, of which nobody said that they may go.
+    async fn replays(&self) -> Result<u64, StoreError> {
+        let before = self.before(self.keep.replays);
+        let Answer::Projects(projects) = self.store.read(&Who::default(), Query::Projects).await? else { return Ok(0) };
+        let mut count = 0;
+        for project in projects.into_iter().map(|row| row.name) {
+            let query = Query::Targets { project: project.clone() };
+            let Answer::Targets(targets) = self.store.read(&Who::default(), query).await? else { continue };
+            for target in targets.iter().filter(|target| target.scratch.is_some_and(|at| at < before)) {
+                match drop_scratch(self.store.as_ref(), self.ids.as_ref(), &project, target).await {
+                    Ok(_) => count += 1,
+                    Err(error) => tracing::warn!(%error, target = %target.name, "tables of a replay cannot be dropped"),
+                }
+            }
+        }
+        Ok(count)
     }
 
     async fn idle_bundles(&self) -> Result<u64, StoreError> {

@@ -74,6 +74,7 @@ impl Sink {
         let ticket = &self.work.ticket;
         View {
             project: ticket.project.clone(),
+            target: ticket.target.clone(),
             at: self.view.get().copied(),
             attempt: Some(AttemptView {
                 run: ticket.run,
@@ -125,7 +126,13 @@ impl Sink {
     fn values(&self, own: &BTreeMap<String, Value>) -> BTreeMap<String, SqlValue> {
         let ticket = &self.work.ticket;
         let (ds, interval) = (ticket.ds(), ticket.interval);
-        let scope = Scope { ds: &ds, interval, params: &ticket.params, param_types: &ticket.param_types };
+        let scope = Scope {
+            ds: &ds,
+            interval,
+            params: &ticket.params,
+            param_types: &ticket.param_types,
+            target: ticket.target.as_ref(),
+        };
         let upstream = ticket.upstream.iter().flat_map(|(job, left)| {
             let outputs = left["outputs"].as_object().into_iter().flatten();
             outputs.map(move |(name, value)| (job.as_str(), name, value))
@@ -201,6 +208,10 @@ impl Sink {
         let done = engine.run(query, &self.view(), &limits, ResultFormat::Json, result).await?;
         for (name, value) in &done.counters {
             self.counter("sql", name, *value, None);
+        }
+        for (table, target) in &done.read_from {
+            let line = format!("note: {table} is read from target {target}; this one has no such table");
+            self.log(None, Stream::System, line.as_bytes());
         }
         Ok(done)
     }
