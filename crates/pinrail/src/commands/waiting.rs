@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::schedules::{control, short};
 use crate::client::Client;
-use crate::output::{cell, plural};
+use crate::output::{cell, plural, visible};
 
 /// Holders that are named; `--json` has all of them.
 const MOST_NAMED: usize = 3;
@@ -38,6 +38,10 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
         }
         "waiting-for-slot" => {
             format!("  {who} waits for a worker slot: {} of {} are held", number("held"), number("slots"))
+        }
+        "waiting-for-conditions" => {
+            let conditions = explanation["conditions"].as_array().cloned().unwrap_or_default();
+            return Some(conditions.iter().flat_map(|condition| condition_lines(&who, condition)).collect());
         }
         "waiting-for-limit" => limit(&who, explanation),
         "waiting-for-worker" => {
@@ -135,4 +139,18 @@ fn holders(list: &Value) -> Vec<String> {
         lines.push(format!("    {:<11} and {} more", "", all.len() - MOST_NAMED));
     }
     lines
+}
+
+/// A condition with what was last seen of it.
+fn condition_lines(who: &str, condition: &Value) -> [String; 3] {
+    let found = match condition["found"].as_str() {
+        Some("") | None => "nobody has looked yet".to_owned(),
+        Some(found) => format!("{} (at {})", visible(found), cell(&condition["at"])),
+    };
+    let until = cell(&condition["until"]);
+    [
+        format!("  {who} waits for {}", visible(&cell(&condition["what"]))),
+        format!("    last look   {found}"),
+        format!("    given up    {until}"),
+    ]
 }
