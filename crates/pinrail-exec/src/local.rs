@@ -316,12 +316,11 @@ pub fn kill_marked(installation: &str, attempts: &BTreeSet<String>) {
     });
 }
 
-/// Kills every process of an attempt, wherever it is.
-pub(crate) async fn kill_strays(attempt: &str) {
-    let attempt = attempt.to_owned();
-    let killing = move || kill_all(|value| value(ATTEMPT_VARIABLE).as_deref() == Some(&attempt));
+/// Kills every process that an installation has started for an attempt, wherever it is.
+pub(crate) async fn kill_strays(installation: &str, attempt: &str) {
+    let (installation, attempts) = (installation.to_owned(), BTreeSet::from([attempt.to_owned()]));
     // A panic would have been told of.
-    let _ = tokio::task::spawn_blocking(killing).await;
+    let _ = tokio::task::spawn_blocking(move || kill_marked(&installation, &attempts)).await;
 }
 
 /// Kills every process in whose environment something holds, until there is none. What the kernel cannot end in time,

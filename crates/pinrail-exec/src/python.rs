@@ -171,7 +171,7 @@ impl Python {
             if matches!(fork, Fork::Lost) {
                 // Nobody else may know of it any more: the launcher can have died as well, and its successor kills
                 // only those that are waited for. What has escaped still holds the socket and the streams.
-                kill_strays(&key).await;
+                kill_strays(installation(assignment), &key).await;
             }
             fork
         };
@@ -255,8 +255,7 @@ impl Python {
         env.insert("PINRAIL_WARM_FD".to_owned(), "3".to_owned());
         // A free place of the right length, into which each fork writes its attempt.
         env.insert(ATTEMPT_VARIABLE.to_owned(), "0".repeat(assignment.attempt.to_string().len()));
-        let installation = assignment.env.get(INSTALLATION_VARIABLE).cloned().unwrap_or_default();
-        env.insert(INSTALLATION_VARIABLE.to_owned(), installation);
+        env.insert(INSTALLATION_VARIABLE.to_owned(), installation(assignment).to_owned());
         let root = assignment.code.root.display().to_string();
         let interpreter = assignment.code.interpreter.display().to_string();
         let arguments = ["-m", "pinrail.warm", "--root", &root, "--module", module];
@@ -285,6 +284,11 @@ impl Python {
 fn warm_uses(assignment: &Assignment) -> Vec<PathBuf> {
     let folders = assignment.scratch.parent().map(Path::to_owned);
     [Some(assignment.code.root.clone()), folders].into_iter().flatten().collect()
+}
+
+/// By what the processes of an assignment are known besides their attempt.
+fn installation(assignment: &Assignment) -> &str {
+    assignment.env.get(INSTALLATION_VARIABLE).map_or("", String::as_str)
 }
 
 /// What became of a fork of a warm process.

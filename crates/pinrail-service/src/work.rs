@@ -23,6 +23,7 @@ use pinrail_model::ids::{AttemptId, SessionId};
 use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Phase, Report, RetryWish, Verdict};
 use pinrail_model::seam::exec::{Assignment, AttemptSink, Executor, Stream, Stretch};
+use pinrail_model::step;
 use pinrail_model::time::Clock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -129,6 +130,14 @@ struct Former {
     installation: String,
 }
 
+impl Former {
+    /// By what the processes of the session are known. Another worker on this machine may have the same attempts later,
+    /// and nobody is to take its processes for these.
+    fn mark(&self) -> String {
+        format!("{}/{}", self.installation, self.session)
+    }
+}
+
 /// Works until it is drained or ended.
 ///
 /// # Errors
@@ -152,8 +161,9 @@ pub async fn work(
         };
         let now = Former { session: joined.session, installation: joined.installation.clone() };
         write_former(&parts.state, &now);
+        step!("work.joined");
         say(Said::Joined { name: offer.name.clone(), slots: offer.slots });
-        let over = serve(&parts, &joined, sent, wish.clone(), &say).await;
+        let over = serve(&parts, &joined, now.mark(), sent, wish.clone(), &say).await;
         match over {
             Over::Home => {
                 forget_former(&parts.state);
@@ -225,6 +235,7 @@ async fn join(
 struct Serving {
     parts: Arc<WorkParts>,
     session: SessionId,
+    mark: String,
     lease: Duration,
     heartbeat: Duration,
     outbox: Arc<Outbox>,
@@ -249,6 +260,7 @@ struct Under {
 async fn serve(
     parts: &Arc<WorkParts>,
     joined: &Joined,
+    mark: String,
     sent: Duration,
     mut wish: watch::Receiver<Wish>,
     say: &(impl Fn(Said) + Send + Sync),
@@ -258,6 +270,7 @@ async fn serve(
     let serving = Arc::new(Serving {
         parts: Arc::clone(parts),
         session: joined.session,
+        mark,
         lease,
         heartbeat: Duration::from_millis(joined.heartbeat_ms),
         outbox: Arc::default(),
@@ -287,6 +300,7 @@ async fn serve(
                 draining = true;
                 say(Said::Draining);
                 serving.outbox.say(Frame::Draining {});
+                step!("work.draining");
             }
         }
     };
@@ -295,6 +309,7 @@ async fn serve(
     (parts.guard)(None);
     clear_scratch(&parts.state);
     if matches!(end, Over::Home) {
+        step!("work.before-leave");
         // A server that cannot be told finds out by itself.
         let _ = parts.line.post("/workers/leave", json!({"session": joined.session}), PATIENCE).await;
     }
@@ -373,10 +388,14 @@ impl Serving {
                 let _ = tokio::time::timeout(self.heartbeat, self.outbox.news.notified()).await;
             }
             let (first, frames) = self.outbox.next();
+            let said = !frames.is_empty();
             let body = json!({"session": self.session, "first": first, "frames": frames});
             let sent = self.parts.clock.now().mono;
             let answer = self.parts.line.post("/workers/reports", body, PATIENCE).await;
             if let Some(answer) = self.goes_on(answer, sent).await {
+                if said {
+                    step!("work.after-report");
+                }
                 self.outbox.heard(answer["last"].as_u64().unwrap_or(0));
             }
         }
@@ -406,6 +425,7 @@ impl Serving {
     fn carry_out(self: &Arc<Self>, order: Order, tasks: &mut JoinSet<()>) {
         match order {
             Order::Run(run) => {
+                step!("work.before-start");
                 let (stop, asked) = (watch::Sender::new(false), Arc::<Asked>::default());
                 let teller = Teller {
                     stretch: run.stretch,
@@ -421,6 +441,7 @@ impl Serving {
                 tasks.spawn(async move {
                     let stretch = run.stretch;
                     let end = serving.run(*run, &teller).await;
+                    step!("work.before-end");
                     serving.lock().remove(&stretch);
                     serving.outbox.say(Frame::End { stretch, end });
                 });
@@ -508,6 +529,7 @@ impl Serving {
         } else {
             assignment.code.interpreter.clone_from(&self.parts.interpreter);
         }
+        assignment.env.insert("PINRAIL_INSTALLATION".to_owned(), self.mark.clone());
         assignment.env.insert("TMPDIR".to_owned(), scratch.display().to_string());
         assignment.folder.clone_from(&root);
         // Beside the scratch folder, in which names may be anybody's.
@@ -623,7 +645,7 @@ fn end_leftovers(parts: &WorkParts, former: &Former) {
     let entries = folders.iter().flat_map(std::fs::read_dir).flatten().flatten();
     let attempts: BTreeSet<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     if !attempts.is_empty() {
-        (parts.kill_marked)(&former.installation, &attempts);
+        (parts.kill_marked)(&former.mark(), &attempts);
     }
 }
 

@@ -54,7 +54,7 @@ const ENVIRONMENT: &[(&str, &[(&str, &str)])] = &[
             ("PINRAIL_TARGET", "The target of the run, in a project that has targets"),
             ("PINRAIL_VAR_", "Followed by the name of a variable of the target, as for parameters: its value"),
             ("TMPDIR", "The attempt's scratch folder"),
-            ("PINRAIL_INSTALLATION", "The id of the state folder"),
+            ("PINRAIL_INSTALLATION", "The id of the state folder; at a worker, of its session there"),
             ("PINRAIL_SOCKET", "How `pinrail output`, `save` and `secret read` reach the server"),
         ],
     ),

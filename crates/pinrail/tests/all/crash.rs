@@ -13,16 +13,16 @@ use serde_json::Value;
 use crate::support::{Project, Server, repository, wait_until};
 
 /// What a build without the lake cannot reach, and what belongs to stories of their own: a backfill, a schedule, a
-/// notice, an environment.
+/// notice, an environment, a worker.
 fn reachable(step: &str) -> bool {
-    if ["backfill.", "schedule.", "notify.", "environment."].iter().any(|part| step.starts_with(part)) {
+    if ["backfill.", "schedule.", "notify.", "environment.", "work."].iter().any(|part| step.starts_with(part)) {
         return false;
     }
     cfg!(feature = "lake") || !(step.starts_with("publish.") || step.starts_with("lake."))
 }
 
 /// The names in `step!("...")` in the sources of the crates.
-fn steps() -> BTreeSet<String> {
+pub fn steps() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     collect(&repository().join("crates"), &mut found);
     assert!(found.len() > 5, "{found:?}");
@@ -97,7 +97,7 @@ class More:
 ";
 
 /// What job c must find; read from standard input by the one command that sets it.
-const SECRET: &str = "a-secret";
+pub const SECRET: &str = "a-secret";
 const LOAD: &str = "-- writes: raw.events append\nselect {{ ds }} as day, n from (values (1), (2), (3)) as v(n)";
 const DAILY: &str = "-- writes: marts.daily partition (day = {{ ds }})
 select count(*) as n, sum(n) as total from raw.events where day = {{ ds }}";
@@ -105,13 +105,13 @@ select count(*) as n, sum(n) as total from raw.events where day = {{ ds }}";
 const EVENTS: [i64; 5] = [1, 2, 3, 11, 12];
 
 /// Hears which phase of which attempt has run, outside of every process that is killed.
-struct Counter {
+pub struct Counter {
     port: u16,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
 impl Counter {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let heard: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -130,7 +130,7 @@ impl Counter {
     }
 
     /// `execute` runs once in an attempt. `complete` is asked again of the attempt whose server died in it.
-    fn heard_no_execution_twice(&self, at: &str) {
+    pub fn heard_no_execution_twice(&self, at: &str) {
         let heard = self.heard.lock().unwrap();
         let executions: Vec<&String> = heard.iter().filter(|text| text.ends_with(" execute")).collect();
         let different: BTreeSet<&&String> = executions.iter().collect();
@@ -139,7 +139,7 @@ impl Counter {
     }
 }
 
-fn story(counter: &Counter) -> Project {
+pub fn story(counter: &Counter) -> Project {
     let workflow = WORKFLOW.replace("**TABLES", if cfg!(feature = "lake") { "**tables" } else { "" });
     let jobs = JOBS.replace("PORT", &counter.port.to_string());
     let files =
@@ -196,7 +196,7 @@ fn tell(project: &Project, die_at: Option<&str>, steps: Option<&Path>) -> Value 
     run
 }
 
-fn is_over(run: &Value) -> bool {
+pub fn is_over(run: &Value) -> bool {
     matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled"))
 }
 
@@ -206,7 +206,7 @@ fn start(project: &Project, environment: &[(&str, &str)]) -> Option<Server> {
 }
 
 /// The attempts that made their tasks succeed, by job.
-fn successes(run: &Value, at: &str) -> BTreeMap<String, String> {
+pub fn successes(run: &Value, at: &str) -> BTreeMap<String, String> {
     assert_eq!(run["state"], "succeeded", "after {at}: {run}");
     let mut found = BTreeMap::new();
     for task in run["tasks"].as_array().unwrap() {
@@ -223,7 +223,7 @@ fn successes(run: &Value, at: &str) -> BTreeMap<String, String> {
 }
 
 /// What a folder's tables must hold: where they are, and which attempts published them.
-struct Expected {
+pub struct Expected {
     at: String,
     days: BTreeSet<String>,
     /// By table: its metadata, and the attempts whose snapshots it must have.
@@ -233,7 +233,7 @@ struct Expected {
 }
 
 impl Expected {
-    fn new(project: Project, runs: &[Value], at: &str) -> Self {
+    pub fn new(project: Project, runs: &[Value], at: &str) -> Self {
         let found = project.run(&["tables", "--json"]).json();
         let location = |name: &str| {
             let tables = found["items"].as_array().unwrap();
@@ -255,7 +255,7 @@ impl Expected {
 }
 
 /// Reads all tables with an independent reader and compares rows and snapshots.
-fn tables_are_right(expected: &[Expected]) {
+pub fn tables_are_right(expected: &[Expected]) {
     if expected.is_empty() {
         return;
     }

@@ -1,10 +1,12 @@
 //! The state folder and the server's processes, as code of users sees them: it tries every way to read them that there
 //! is, as root and as an ordinary user, in each kind of process; and it can do what it could without that.
 
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use crate::isolation::interpreter;
-use crate::support::{Project, Ran, Server, launcher, task, users};
+use crate::support::{Project, Ran, Server, launcher, task, users, wait_until};
 
 /// Tries ways to what is hidden; says of each what came of it.
 const PROBE: &str = r#"
@@ -201,7 +203,11 @@ fn served(user: Option<u32>) -> (Project, Server) {
 }
 
 fn tell(project: &Project, server: &Server, signals: bool) {
-    let files: Vec<_> = SECRETS.iter().map(|name| project.state().canonicalize().unwrap().join(name)).collect();
+    tell_of(project, &SECRETS, server, signals);
+}
+
+fn tell_of(project: &Project, names: &[&str], server: &Server, signals: bool) {
+    let files: Vec<_> = names.iter().map(|name| project.state().canonicalize().unwrap().join(name)).collect();
     let processes = json!({"server": server.child.id(), "launcher": launcher(server)});
     project.write("data/told.json", &json!({"files": files, "processes": processes, "signals": signals}).to_string());
 }
@@ -237,21 +243,83 @@ fn nothing_that_a_user_writes_can_read_the_state_folder_or_look_into_the_server(
             ("a command", command),
             ("a workflow file", loading),
         ] {
-            refused(&seen, &format!("{kind} as {user:?}"));
+            refused(&seen, SECRETS.len(), &format!("{kind} as {user:?}"));
         }
     }
 }
 
-/// All ways were tried, and none led anywhere.
-fn refused(seen: &Value, who: &str) {
+/// All ways to so many files and two processes were tried, and none led anywhere.
+fn refused(seen: &Value, files: usize, who: &str) {
     let ways = ways(seen);
-    assert_eq!(ways.len(), 17 * SECRETS.len() + 10 * 2, "{who}: {seen}");
+    assert_eq!(ways.len(), 17 * files + 10 * 2, "{who}: {seen}");
     // Root may read what others had in their environment at their start; the server's is not there any more.
     let fine = |way: &str, outcome: &str| {
         outcome == "refused" || (way.starts_with("environment") && outcome == "read nothing")
     };
     let got: Vec<_> = ways.into_iter().filter(|(way, outcome)| !fine(way, outcome)).collect();
     assert!(got.is_empty(), "{who}: {got:?}");
+}
+
+fn quiet(command: &mut std::process::Command) -> std::process::Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// What nobody but a worker may read.
+const SECRETS_OF_A_WORKER: [&str; 2] = ["session.json", "token"];
+
+#[test]
+fn nothing_that_a_job_does_at_a_worker_can_read_its_folder_or_look_into_it() {
+    for user in users() {
+        let project = Project::new(&[
+            (".pinrailignore", "data\nstate\nserver.log\n"),
+            ("jobs/a.py", "import probe\ndef run(ctx):\n    ctx.output('seen', probe.seen(str(ctx.scratch)))\n"),
+            ("jobs/imported.py", "import probe\nSEEN = probe.seen()\ndef run(ctx):\n    ctx.output('seen', SEEN)\n"),
+        ]);
+        project.write("probe.py", &format!("PROJECT = {:?}\n{PROBE}", project.path()));
+        let jobs = WORKFLOW.split("workflows =").next().unwrap().replace("import json, probe\n", "");
+        project.write("workflows/w.py", &jobs.replace("PYTHON", &interpreter(user)));
+        std::fs::create_dir(project.path().join("data")).unwrap();
+        // The worker's folder is where the ways look for what is hidden, the server's is somewhere else.
+        let folder = project.state();
+        std::os::unix::fs::symlink(&folder, project.path().join("data/state")).unwrap();
+        for name in SECRETS_OF_A_WORKER {
+            let link = project.path().join(format!("data/link-{name}"));
+            std::os::unix::fs::symlink(format!("../.pinrail/{name}"), link).unwrap();
+        }
+        let project = match user {
+            Some(user) => project.of_user(user),
+            None => project,
+        };
+        let state = project.path().join("state").display().to_string();
+        let run = |arguments: &[&str]| project.run(&[arguments, &["--state", &state]].concat());
+        let up = ["up", "--listen", "127.0.0.1:0", "--slots", "0", "--state", &state];
+        let _server = Server { child: quiet(&mut project.command(&up)) };
+        let live = project.path().join("state/server.json");
+        wait_until("the server is ready", || live.exists());
+        let live: Value = serde_json::from_slice(&std::fs::read(live).unwrap()).unwrap();
+        let token = run(&["token", "create", "--name", "one", "--role", "worker"]).out;
+        project.write(".pinrail/token", &token);
+        let mut work = project.command(&["work", "--url", live["url"].as_str().unwrap(), "--name", "one"]);
+        work.arg("--folder").arg(&folder).arg("--token-file").arg(folder.join("token"));
+        work.env("SECRET_OF_THE_SERVER", "hush").env("PINRAIL_PYTHON", interpreter(user));
+        let worker = Server { child: quiet(&mut work) };
+        wait_until("the worker has joined", || folder.join("session.json").exists());
+        tell_of(&project, &SECRETS_OF_A_WORKER, &worker, true);
+        let ran = run(&["run", "w", "--json"]);
+        assert_eq!(ran.code, Some(0), "{user:?}: {ran:?}");
+        let command = run(&["logs", "--job", "command"]).out;
+        let ran = ran.json();
+        let outputs = |name| task(&ran, name)["outputs"]["seen"].clone();
+        let command = command.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{command}"));
+        for (kind, seen) in [
+            ("a job in Python", outputs("python")),
+            ("a class on shell", outputs("cold")),
+            ("a module while it is loaded", outputs("import")),
+            ("a command", serde_json::from_str(command).unwrap()),
+        ] {
+            refused(&seen, SECRETS_OF_A_WORKER.len(), &format!("{kind} at a worker as {user:?}"));
+        }
+    }
 }
 
 #[cfg(feature = "lake")]
@@ -323,7 +391,7 @@ sys.exit('error: it builds nothing')
         let checked = project.run(&["check"]);
         assert!(checked.out.contains("uv: error: it builds nothing"), "{user:?}: {checked:?}");
         let seen = std::fs::read_to_string(project.path().join("data/seen.json")).unwrap();
-        refused(&serde_json::from_str(&seen).unwrap(), &format!("a builder as {user:?}"));
+        refused(&serde_json::from_str(&seen).unwrap(), SECRETS.len(), &format!("a builder as {user:?}"));
     }
 }
 

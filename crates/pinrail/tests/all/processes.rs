@@ -17,7 +17,7 @@ fn python_project(settings: &str, job: &str) -> Project {
     ])
 }
 
-fn pid_in(project: &Project, file: &str) -> u32 {
+pub fn pid_in(project: &Project, file: &str) -> u32 {
     let path = project.path().join(file);
     let mut pid = None;
     wait_until("the pid is written", || {
@@ -64,7 +64,7 @@ fn a_job_begins_without_blocked_signals() {
 }
 
 /// A job whose first attempt double-forks into a session of its own, says with which pid, and then does something.
-fn escaping(then: &str) -> Project {
+pub fn escaping(then: &str) -> Project {
     let job = "
 import os, time
 
@@ -86,7 +86,7 @@ def a(ctx):
     let project = python_project("", "");
     let path = format!("{:?}", project.path().join("escaped"));
     project.write("jobs/a.py", &job.replace("PATH", &path).replace("THEN", then));
-    project.write(".pinrailignore", "escaped*\nserver.log\n");
+    project.write(".pinrailignore", "escaped*\nserver.log\n.user\n");
     project
 }
 

@@ -1,5 +1,6 @@
 //! Several worker processes: jobs at them, labels, loss, drains, frozen workers, servers that die.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use crate::crash::{Counter, Expected, SECRET, is_over, steps, story, successes, tables_are_right};
 use crate::environments;
+use crate::processes::{escaping, pid_in};
 use crate::support::{Project, Server, alive, below, phases, sigkill, task, test_python, wait_until};
 
 /// A lease that tests can wait for.
@@ -41,6 +44,13 @@ impl Worker {
         arguments: &[&str],
         environment: &[(&str, OsString)],
     ) -> Self {
+        let worker = Self::spawn(project, url, name, arguments, environment);
+        wait_until("the worker has joined", || worker.seen(project).is_some());
+        worker
+    }
+
+    /// One that may die before it has joined.
+    fn spawn(project: &Project, url: &str, name: &str, arguments: &[&str], environment: &[(&str, OsString)]) -> Self {
         let folder = project.path().join(".user");
         std::fs::create_dir_all(&folder).unwrap();
         let token = folder.join("worker.token");
@@ -59,9 +69,7 @@ impl Worker {
         command.arg("--folder").arg(folder.join(name)).arg("--token-file").arg(token).args(arguments);
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
-        let worker = Self { child, name: name.to_owned(), log };
-        wait_until("the worker has joined", || worker.seen(project).is_some());
-        worker
+        Self { child, name: name.to_owned(), log }
     }
 
     /// What the server says of it.
@@ -71,8 +79,7 @@ impl Worker {
     }
 
     fn signal(&self, signal: &str) {
-        let status = std::process::Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        send(signal, &[self.child.id()]);
     }
 
     fn session(&self, project: &Project) -> String {
@@ -87,14 +94,19 @@ impl Worker {
         all.filter(|(_, line)| line.contains("sleep 600")).map(|(pid, _)| pid).collect()
     }
 
+    fn launcher(&self) -> u32 {
+        let found = below(self.child.id()).into_iter().find(|(_, line)| line.contains("__launcher"));
+        found.expect("the worker has a launcher").0
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end; gives the exit code.
     fn ended(&mut self) -> Option<i32> {
-        let mut status = None;
-        wait_until("the worker ends", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap().code()
+        wait_until("the worker ends", || self.is_over());
+        self.child.wait().unwrap().code()
     }
 }
 
@@ -145,6 +157,12 @@ impl Cut {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+fn send(signal: &str, pids: &[u32]) {
+    let pids = pids.iter().map(u32::to_string);
+    let status = std::process::Command::new("kill").arg(signal).args(pids).status().unwrap();
+    assert!(status.success());
 }
 
 /// A free address of this machine.
@@ -474,6 +492,169 @@ fn a_worker_that_freezes_past_its_lease_does_nothing_more_that_counts() {
     let states: Vec<_> = task(&run, "a")["attempts"].as_array().unwrap().iter().map(|a| a["state"].clone()).collect();
     assert_eq!(states, [json!("lost"), json!("succeeded")], "{run}");
     assert_eq!(noted(&notes), ["execute 1", "cleanup 1 by setup", "execute 2", "cleanup 2 by setup"]);
+}
+
+#[test]
+fn a_worker_that_wakes_leaves_alone_what_another_does_for_the_same_attempt() {
+    let (project, notes) = staying("");
+    let go = project.path().join("go");
+    let job = std::fs::read_to_string(project.path().join("jobs/a.py")).unwrap();
+    let waits = format!("def cleanup(self, ctx):\n        while not os.path.exists({go:?}): time.sleep(0.02)\n");
+    let job = job.replace("def cleanup(self, ctx):\n", &waits).replace("import os,", "import os, time,");
+    project.write("jobs/a.py", &job);
+    project.write(".pinrailignore", ".user\nserver.log\nnotes\ngo\n");
+    let _server = up(&project);
+    let (one, other) = (Worker::start(&project, "one", &[]), Worker::start(&project, "other", &[]));
+    start(&project);
+    let (frozen, idle) = by_work(one, other);
+    let session = frozen.session(&project);
+    frozen.signal("-STOP");
+    wait_until("the other one cleans up", || idle.seen(&project).unwrap()["used"] == 1);
+    wait_until("its cleanup runs", || {
+        let attempt = task(&project.last_run(), "a")["attempts"][0].clone();
+        phases(&attempt).last().is_some_and(|phase| phase == "cleanup running")
+    });
+    frozen.signal("-CONT");
+    wait_until("it joins anew", || frozen.session(&project) != session && frozen.seen(&project).is_some());
+    std::fs::write(&go, "").unwrap();
+    let run = project.wait_for_end();
+    let attempts = task(&run, "a")["attempts"].as_array().unwrap();
+    let states: Vec<_> = attempts.iter().map(|attempt| attempt["state"].clone()).collect();
+    assert_eq!(states, [json!("lost"), json!("succeeded")], "{run}");
+    assert_eq!(phases(&attempts[0]).last().unwrap(), "cleanup succeeded", "{run}\n{}", project.log("a"));
+    assert_eq!(noted(&notes), ["execute 1", "cleanup 1 by setup", "execute 2", "cleanup 2 by setup"]);
+}
+
+#[test]
+fn what_a_worker_says_that_was_frozen_with_all_its_processes_comes_too_late() {
+    let (project, notes) = staying("");
+    let go = project.path().join("go");
+    let waits = format!(
+        "while not os.path.exists({go:?}): time.sleep(0.02)
+            with open({notes:?}, 'a') as notes:
+                notes.write('returns 1\\n')"
+    );
+    let job = std::fs::read_to_string(project.path().join("jobs/a.py")).unwrap();
+    let job = job.replace("subprocess.run(['sleep', '600'])", &waits).replace("import os,", "import os, time,");
+    project.write("jobs/a.py", &job);
+    project.write(".pinrailignore", ".user\nserver.log\nnotes\ngo\n");
+    let _server = up(&project);
+    let worker = Worker::start(&project, "one", &[]);
+    start(&project);
+    wait_until("the job runs", || noted(&notes) == ["execute 1"]);
+    let session = worker.session(&project);
+    let all: Vec<u32> = below(worker.child.id()).into_iter().map(|(pid, _)| pid).collect();
+    worker.signal("-STOP");
+    send("-STOP", &all);
+    let _other = Worker::start(&project, "other", &[]);
+    let run = project.wait_for_end();
+    let (launcher, jobs): (Vec<u32>, Vec<u32>) = all.iter().partition(|pid| **pid == worker.launcher());
+    // Its process comes to its end before anybody can keep it from that.
+    std::fs::write(&go, "").unwrap();
+    send("-CONT", &jobs);
+    wait_until("its execute returns", || noted(&notes).iter().any(|line| line == "returns 1"));
+    worker.signal("-CONT");
+    send("-CONT", &launcher);
+    wait_until("it joins anew", || worker.session(&project) != session && worker.seen(&project).is_some());
+    assert!(!jobs.iter().any(|pid| alive(*pid)), "processes of its former session live");
+    let now = project.last_run();
+    for run in [run, now] {
+        let job = task(&run, "a");
+        let states: Vec<_> = job["attempts"].as_array().unwrap().iter().map(|a| a["state"].clone()).collect();
+        assert_eq!(states, [json!("lost"), json!("succeeded")], "{run}");
+        assert_eq!(job["outputs"], json!({"number": 2}), "{run}");
+    }
+    let expected = ["execute 1", "cleanup 1 by setup", "execute 2", "cleanup 2 by setup", "returns 1"];
+    assert_eq!(noted(&notes), expected);
+}
+
+#[test]
+fn a_killed_launcher_of_a_worker_takes_its_processes_along_and_is_replaced() {
+    let project = escaping("time.sleep(600)");
+    let _server = project.up_at("127.0.0.1:0", &["--slots", "0", "--worker-lease", "3600"]);
+    let worker = Worker::start(&project, "one", &[]);
+    start(&project);
+    let escaped = pid_in(&project, "escaped");
+    sigkill(worker.launcher());
+    let run = project.wait_for_end();
+    assert_eq!(run["state"], "succeeded", "{run}");
+    let attempts = task(&run, "a")["attempts"].as_array().unwrap();
+    assert_eq!((&attempts[0]["state"], &attempts[0]["fault"]), (&json!("lost"), &json!("platform")), "{run}");
+    assert!(!alive(escaped), "what had escaped is found by its attempt");
+    assert_eq!(places(&project, "a", 2)[0], "one");
+}
+
+#[test]
+fn a_worker_killed_together_with_its_launcher_ends_what_had_escaped_when_it_is_started_again() {
+    let project = escaping("time.sleep(600)");
+    let _server = project.up_at("127.0.0.1:0", &["--slots", "0", "--worker-lease", "3600"]);
+    let worker = Worker::start(&project, "one", &[]);
+    start(&project);
+    let escaped = pid_in(&project, "escaped");
+    worker.signal("-STOP");
+    sigkill(worker.launcher());
+    drop(worker);
+    let _again = Worker::start(&project, "one", &[]);
+    let run = project.wait_for_end();
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(task(&run, "a")["attempts"][0]["state"], "lost", "{run}");
+    assert!(!alive(escaped), "what had escaped is found by its attempt");
+}
+
+/// A worker that may be told where to die, a run, a drain; then another worker for what is left.
+fn tell(project: &Project, die_at: Option<&str>, log: Option<&std::path::Path>, next: &str) -> Value {
+    project.write(".pinrailignore", ".user\nserver.log\n");
+    let _server = up(project);
+    assert_eq!(project.run_with(&["secret", "set", "key"], SECRET).code, Some(0));
+    let die = die_at.map(|at| ("PINRAIL_DIE_AT", at.into()));
+    let environment: Vec<_> = die.into_iter().chain(log.map(|log| ("PINRAIL_STEPS", log.into()))).collect();
+    let mut worker = Worker::spawn(project, &project.url(), "one", &[], &environment);
+    let ran = project.run(&["run", "w", "--at", "2013-01-01", "--detach"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    // A drain goes best with something to finish.
+    let early = die_at.is_some_and(|at| at.starts_with("work.draining"));
+    wait_until("the run is over, or its worker", || {
+        worker.is_over()
+            || is_over(&project.last_run())
+            || early && worker.seen(project).is_some_and(|seen| seen["used"] == 1)
+    });
+    if !worker.is_over() {
+        worker.signal("-TERM");
+    }
+    assert_eq!(worker.ended().is_none(), die_at.is_some(), "{die_at:?}");
+    let _next = Worker::start(project, next, &[]);
+    project.wait_for_end()
+}
+
+#[test]
+fn a_worker_that_dies_at_any_step_loses_nothing_and_doubles_nothing() {
+    let logged = tempfile::tempdir().unwrap();
+    let log = logged.path().join("steps");
+    let counter = Counter::start();
+    successes(&tell(&story(&counter), None, Some(&log), "other"), "no death");
+    let passed = std::fs::read_to_string(&log).unwrap();
+    let passed: Vec<&str> = passed.lines().collect();
+    let mut expected = Vec::new();
+    for step in steps().into_iter().filter(|step| step.starts_with("work.")) {
+        let times = passed.iter().filter(|name| **name == step).count();
+        assert!(times > 0, "step {step} is never reached");
+        // The first passing, and one in the middle; how often a worker says something differs from run to run.
+        for at in BTreeSet::from([1, times.div_ceil(2)]) {
+            // Somebody starts it again, or another one is there.
+            for next in ["one", "other"] {
+                let die_at = format!("{step}:{at}");
+                eprintln!("a death at {die_at}, then {next}");
+                let project = story(&counter);
+                let run = tell(&project, Some(&die_at), None, next);
+                successes(&run, &die_at);
+                if cfg!(feature = "lake") {
+                    expected.push(Expected::new(project, &[run], &die_at));
+                }
+            }
+        }
+    }
+    counter.heard_no_execution_twice("deaths of a worker at each step");
+    tables_are_right(&expected);
 }
 
 #[test]
