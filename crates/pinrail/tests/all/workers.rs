@@ -495,34 +495,40 @@ fn a_worker_that_freezes_past_its_lease_does_nothing_more_that_counts() {
 }
 
 #[test]
-fn a_worker_that_wakes_leaves_alone_what_another_does_for_the_same_attempt() {
-    let (project, notes) = staying("");
-    let go = project.path().join("go");
-    let job = std::fs::read_to_string(project.path().join("jobs/a.py")).unwrap();
-    let waits = format!("def cleanup(self, ctx):\n        while not os.path.exists({go:?}): time.sleep(0.02)\n");
-    let job = job.replace("def cleanup(self, ctx):\n", &waits).replace("import os,", "import os, time,");
-    project.write("jobs/a.py", &job);
-    project.write(".pinrailignore", ".user\nserver.log\nnotes\ngo\n");
-    let _server = up(&project);
-    let (one, other) = (Worker::start(&project, "one", &[]), Worker::start(&project, "other", &[]));
-    start(&project);
-    let (frozen, idle) = by_work(one, other);
-    let session = frozen.session(&project);
-    frozen.signal("-STOP");
-    wait_until("the other one cleans up", || idle.seen(&project).unwrap()["used"] == 1);
-    wait_until("its cleanup runs", || {
-        let attempt = task(&project.last_run(), "a")["attempts"][0].clone();
-        phases(&attempt).last().is_some_and(|phase| phase == "cleanup running")
-    });
-    frozen.signal("-CONT");
-    wait_until("it joins anew", || frozen.session(&project) != session && frozen.seen(&project).is_some());
-    std::fs::write(&go, "").unwrap();
-    let run = project.wait_for_end();
-    let attempts = task(&run, "a")["attempts"].as_array().unwrap();
-    let states: Vec<_> = attempts.iter().map(|attempt| attempt["state"].clone()).collect();
-    assert_eq!(states, [json!("lost"), json!("succeeded")], "{run}");
-    assert_eq!(phases(&attempts[0]).last().unwrap(), "cleanup succeeded", "{run}\n{}", project.log("a"));
-    assert_eq!(noted(&notes), ["execute 1", "cleanup 1 by setup", "execute 2", "cleanup 2 by setup"]);
+fn a_worker_that_comes_back_leaves_alone_what_another_does_for_the_same_attempt() {
+    for killed in [false, true] {
+        let (project, notes) = staying("");
+        let go = project.path().join("go");
+        let job = std::fs::read_to_string(project.path().join("jobs/a.py")).unwrap();
+        let waits = format!("def cleanup(self, ctx):\n        while not os.path.exists({go:?}): time.sleep(0.02)\n");
+        let job = job.replace("def cleanup(self, ctx):\n", &waits).replace("import os,", "import os, time,");
+        project.write("jobs/a.py", &job);
+        project.write(".pinrailignore", ".user\nserver.log\nnotes\ngo\n");
+        let _server = up(&project);
+        let (one, other) = (Worker::start(&project, "one", &[]), Worker::start(&project, "other", &[]));
+        start(&project);
+        let (mut away, idle) = by_work(one, other);
+        let session = away.session(&project);
+        away.signal(if killed { "-KILL" } else { "-STOP" });
+        wait_until("the other one cleans up", || {
+            let attempt = task(&project.last_run(), "a")["attempts"][0].clone();
+            idle.seen(&project).unwrap()["used"] == 1
+                && phases(&attempt).last().is_some_and(|phase| phase == "cleanup running")
+        });
+        if killed {
+            away = Worker::start(&project, &away.name, &[]);
+        } else {
+            away.signal("-CONT");
+        }
+        wait_until("it joins anew", || away.session(&project) != session && away.seen(&project).is_some());
+        std::fs::write(&go, "").unwrap();
+        let run = project.wait_for_end();
+        let attempts = task(&run, "a")["attempts"].as_array().unwrap();
+        let states: Vec<_> = attempts.iter().map(|attempt| attempt["state"].clone()).collect();
+        assert_eq!(states, [json!("lost"), json!("succeeded")], "{run}");
+        assert_eq!(phases(&attempts[0]).last().unwrap(), "cleanup succeeded", "{run}");
+        assert_eq!(noted(&notes), ["execute 1", "cleanup 1 by setup", "execute 2", "cleanup 2 by setup"]);
+    }
 }
 
 #[test]
