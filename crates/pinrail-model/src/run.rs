@@ -611,6 +611,22 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether a person or program asked for it; else it happened.
+    #[must_use]
+    pub fn is_a_persons(&self) -> bool {
+        matches!(
+            self,
+            Self::Stop { .. }
+                | Self::Retry { .. }
+                | Self::Mark { .. }
+                | Self::Hold { .. }
+                | Self::Disable { .. }
+                | Self::Reload { .. }
+        )
+    }
+}
+
 /// Other code for the tasks of a retry.
 #[derive(Debug, Clone)]
 pub struct NewCode {
@@ -706,6 +722,8 @@ pub struct Effects {
     pub history: Vec<Happening>,
     /// Tasks whose rows (and whose latest attempt's) changed.
     pub touched: std::collections::BTreeSet<TaskIx>,
+    /// Which tasks moved along which edges, in order.
+    pub moves: Vec<(TaskIx, Position, Position)>,
     pub run_touched: bool,
     /// Whether anybody may rely on the changes: then they must be durable before any work begins.
     pub durable: bool,
@@ -762,6 +780,34 @@ pub struct Happening {
     pub data: Value,
 }
 
+impl Effects {
+    /// Adds what a later event of the same run came to.
+    pub fn add(&mut self, later: Self) {
+        self.work.extend(later.work);
+        self.history.extend(later.history);
+        self.touched.extend(later.touched);
+        self.moves.extend(later.moves);
+        self.run_touched |= later.run_touched;
+        self.durable |= later.durable;
+    }
+}
+
+/// The other runs of a workflow for an interval that are under way, of which there may be one, or wait to be.
+pub fn beside<'a>(
+    runs: impl Iterator<Item = &'a Run>,
+    project: &ProjectName,
+    workflow: &WorkflowName,
+    interval: Interval,
+    except: RunId,
+) -> impl Iterator<Item = &'a Run> {
+    runs.filter(move |run| {
+        (run.interval, &run.workflow, &run.project) == (interval, workflow, project)
+            && run.id != except
+            && run.cause.is_of_a_workflow()
+            && !run.state().is_final()
+    })
+}
+
 impl Run {
     /// The tasks of a new run, all waiting.
     #[must_use]
@@ -788,6 +834,22 @@ impl Run {
         } else {
             RunState::Succeeded
         }
+    }
+
+    /// The tasks on which somebody worked, with their epochs: lost when whoever that was is gone.
+    #[must_use]
+    pub fn unattended(&self) -> Vec<(TaskIx, u64)> {
+        let tasks = self.tasks.iter().enumerate();
+        let worked_on = tasks.filter(|(_, task)| task.position.is_live() || task.position == Position::Cleaning);
+        worked_on.map(|(ix, task)| (ix, task.epoch)).collect()
+    }
+
+    /// Whether a retry that names no jobs is about this one.
+    #[must_use]
+    pub fn wants_retry(&self, task: TaskIx) -> bool {
+        let Some(task) = self.tasks.get(task) else { return false };
+        let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
+        task.position == Position::Held || (task.position == Position::Done && ending)
     }
 
     /// The place of a job's task.
@@ -854,26 +916,42 @@ impl Run {
         filled
     }
 
-    /// Timers to set again after a restart, with the time that is left.
+    /// Whether a piece of work is still to be done: what was decided after it, before it could begin, may have made it
+    /// pointless.
+    #[must_use]
+    pub fn still_wants(&self, work: &Work) -> bool {
+        let (Work::Begin { task, epoch }
+        | Work::Submit { task, epoch }
+        | Work::Reattach { task, epoch }
+        | Work::Complete { task, epoch }
+        | Work::Publish { task, epoch }
+        | Work::Clean { task, epoch, .. }
+        | Work::Set { task, epoch, .. }) = work;
+        self.tasks.get(*task).is_some_and(|task| task.epoch == *epoch)
+    }
+
+    /// Timers to set again after a restart, with the time that is left. Those of attempts follow from what becomes of the
+    /// attempts.
     #[must_use]
     pub fn timers(&self, now: Micros) -> Vec<Work> {
-        let mut timers = Vec::new();
-        for (ix, task) in self.tasks.iter().enumerate() {
-            if task.position == Position::Backoff {
-                let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
-                timers.push(Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after });
-            }
-            if let (true, Some(attempt)) = (task.position.is_live(), task.attempts.last()) {
-                let job = &self.graph.jobs[ix];
-                let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
-                for (timer, limit) in limits {
-                    let Some(limit) = limit.map(crate::document::seconds) else { continue };
-                    let after = limit.saturating_sub(now.since(attempt.started_at));
-                    timers.push(Work::Set { task: ix, epoch: task.epoch, timer, after });
-                }
-            }
-        }
-        timers
+        let waiting = self.tasks.iter().enumerate().filter(|(_, task)| task.position == Position::Backoff);
+        let timer = |(ix, task): (TaskIx, &Arc<Task>)| {
+            let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
+            Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after }
+        };
+        waiting.map(timer).collect()
+    }
+
+    /// The timers of a live attempt, with the time that is left.
+    fn limits(&self, ix: TaskIx, now: Micros) -> Vec<Work> {
+        let (task, job) = (&self.tasks[ix], &self.graph.jobs[ix]);
+        let Some(attempt) = task.attempt() else { return Vec::new() };
+        let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
+        let timer = |(timer, limit): (Timer, Option<f64>)| {
+            let after = crate::document::seconds(limit?).saturating_sub(now.since(attempt.started_at));
+            Some(Work::Set { task: ix, epoch: task.epoch, timer, after })
+        };
+        limits.into_iter().filter_map(timer).collect()
     }
 }
 

@@ -22,8 +22,8 @@ use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::notify;
 use pinrail_model::run::{
-    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run,
-    TaskIx, Timer, Work, apply,
+    Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
+    Timer, Work, apply, beside,
 };
 use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
@@ -369,14 +369,16 @@ impl Owner {
         let now = self.parts.clock.now();
         let work = change.fx.work.len();
         let before = held.run.state();
-        apply(&mut held.run, event, now, &mut change.fx)?;
-        batch.durable |= change.fx.durable;
-        let touched: Vec<TaskIx> = change.fx.touched.iter().copied().collect();
+        // Only what this event touched is followed: a run of ten thousand jobs touches them all when it is made.
+        let mut fx = Effects::default();
+        apply(&mut held.run, event, now, &mut fx)?;
+        batch.durable |= fx.durable;
         let after = held.run.state();
-        if change.fx.run_touched {
+        if fx.run_touched {
             self.shard.follow_run(&held.run);
         }
-        self.shard.follow(&held.run, touched);
+        self.shard.follow(&held.run, fx.touched.iter().copied());
+        change.fx.add(fx);
         if before != after {
             self.run_moved(id, before, after, batch);
         }
@@ -574,6 +576,9 @@ impl Owner {
     }
 
     fn dispatch(&mut self, id: RunId, work: Work) {
+        if self.runs.get(&id).is_none_or(|held| !held.run.still_wants(&work)) {
+            return;
+        }
         if let Work::Set { task, epoch, timer, after } = work {
             let due = self.parts.clock.now().mono + after;
             self.timers.push(Reverse((due, id, task, epoch, timer)));
@@ -652,8 +657,9 @@ impl Owner {
             };
             step!("command.before-reply");
             let reply = Write::CommandReply { command: command.id, reply };
-            // The answer and what it promises are one transaction.
-            match batch.changes.values_mut().next() {
+            // The answer and what it promises are one transaction; what comes to several is answered with the last.
+            let several = batch.changes.len() > 1 || !batch.replies.is_empty();
+            match batch.changes.values_mut().next().filter(|_| !several) {
                 Some(change) => change.reply = Some(reply),
                 None => batch.replies.push(reply),
             }
@@ -728,47 +734,19 @@ impl Owner {
                 return Ok(json!({"id": other.run.id}));
             }
         }
-        let same = self.runs.values().find(|held| {
-            let run = &held.run;
-            !new.one_off
-                && (&run.project, &run.workflow, run.interval) == (&new.project, &new.workflow, new.interval)
-                && !run.state().is_final()
-        });
-        if let Some(same) = same {
-            return Err(Refusal::active(&same.run));
+        let runs = self.runs.values().map(|held| &held.run);
+        let same = beside(runs, &new.project, &new.workflow, new.interval, new.id).next();
+        if let Some(same) = same.filter(|_| !new.one_off) {
+            return Err(Refusal::active(same));
         }
         if !new.one_off {
             let beside = Beside { run: new.id, project: &new.project, workflow: &new.workflow, interval: new.interval };
             self.supersede(&beside, &new.by, batch).await?;
         }
         let document = self.document(new).await?;
-        let graph = graph_of(&document, new.jobs.as_deref())?;
-        let by = new.by.clone();
-        let run = Run {
-            id: new.id,
-            project: new.project.clone(),
-            workflow: new.workflow.clone(),
-            class: new.class,
-            cause: if new.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
-            interval: new.interval,
-            tz: new.tz.clone(),
-            params: new.params.clone(),
-            param_types: new.param_types.clone(),
-            bundle: new.bundle,
-            version: new.version,
-            created_at: self.parts.clock.now().wall,
-            started_at: None,
-            ended_at: None,
-            stop: None,
-            pending: None,
-            hold: None,
-            jobs: new.jobs.clone(),
-            outside: new.outside.clone(),
-            executors: new.executors.clone(),
-            notify: new.notify.clone().map(Arc::new),
-            tasks: Run::new_tasks(&graph, new.bundle, new.version),
-            graph: Arc::new(graph),
-        };
+        let graph = Graph::of_document(&document, new.jobs.as_deref());
+        let graph = graph.map_err(|message| Refusal::new("job-not-found", message))?;
+        let run = new.run(graph, self.parts.clock.now().wall);
         self.runs.insert(new.id, Held { run, unique_key: new.unique_key.clone(), last_event: 0 });
         batch.changes.entry(new.id).or_default().created_by = Some(Maker::Command(command));
         self.apply(new.id, &Event::Created, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
@@ -816,13 +794,12 @@ impl Owner {
             return Ok(());
         }
         let beside = Beside { run: id, project: &run.project, workflow: &run.workflow, interval: run.interval };
-        let other = self
-            .runs
-            .values()
-            .map(|held| &held.run)
-            .find(|other| other.id != id && beside.is_of(other) && !other.state().is_final());
-        if let Some(other) = other {
-            return Err(Refusal::active(other));
+        let runs = self.runs.values().map(|held| &held.run);
+        let others = pinrail_model::run::beside(runs, &run.project, &run.workflow, run.interval, id);
+        // One that has not begun may be waiting for just this, and waits on.
+        let refusal = others.filter(|other| other.pending.is_none()).map(Refusal::active).next();
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
         self.supersede(&beside, by, batch).await
     }
@@ -841,7 +818,7 @@ impl Owner {
     async fn retry(&self, id: RunId, jobs: Option<&str>, code: Option<&Code>, by: &str) -> Result<Event, Refusal> {
         let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run \"{id}\"")))?.run;
         let tasks: Vec<TaskIx> = match jobs {
-            None => (0..run.tasks.len()).filter(|ix| wants_retry(run, *ix)).collect(),
+            None => (0..run.tasks.len()).filter(|ix| run.wants_retry(*ix)).collect(),
             Some(selector) => selected(run, selector)?,
         };
         let code = match code {
@@ -862,7 +839,8 @@ impl Owner {
         let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job)).map_err(|job| {
             Refusal::new("job-not-found", format!("job \"{job}\" of the run does not exist in the new code"))
         })?;
-        Ok(NewCode { graph: Arc::new(graph), bundle: code.bundle, version: code.version })
+        let graph = Arc::new(graph.limited(document.concurrency));
+        Ok(NewCode { graph, bundle: code.bundle, version: code.version })
     }
 
     fn find(&self, run: RunId, job: &JobName) -> Result<TaskIx, Refusal> {
@@ -934,14 +912,7 @@ impl Owner {
         self.shard.follow_run(&held.run);
         self.shard.follow(&held.run, 0..held.run.tasks.len());
         let timers = held.run.timers(now.wall);
-        let lost: Vec<(TaskIx, u64)> = held
-            .run
-            .tasks
-            .iter()
-            .enumerate()
-            .filter(|(_, task)| task.position.is_live() || task.position == Position::Cleaning)
-            .map(|(ix, task)| (ix, task.epoch))
-            .collect();
+        let lost = held.run.unattended();
         self.runs.insert(id, held);
         for work in timers {
             self.dispatch(id, work);
@@ -960,13 +931,6 @@ fn control(command: &Command, reason: Option<&str>) -> Control {
     Control { by: command.by.clone(), at: command.at, reason: reason.map(str::to_owned) }
 }
 
-/// The graph of a run of a workflow.
-fn graph_of(document: &Document, jobs: Option<&str>) -> Result<Graph, Refusal> {
-    let selected = jobs.map(|jobs| select(&document.jobs, jobs)).transpose();
-    let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
-    Ok(Graph::new(&document.jobs, selected.as_ref()).limited(document.concurrency))
-}
-
 fn has_cleanup(stored: &StoredRun) -> bool {
     stored.tasks.iter().any(|task| task.position == Position::Cleaning)
 }
@@ -977,12 +941,6 @@ fn selected(run: &Run, selector: &str) -> Result<Vec<TaskIx>, Refusal> {
     let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
     let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
     Ok(tasks.map(|(ix, _)| ix).collect())
-}
-
-fn wants_retry(run: &Run, ix: TaskIx) -> bool {
-    let Some(task) = run.tasks.get(ix) else { return false };
-    let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
-    task.position == Position::Held || (task.position == Position::Done && ending)
 }
 
 fn explanations(

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::document::{Job, topological};
+use crate::document::{Document, Job, topological};
 use crate::names::JobName;
+use crate::select::select;
 
 /// Immutable and shared by all copies of a run.
 #[derive(Debug, Default)]
@@ -29,6 +30,15 @@ impl Graph {
     #[must_use]
     pub fn new(jobs: &[Job], selected: Option<&BTreeSet<JobName>>) -> Self {
         Self::build(jobs.iter().filter(|job| selected.is_none_or(|names| names.contains(&job.name))).cloned().collect())
+    }
+
+    /// The graph of a workflow, or of what a dbt-like selection names of it.
+    ///
+    /// # Errors
+    /// What is wrong with the selection, quoted.
+    pub fn of_document(document: &Document, jobs: Option<&str>) -> Result<Self, String> {
+        let selected = jobs.map(|jobs| select(&document.jobs, jobs)).transpose()?;
+        Ok(Self::new(&document.jobs, selected.as_ref()).limited(document.concurrency))
     }
 
     /// The graph of these jobs, in this order.

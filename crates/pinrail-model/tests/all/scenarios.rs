@@ -172,3 +172,58 @@ fn a_retry_with_new_code_gives_each_task_the_files_that_belong_to_its_job() {
     world.finish();
     assert_eq!(endings(&world), ["succeeded", "succeeded", "succeeded"]);
 }
+
+#[test]
+fn a_job_that_is_stopped_during_its_cleanup_is_not_tried_again() {
+    let mut world = World::new(vec![JobPlan { retries: 3, faults: vec![Fault::User], ..JobPlan::default() }], 2);
+    while world.run.tasks[0].position != Position::Cleaning {
+        world.work(0);
+    }
+    world.apply(&Event::Stop { task: Some(0), by: "anna".to_owned(), reason: None }).unwrap();
+    world.finish();
+    assert_eq!((endings(&world), world.run.tasks[0].attempts.len()), (vec!["cancelled"], 1));
+}
+
+#[test]
+fn a_time_limit_outlives_the_watcher_of_an_engine() {
+    let mut world = World::new(vec![JobPlan { spec: true, ..plan(&[]) }], 2);
+    let mut limited = jobs(&[JobPlan { spec: true, ..plan(&[]) }]);
+    limited[0].timeout_seconds = Some(60.0);
+    world.run.graph = Arc::new(Graph::new(&limited, None));
+    while world.run.tasks[0].position != Position::Submitted {
+        world.work(0);
+    }
+    let (mut run, mut fx) = (world.run.clone(), Effects::default());
+    let epoch = run.tasks[0].epoch;
+    apply(&mut run, &Event::Lost { task: 0, epoch, by: Loss::Owner }, world.now, &mut fx).unwrap();
+    let set = |work: &Work| matches!(work, Work::Set { epoch: of, timer: Timer::Abort, .. } if *of == epoch + 1);
+    assert!(fx.work.iter().any(set), "{:?}", fx.work);
+}
+
+#[test]
+fn a_hold_that_one_of_its_jobs_refuses_holds_none() {
+    let mut world = World::new(vec![plan(&[]), plan(&[0])], 2);
+    let control = Control { by: "anna".to_owned(), at: Default::default(), reason: None };
+    let hold = Event::Hold { tasks: Some(vec![1, 0]), control: Some(control), by: "anna".to_owned() };
+    let (mut run, mut fx) = (world.run.clone(), Effects::default());
+    assert!(apply(&mut run, &hold, world.now, &mut fx).is_err());
+    assert!(run.tasks[1].hold.is_none() && fx.touched.is_empty());
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded", "succeeded"]);
+}
+
+#[test]
+fn new_code_takes_back_what_the_old_had_let_begin() {
+    let failing = JobPlan { faults: vec![Fault::Data], ..plan(&[]) };
+    // One slot that the second job takes: the third is ready and has not begun.
+    let mut world = World::new(vec![failing, plan(&[]), plan(&[])], 1);
+    while world.run.tasks[0].position != Position::Done {
+        world.work(0);
+    }
+    assert_eq!(world.run.tasks[2].position, Position::Ready);
+    let new = Sha::of(b"new");
+    let graph = Arc::new(Graph::new(&jobs(&[plan(&[]), plan(&[]), plan(&[0])]), None));
+    let code = Some(NewCode { graph, bundle: new, version: new });
+    world.apply(&Event::Retry { tasks: vec![0], by: "anna".to_owned(), code }).unwrap();
+    assert_eq!(world.run.tasks[2].position, Position::Waiting);
+}
