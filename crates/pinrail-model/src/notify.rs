@@ -444,6 +444,12 @@ impl Usual {
         self.jobs.iter().filter_map(|(job, took)| Some((job.clone(), middle(took)?))).collect()
     }
 
+    /// The middle of how long a job took, if it ever succeeded.
+    #[must_use]
+    pub fn of(&self, job: &JobName) -> Option<Duration> {
+        middle(self.jobs.get(job)?)
+    }
+
     /// The middle of how long a job took, if there are enough runs to tell.
     fn median(&self, job: &JobName) -> Option<Duration> {
         middle(self.jobs.get(job).filter(|took| took.len() >= LEAST_SAMPLE)?)

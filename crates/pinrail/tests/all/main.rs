@@ -9,6 +9,7 @@ mod doctor;
 mod edges;
 mod environments;
 mod explain;
+mod failing;
 mod init;
 mod input;
 mod inside;
