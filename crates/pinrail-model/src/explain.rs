@@ -485,7 +485,7 @@ pub fn explain_pending(run: &Run, shard: Option<&Shard>) -> Explanation {
         Why::WaitingForInterval { run } => Some(format!("pinrail explain {}", run.short())),
         Why::WaitingForRuns { runs, .. } => runs.first().map(|run| format!("pinrail explain {}", run.short())),
         Why::WaitingForSuccess { run } => Some(format!("pinrail retry {}", run.short())),
-        Why::WaitingInBackfill { backfill, .. } => Some(format!("pinrail backfills {backfill}")),
+        Why::WaitingInBackfill { backfill, .. } => Some(format!("pinrail backfills {}", backfill.short())),
         Why::HeldByScope { scope, .. } => Some(release(scope)),
         Why::WaitingForServer { .. } => Some("pinrail up".to_owned()),
         _ => None,

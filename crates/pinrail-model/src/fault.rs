@@ -177,6 +177,12 @@ impl Reason {
         self.told().1
     }
 
+    /// Whether its remedy says no more than that the code or the command is to be mended, which everybody knows.
+    #[must_use]
+    pub fn is_plain(self) -> bool {
+        matches!(self, Self::Exception | Self::ExitCode | Self::Stopped)
+    }
+
     /// What to do when the evidence knows nothing better: a sentence.
     #[must_use]
     pub fn remedy(self) -> &'static str {
@@ -374,6 +380,14 @@ impl Evidence {
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), ..Self::default() }
+    }
+
+    /// The remedy, if it is worth its line.
+    #[must_use]
+    pub fn telling_remedy(&self) -> Option<&str> {
+        let remedy = self.remedy.as_deref()?;
+        let is_plain = self.reason.is_some_and(|reason| reason.is_plain() && remedy == reason.remedy());
+        (!is_plain).then_some(remedy)
     }
 
     #[must_use]

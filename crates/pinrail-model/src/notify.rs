@@ -381,7 +381,7 @@ fn evidence(failure: &Failure) -> Vec<String> {
         lines.push(format!("{name}: {}", value.next().unwrap_or_default()));
         lines.extend(value.map(|line| format!("  {line}")));
     }
-    lines.extend(evidence.remedy.iter().map(|remedy| format!("remedy: {remedy}")));
+    lines.extend(evidence.telling_remedy().map(|remedy| format!("remedy: {remedy}")));
     lines
 }
 

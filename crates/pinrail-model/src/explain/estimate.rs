@@ -79,7 +79,7 @@ impl Span {
 /// The one of two that takes longer. What is not known may take longest.
 fn later(a: Guess, b: Guess) -> Guess {
     let (a, b) = (a?, b?);
-    Ok(if a.time >= b.time { a } else { b })
+    Ok(if (a.time, Reverse(a.runs)) >= (b.time, Reverse(b.runs)) { a } else { b })
 }
 
 /// Says of explained tasks of a run when they are likely to begin or to end. A path through jobs is reckoned without

@@ -182,8 +182,9 @@ pub fn pace(run: &Run, begun: Option<Micros>, past: &[Past], now: Micros) -> Pac
     if let Some(usual) = usual_seconds {
         (pace.code, pace.job, pace.part) = difference(&pace.path, seconds, usual);
     }
-    if let Some(job) = &pace.job {
-        pace.next = Some(format!("pinrail logs {} --job {job}", run.id.short()));
+    if let Some(job) = pace.job.as_ref().filter(|_| pace.part != Some(Part::Queued)) {
+        let first = if pace.code == "slow-tries" { " --attempt 1" } else { "" };
+        pace.next = Some(format!("pinrail logs {} --job {job}{first}", run.id.short()));
     }
     pace
 }

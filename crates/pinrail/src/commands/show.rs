@@ -362,7 +362,10 @@ pub(super) fn explain_text(explanation: &Value) -> String {
         "waiting-for-jobs" => vec![format!("  {job} waits for {}", states(&explanation["jobs"]))],
         "waiting-to-finish" => vec![format!("  {job} waits for a worker slot for {}", cell(&explanation["step"]))],
         "backing-off" => {
-            let mut lines = vec![format!("  {job} failed and is tried again at {}", cell(&explanation["until"]))];
+            let tries = &explanation["tries"];
+            let next = format!("attempt {} of {}", tries["number"].as_u64().unwrap_or_default() + 1, tries["allowed"]);
+            let until = cell(&explanation["until"]);
+            let mut lines = vec![format!("  {job} failed and is tried again at {until} ({next})")];
             lines.extend(failure_lines(&explanation["failure"]));
             lines
         }
@@ -492,9 +495,8 @@ fn failure_lines(failure: &Value) -> Vec<String> {
 
 /// Whether a remedy is only that the code or the command is to be mended, which stands before the next command.
 fn says_nothing_new(failure: &Value, remedy: &str) -> bool {
-    [Reason::Exception, Reason::ExitCode, Reason::Stopped]
-        .iter()
-        .any(|reason| failure["reason"] == reason.name() && remedy == reason.remedy())
+    let mut plain = Reason::ALL.into_iter().filter(|reason| reason.is_plain());
+    plain.any(|reason| failure["reason"] == reason.name() && remedy == reason.remedy())
 }
 
 /// How many places of the user's code are shown at the beginning and at the end of a long way.

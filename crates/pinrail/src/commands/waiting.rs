@@ -51,7 +51,9 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
             match explanation["overrun"].as_str() {
                 _ if names.is_empty() => format!("  {who} has not begun: its turn comes next"),
                 Some("start-new") => {
-                    format!("  {who} has not begun: at most {most} at once, and {names} are under way")
+                    let verb =
+                        if explanation["runs"].as_array().is_some_and(|runs| runs.len() == 1) { "is" } else { "are" };
+                    format!("  {who} has not begun: at most {most} at once, and {names} {verb} under way")
                 }
                 Some("abort-running") => format!("  {who} has not begun: {names} must end first, being stopped"),
                 _ => format!("  {who} has not begun: {names} must end first (overrun is delay)"),

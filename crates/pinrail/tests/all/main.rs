@@ -17,6 +17,7 @@ mod isolation;
 mod login;
 mod notify;
 mod open;
+mod pace;
 mod phases;
 mod processes;
 mod python;

@@ -77,7 +77,12 @@ pub fn slow() -> Vec<Situation> {
         told(&ended(Times { load: 300, ..USUAL }, jobs()), 20),
         json!({"seconds": 320.0, "usual_seconds": 80.0, "runs": 20, "is_slow": true, "job": "load", "part": "execute",
                "path": [{"job": "load", "seconds": 300.0, "usual_seconds": 60.0}, {"job": "report"}]}),
-        "",
+        r"
+  run 0001 took 5 min, usually 80.0 s (median of 20 runs)
+    difference  load worked longer (execute)
+    path        load 5 min (+4 min, usually 60.0 s): execute 5 min
+                report 20.0 s (usually 20.0 s): execute 20.0 s
+    next        pinrail logs 0001 --job load",
     );
     add(
         "a job waited for a slot",
@@ -85,7 +90,11 @@ pub fn slow() -> Vec<Situation> {
         told(&ended(Times { queued: 120, ..USUAL }, jobs()), 20),
         json!({"job": "load", "part": "queued", "is_slow": true,
                "path": [{"parts": [{"part": "queued", "seconds": 120.0, "usual_seconds": 0.0}]}]}),
-        "",
+        r"
+  run 0001 took 3 min, usually 80.0 s (median of 20 runs)
+    difference  load waited longer for a slot, a pool or a limit
+    path        load 3 min (+2 min, usually 60.0 s): waiting for a slot 2 min, execute 60.0 s
+                report 20.0 s (usually 20.0 s): execute 20.0 s",
     );
     add(
         "a job failed and was tried again",
@@ -93,28 +102,61 @@ pub fn slow() -> Vec<Situation> {
         told(&ended(Times { failed: 90, ..USUAL }, jobs()), 20),
         json!({"job": "load", "part": "failed", "path": [{"parts": [{"part": "backoff", "seconds": 30.0},
                {"part": "failed", "seconds": 90.0}, {"part": "execute", "seconds": 60.0}]}]}),
-        "",
+        r"
+  run 0001 took 3 min, usually 80.0 s (median of 20 runs)
+    difference  load failed and was tried again
+    path        load 3 min (+2 min, usually 60.0 s): waiting to be tried again 30.0 s, failed attempts 90.0 s, execute 60.0 s
+                report 20.0 s (usually 20.0 s): execute 20.0 s
+    next        pinrail logs 0001 --job load --attempt 1",
     );
     let more = json!([{"name": "load"}, {"name": "report", "after": ["load"]}, {"name": "mail", "after": ["report"]}]);
     let mut long = ended(USUAL, more);
     long.ended_at = long.ended_at.map(|ended_at| ended_at.plus(std::time::Duration::from_secs(20)));
-    add("a job is new", "slow-new-job", told(&long, 8), json!({"job": "mail", "runs": 8}), "");
+    add(
+        "a job is new",
+        "slow-new-job",
+        told(&long, 8),
+        json!({"job": "mail", "runs": 8}),
+        r"
+  run 0001 took 2 min, usually 80.0 s (median of 8 runs)
+    difference  mail is new: no earlier run has it
+    path        load 60.0 s (usually 60.0 s): execute 60.0 s
+                report 20.0 s (usually 20.0 s): execute 20.0 s
+                mail 5.0 s: execute 5.0 s
+    next        pinrail logs 0001 --job mail",
+    );
     let mut late = ended(USUAL, jobs());
     late.ended_at = late.ended_at.map(|ended_at| ended_at.plus(std::time::Duration::from_secs(60)));
-    add("no job took longer", "slow-between", told(&late, 20), json!({"job": null, "part": null}), "");
+    add(
+        "no job took longer",
+        "slow-between",
+        told(&late, 20),
+        json!({"job": null, "part": null}),
+        r"
+  run 0001 took 2 min, usually 80.0 s (median of 20 runs)
+    difference  no one job: small differences, or the time between jobs
+    path        load 60.0 s (usually 60.0 s): execute 60.0 s
+                report 20.0 s (usually 20.0 s): execute 20.0 s",
+    );
     add(
         "it took what is usual",
         "as-usual",
         told(&ended(USUAL, jobs()), 12),
         json!({"is_slow": false, "seconds": 80.0, "usual_seconds": 80.0, "p90_seconds": 80.0}),
-        "",
+        r"
+  run 0001 took 80.0 s, usually 80.0 s (median of 12 runs)
+    path        load 60.0 s (usually 60.0 s): execute 60.0 s
+                report 20.0 s (usually 20.0 s): execute 20.0 s",
     );
     add(
         "it is the first",
         "no-history",
         told(&ended(USUAL, jobs()), 0),
         json!({"runs": 0, "usual_seconds": null, "is_slow": false}),
-        "",
+        r"
+  run 0001 took 80.0 s, no earlier run of the same jobs succeeded, so nothing says what is usual
+    path        load 60.0 s: execute 60.0 s
+                report 20.0 s: execute 20.0 s",
     );
     all
 }

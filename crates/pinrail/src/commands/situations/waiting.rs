@@ -115,14 +115,18 @@ pub fn waiting() -> Vec<Situation> {
         scene.told(1, Some("report"), as_is),
         json!({"state": "waiting", "jobs": [{"job": "load", "state": "executing"}],
                "estimate": {"event": "begins", "seconds": 240.0, "runs": 12}}),
-        "",
+        r"
+  report waits for load (executing)
+    starts      in about 4 min (from 12 runs)",
     );
     add(
         "a job waits for another one, which never succeeded before",
         "waiting-for-jobs",
         chain().told(1, Some("report"), as_is),
         json!({"estimate": null, "no_estimate": "job \"load\" of workflow \"daily\" has not succeeded yet"}),
-        "",
+        r#"
+  report waits for load (executing)
+    estimate    none: job "load" of workflow "daily" has not succeeded yet"#,
     );
     let mut scene = chain();
     scene.took("daily", &[("load", 30), ("report", 20)], 12);
@@ -131,7 +135,9 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-for-jobs",
         scene.told(1, Some("report"), as_is),
         json!({"estimate": {"seconds": 0.0, "runs": 12}}),
-        "",
+        r"
+  report waits for load (executing)
+    starts      at any moment: what it waits for takes longer than usual (from 12 runs)",
     );
     let mut scene = full();
     scene.took("hourly", &[("sync", 120)], 20).took("daily", &[("load", 90)], 7);
@@ -143,7 +149,12 @@ pub fn waiting() -> Vec<Situation> {
                "holders": [{"is": {"job": "sync", "workflow": "hourly", "owner": "logistics", "by": "ben"}}],
                "ahead": [{"workflow": "daily", "job": "load", "tasks": 1}],
                "estimate": {"seconds": 150.0, "runs": 7}, "next": "pinrail up --slots 3"}),
-        "",
+        r"
+  load waits for a worker slot: 1 of 1 are held
+    held by     0001 sync of hourly since 2026-05-01T12:00:00.000000Z, asked for by ben, owner logistics
+    queue       2 of 2, behind load of daily
+    starts      in about 2 min (from 7 runs)
+    next        end the server, then: pinrail up --slots 3",
     );
     add(
         "a pool is full",
@@ -151,7 +162,12 @@ pub fn waiting() -> Vec<Situation> {
         limited(Some((pool(), 1)), json!({"name": "load", "pools": {"orders": 1}})).told(2, Some("load"), as_is),
         json!({"limit": {"kind": "pool", "name": "orders", "is_set": true}, "capacity": 1, "held": 1,
                "estimate": {"seconds": 240.0, "runs": 12}, "next": "pinrail pools set orders --slots 2"}),
-        "",
+        r#"
+  load waits: pool "orders" is full (1 of 1 slots)
+    held by     0001 load of daily since 2026-05-01T12:00:00.000000Z, asked for by ben
+    queue       1 of 1
+    starts      in about 4 min (from 12 runs)
+    next        pinrail pools set orders --slots 2"#,
     );
     add(
         "a pool was never set",
@@ -159,14 +175,23 @@ pub fn waiting() -> Vec<Situation> {
         limited(None, json!({"name": "load", "pools": {"orders": 1}})).told(2, Some("load"), as_is),
         json!({"limit": {"kind": "pool", "is_set": false}, "capacity": 0, "no_estimate": "there are no slots at all",
                "next": "pinrail pools set orders --slots 1"}),
-        "",
+        r#"
+  load waits: pool "orders" has no slots; nobody has set it
+    queue       2 of 2, behind load of daily
+    estimate    none: there are no slots at all
+    next        pinrail pools set orders --slots 1"#,
     );
     add(
         "the quota of the project is used up",
         "waiting-for-limit",
         limited(Some((LimitId::Quota(project()), 1)), json!({"name": "load"})).told(2, Some("load"), as_is),
         json!({"limit": {"kind": "quota", "project": "shop"}, "next": "pinrail limits set quota 2"}),
-        "",
+        r"
+  load waits: the quota of project shop is used up (1 of 1)
+    held by     0001 load of daily since 2026-05-01T12:00:00.000000Z, asked for by ben
+    queue       1 of 1
+    starts      in about 4 min (from 12 runs)
+    next        pinrail limits set quota 2",
     );
     let mut scene = Scene::new(8);
     let of_one = |run: &mut Run| {
@@ -180,21 +205,36 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-for-limit",
         scene.told(2, Some("load"), as_is),
         json!({"limit": {"kind": "workflow", "workflow": "daily"}, "capacity": 1, "next": "pinrail reload 0002 --code folder"}),
-        "",
+        r#"
+  load waits: workflow daily has as many jobs at work as may be (1 of 1)
+    held by     0001 load of daily since 2026-05-01T12:00:00.000000Z, asked for by ben
+    queue       1 of 1
+    estimate    none: job "load" of workflow "daily" has not succeeded yet
+    next        raise `concurrency` in the workflow file, then: pinrail reload 0002 --code folder"#,
     );
     add(
         "the job is at work as often as it may be",
         "waiting-for-limit",
         limited(None, json!({"name": "load", "concurrency": 1})).told(2, Some("load"), as_is),
         json!({"limit": {"kind": "job", "job": "load"}, "first": "raise `concurrency` in the workflow file"}),
-        "",
+        r"
+  load waits: as many of job load are at work as may be, in all runs (1 of 1)
+    held by     0001 load of daily since 2026-05-01T12:00:00.000000Z, asked for by ben
+    queue       1 of 1
+    starts      in about 4 min (from 12 runs)
+    next        raise `concurrency` in the workflow file, then: pinrail reload 0002 --code folder",
     );
     add(
         "another job has the same key",
         "waiting-for-limit",
         limited(None, json!({"name": "load", "key": "customer 7"})).told(2, Some("load"), as_is),
         json!({"limit": {"kind": "key", "key": "customer 7"}, "next": "pinrail cancel 0001"}),
-        "",
+        r#"
+  load waits: another job with the key "customer 7" is at work, one at a time
+    held by     0001 load of daily since 2026-05-01T12:00:00.000000Z, asked for by ben
+    queue       1 of 1
+    starts      in about 4 min (from 12 runs)
+    next        pinrail cancel 0001"#,
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", json!([{"name": "train", "labels": ["gpu"]}]), plain).admit();
@@ -203,7 +243,10 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-for-worker",
         scene.told(1, Some("train"), as_is),
         json!({"labels": ["gpu"], "workers": 0, "no_estimate": "nobody knows when a worker has room for it"}),
-        "",
+        r"
+  train waits for a worker with the labels gpu: none is there
+    queue       1 of 1
+    estimate    none: nobody knows when a worker has room for it",
     );
     let mut scene = Scene::new(8);
     let workflow = Scope::Workflow { project: project(), workflow: "daily".parse().expect("a name") };
@@ -214,7 +257,10 @@ pub fn waiting() -> Vec<Situation> {
         scene.told(1, Some("load"), as_is),
         json!({"control": {"by": "anna", "reason": "the source is being moved"},
                "next": "pinrail release --workflow daily"}),
-        "",
+        r"
+  load waits: workflow daily is held by anna at 2026-05-01T12:00:00.000000Z: the source is being moved
+    estimate    none: it waits for a person
+    next        pinrail release --workflow daily",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", one("load"), |run| run.hold = Some(anna(None))).admit();
@@ -223,7 +269,10 @@ pub fn waiting() -> Vec<Situation> {
         "run-held",
         scene.told(1, Some("load"), as_is),
         json!({"control": {"by": "anna"}, "next": "pinrail release 0001"}),
-        "",
+        r"
+  load waits: its run is held by anna at 2026-05-01T12:00:00.000000Z
+    estimate    none: it waits for a person
+    next        pinrail release 0001",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", one("load"), plain).admit().execute(1, 0);
@@ -238,21 +287,30 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-for-interval",
         scene.told(2, None, as_is),
         json!({"job": null, "other": id(1), "estimate": {"seconds": 240.0, "runs": 3}, "next": "pinrail explain 0001"}),
-        "",
+        r"
+  run 0002 has not begun: run 0001 of the same workflow and interval is under way
+    starts      in about 4 min (from 3 runs)
+    next        pinrail explain 0001",
     );
     add(
         "the run before has to end first",
         "waiting-for-runs",
         line(Overrun::Delay, 1).told(2, None, as_is),
         json!({"overrun": "delay", "runs": [id(1)], "estimate": {"seconds": 240.0, "runs": 20}}),
-        "",
+        r"
+  run 0002 has not begun: run 0001 must end first (overrun is delay)
+    starts      in about 4 min (from 20 runs)
+    next        pinrail explain 0001",
     );
     add(
         "as many runs of the schedule as may be are under way",
         "waiting-for-runs",
         line(Overrun::StartNew, 1).told(2, None, as_is),
         json!({"overrun": "start-new", "most_active": 1}),
-        "",
+        r"
+  run 0002 has not begun: at most 1 run at once, and run 0001 is under way
+    starts      in about 4 min (from 20 runs)
+    next        pinrail explain 0001",
     );
     let mut scene = line(Overrun::DelayUntilSuccess, 1);
     scene.fail(1, 0).clean(1, 0).admit();
@@ -261,7 +319,10 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-for-success",
         scene.told(2, None, as_is),
         json!({"other": id(1), "no_estimate": "the failed run has to be mended first", "next": "pinrail retry 0001"}),
-        "",
+        r"
+  run 0002 has not begun: run 0001 failed and must succeed first (overrun is delay-until-success)
+    estimate    none: the failed run has to be mended first
+    next        pinrail retry 0001",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", one("load"), of_backfill);
@@ -270,14 +331,22 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-in-backfill",
         scene.told(1, None, |explanation| in_backfill(explanation, false)),
         json!({"place": 3, "of": 8, "paused": null}),
-        "",
+        r"
+  run 0001 has not begun: its turn in backfill 0009 is still to come
+    queue       3 of 8
+    estimate    none: `pinrail backfills 0009` has one
+    next        pinrail backfills 0009",
     );
     add(
         "the backfill is paused",
         "waiting-in-backfill",
         scene.told(1, None, |explanation| in_backfill(explanation, true)),
         json!({"paused": {"by": "anna"}, "no_estimate": "it waits for a person"}),
-        "",
+        r"
+  run 0001 has not begun: backfill 0009 is paused by anna at 2026-05-01T12:00:00.000000Z: the old database is slow
+    queue       3 of 8
+    estimate    none: it waits for a person
+    next        pinrail backfills resume 0009",
     );
     let mut scene = Scene::new(1);
     scene.add(1, "daily", json!([{"name": "query", "kind": "class", "class": "jobs.x.y", "shell": null}]), plain);
@@ -292,7 +361,8 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-to-finish",
         scene.told(1, Some("query"), as_is),
         json!({"step": "complete", "slots": 1, "held": 1}),
-        "",
+        r"
+  query waits for a worker slot for complete",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", json!([{"name": "load", "retries": 2, "retry_delay_seconds": 30}]), plain).admit();
@@ -302,7 +372,10 @@ pub fn waiting() -> Vec<Situation> {
         "backing-off",
         scene.told(1, Some("load"), as_is),
         json!({"until": at(90), "tries": {"number": 1, "allowed": 3}, "failure": {"reason": "exit-code"}}),
-        "",
+        r"
+  load failed and is tried again at 2026-05-01T12:01:30.000000Z (attempt 2 of 3)
+    the job ended with exit code 3
+    exit code   3",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", one("load"), plain);
@@ -314,7 +387,10 @@ pub fn waiting() -> Vec<Situation> {
         scene.told(1, Some("load"), as_is),
         json!({"reason": "held by anna: look first", "said": {"what": "held", "by": "anna"},
                "next": "pinrail release 0001 --job load"}),
-        "",
+        r"
+  load is held by anna: look first
+    estimate    none: it waits for a person
+    next        pinrail release 0001 --job load",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", one("load"), plain).admit();
@@ -332,7 +408,10 @@ pub fn waiting() -> Vec<Situation> {
         "held",
         scene.told(1, Some("load"), as_is),
         json!({"reason": "2 workers were lost while they ran this job", "next": "pinrail retry 0001"}),
-        "",
+        r"
+  load is held: 2 workers were lost while they ran this job
+    estimate    none: it waits for a person
+    next        pinrail retry 0001",
     );
     let mut scene = chain();
     scene.took("daily", &[("load", 300), ("report", 20)], 12);
@@ -342,7 +421,10 @@ pub fn waiting() -> Vec<Situation> {
         scene.told(1, Some("load"), as_is),
         json!({"position": "executing", "phase": "execute", "number": 1,
                "estimate": {"event": "ends", "seconds": 240.0, "runs": 12}}),
-        "",
+        r"
+  load is at work: executing since 2026-05-01T12:00:00.000000Z (attempt 1)
+    ends        in about 4 min (from 12 runs)
+    next        pinrail logs 0001 --job load -f",
     );
     let run = &chain().runs[&id(1)];
     let document = serde_json::to_value(explain(run, None, 0, at(60))).expect("a document");
@@ -352,7 +434,9 @@ pub fn waiting() -> Vec<Situation> {
         "waiting-for-server",
         (document, text),
         json!({"heard_at": at(0), "next": "pinrail up"}),
-        "",
+        r"
+  load waits for a server; the one that worked on it is gone (last heard of at 2026-05-01T12:00:00.000000Z)
+    next        pinrail up",
     );
     all
 }
@@ -369,7 +453,11 @@ pub fn over() -> Vec<Situation> {
         "ending-badly",
         scene.told(1, Some("load"), as_is),
         json!({"failure": {"reason": "exit-code"}, "downstream": ["report"]}),
-        "",
+        r"
+  load failed in execute · attempt 1 of 1 · fault user
+    the job ended with exit code 3
+    exit code   3
+    downstream  report did not start",
     );
     scene.clean(1, 0);
     add(
@@ -378,14 +466,20 @@ pub fn over() -> Vec<Situation> {
         scene.told(1, Some("load"), as_is),
         json!({"failure": {"fault": "user", "remedy": "Look at its last words, and at all of them with `pinrail logs`."},
                "first": "fix the file", "next": "pinrail retry 0001 --code folder"}),
-        "",
+        r"
+  load failed in execute · attempt 1 of 1 · fault user
+    the job ended with exit code 3
+    exit code   3
+    downstream  report did not start
+    next        fix the file, then: pinrail retry 0001 --code folder",
     );
     add(
         "what it needs has failed",
         "upstream-failed",
         scene.told(1, Some("report"), as_is),
         json!({"state": "upstream-failed", "jobs": [{"job": "load", "state": "failed"}]}),
-        "",
+        r"
+  report did not start: load (failed)",
     );
     let mut scene = chain();
     let stop = Event::Stop { task: None, by: "anna".to_owned(), reason: Some("wrong day".to_owned()) };
@@ -395,7 +489,11 @@ pub fn over() -> Vec<Situation> {
         "cancelled",
         scene.told(1, Some("load"), as_is),
         json!({"failure": {"fault": "cancelled", "reason": "stopped"}, "next": "pinrail retry 0001"}),
-        "",
+        r"
+  load was cancelled
+    stopped by anna
+    reason      wrong day
+    next        pinrail retry 0001",
     );
     let mut scene = Scene::new(8);
     scene.add(
@@ -410,7 +508,8 @@ pub fn over() -> Vec<Situation> {
         "skipped",
         scene.told(1, Some("alarm"), as_is),
         json!({"state": "skipped", "jobs": [{"job": "load", "state": "succeeded"}]}),
-        "",
+        r"
+  alarm was skipped: load (succeeded)",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", one("load"), plain);
@@ -421,7 +520,9 @@ pub fn over() -> Vec<Situation> {
         "ended",
         scene.told(1, Some("load"), as_is),
         json!({"state": "succeeded", "said": {"what": "marked", "by": "anna", "reason": "loaded by hand"}}),
-        "",
+        r"
+  load succeeded
+    marked by   anna at 2026-05-01T12:00:00.000000Z: loaded by hand",
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", json!([{"name": "load"}, {"name": "mail", "after": ["load"]}]), plain).admit();
@@ -432,7 +533,9 @@ pub fn over() -> Vec<Situation> {
         "ended",
         scene.told(1, Some("mail"), as_is),
         json!({"state": "disabled", "said": {"what": "switched-off", "by": "anna"}}),
-        "",
+        r"
+  mail was switched off: it did not run
+    off by      anna at 2026-05-01T12:00:00.000000Z",
     );
     let mut scene = chain();
     scene.runs.values().for_each(|run| assert_eq!(run.tasks.len(), 2));
@@ -444,7 +547,8 @@ pub fn over() -> Vec<Situation> {
         "waiting-to-finish",
         why,
         json!({"step": "cleanup"}),
-        "",
+        r"
+  load waits for a worker slot for cleanup",
     );
     all
 }
