@@ -86,7 +86,7 @@ impl App {
     /// Adds a warning for each pool that a job names and nobody has set: its jobs would wait for ever.
     pub(crate) async fn warn_of_pools(&self, project: &ProjectName, compiled: &mut Compiled) -> Result<(), Problem> {
         let documents = compiled.documents.values().filter_map(|json| Document::read(json).ok());
-        let documents: Vec<Document> = documents.filter(|document| has_pools(document)).collect();
+        let documents: Vec<Document> = documents.filter(has_pools).collect();
         if documents.is_empty() {
             return Ok(());
         }

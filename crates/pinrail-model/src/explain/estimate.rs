@@ -82,6 +82,10 @@ fn later(a: Guess, b: Guess) -> Guess {
     Ok(if (a.time, Reverse(a.runs)) >= (b.time, Reverse(b.runs)) { a } else { b })
 }
 
+fn latest(all: impl IntoIterator<Item = Guess>) -> Guess {
+    all.into_iter().reduce(later).unwrap_or(Ok(Span::NOTHING))
+}
+
 /// Says of explained tasks of a run when they are likely to begin or to end. A path through jobs is reckoned without
 /// what they may wait for slots.
 pub fn estimate(run: &Run, explanations: &mut [Explanation], history: &History, now: Micros) {
@@ -117,7 +121,7 @@ pub fn estimate_pending(explanation: &mut Explanation, others: &[Run], history: 
             if run.pending.is_some() {
                 return Err(format!("run {} has not begun either", run.id.short()));
             }
-            ends(run, history, now).into_iter().fold(Ok(Span::NOTHING), later)
+            latest(ends(run, history, now))
         });
         ends.reduce(take).unwrap_or_else(|| Err("its turn comes next".to_owned()))
     };
@@ -186,7 +190,7 @@ fn ends(run: &Run, history: &History, now: Micros) -> Vec<Guess> {
 }
 
 fn parents(run: &Run, ix: TaskIx, ends: &[Guess]) -> Guess {
-    run.graph.parents[ix].iter().fold(Ok(Span::NOTHING), |latest, parent| later(latest, ends[*parent].clone()))
+    latest(run.graph.parents[ix].iter().map(|parent| ends[*parent].clone()))
 }
 
 /// When it is the turn of the one at a place of a queue for what others hold.
