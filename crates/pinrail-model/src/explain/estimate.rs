@@ -90,8 +90,9 @@ fn latest(all: impl IntoIterator<Item = Guess>) -> Guess {
 /// what they may wait for slots.
 pub fn estimate(run: &Run, explanations: &mut [Explanation], history: &History, now: Micros) {
     let ends = ends(run, history, now);
+    let places: BTreeMap<&JobName, TaskIx> = run.tasks.iter().enumerate().map(|(ix, task)| (&task.job, ix)).collect();
     for explanation in explanations {
-        let Some(ix) = explanation.job.as_ref().and_then(|job| run.find(job.as_str())) else { continue };
+        let Some(ix) = explanation.job.as_ref().and_then(|job| places.get(job)).copied() else { continue };
         let (event, guess) = match &explanation.why {
             Why::WaitingForJobs { .. } => (Upcoming::Begins, parents(run, ix, &ends)),
             Why::Working { .. } => (Upcoming::Ends, own(run, ix, history, now)),
