@@ -244,7 +244,12 @@ pub struct Standing {
     pub place: u32,
     pub of: u32,
     pub holders: Vec<Key>,
+    /// Who comes before it, next first; of a long queue the first.
+    pub ahead: Vec<Key>,
 }
+
+/// Tasks ahead of one that are named: more of them say no more about when its turn comes.
+const MOST_AHEAD: usize = 1000;
 
 impl Shard {
     // Workers.
@@ -404,6 +409,7 @@ impl Shard {
                     place: parked.map_or(0, |parked| parked.range(..queued).count() as u32) + 1,
                     of: parked.map_or(0, |parked| parked.len() as u32),
                     holders: sorted(holders.map(|(key, _)| *key)),
+                    ahead: named(parked.into_iter().flat_map(|parked| parked.range(..queued))),
                 })
             }
             At::Ready(queued) => {
@@ -416,6 +422,7 @@ impl Shard {
                     place: before + 1,
                     of: self.queue().count() as u32,
                     holders: sorted(self.holders()),
+                    ahead: named(self.queue().filter(|other| *other < queued)),
                 })
             }
             At::Working(_) | At::Returning(_) => None,
@@ -953,6 +960,10 @@ impl Line {
             _ => Barred::Nothing,
         }
     }
+}
+
+fn named<'a>(queue: impl Iterator<Item = &'a Queued>) -> Vec<Key> {
+    queue.take(MOST_AHEAD).map(|queued| (queued.run, queued.task)).collect()
 }
 
 fn sorted(keys: impl Iterator<Item = Key>) -> Vec<Key> {

@@ -9,6 +9,7 @@
 mod backfills;
 mod schedules;
 mod surgery;
+mod usual;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -17,10 +18,10 @@ use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::{Document, Job, Sha, first_message};
-use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling};
+use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling, name};
 use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
-use pinrail_model::notify;
+use pinrail_model::notify::{self, Usual};
 use pinrail_model::run::{
     Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
     Timer, Work, apply, beside,
@@ -39,6 +40,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::backfills::Filling;
 use self::schedules::Documents;
+use self::usual::Usuals;
 use crate::attempt::{Attempts, Ticket};
 use crate::problem::Problem;
 
@@ -73,8 +75,10 @@ pub enum Input {
         run: RunId,
         job: Option<JobName>,
         /// None: the run has no such job.
-        answer: oneshot::Sender<Result<Option<Vec<Explanation>>, Problem>>,
+        answer: oneshot::Sender<Result<Option<Explained>, Problem>>,
     },
+    /// How long the jobs of a workflow take, which was asked for.
+    Usual(Usual),
     /// Answered when everything before it is durable.
     Settle(oneshot::Sender<()>),
     /// How many runs are unfinished.
@@ -82,6 +86,15 @@ pub enum Input {
     Figures(oneshot::Sender<Figures>),
     /// The unfinished runs that have an SLA.
     Promised(oneshot::Sender<Vec<Run>>),
+}
+
+/// The explanations of a run's tasks, and what an estimate needs besides.
+#[derive(Debug)]
+pub struct Explained {
+    pub explanations: Vec<Explanation>,
+    pub run: Run,
+    /// The runs that it waits for, if it has not begun.
+    pub others: Vec<Run>,
 }
 
 /// What the owner has in memory and has done since it took over the shard.
@@ -163,6 +176,7 @@ struct Owner {
     wheel: BinaryHeap<Reverse<(Micros, ProjectName, WorkflowName)>>,
     backfills: BTreeMap<BackfillId, Filling>,
     documents: Documents,
+    usuals: Usuals,
     /// The last command that was taken.
     taken: u64,
     commits_waited: u64,
@@ -206,6 +220,7 @@ pub async fn start(
         wheel: BinaryHeap::new(),
         backfills: BTreeMap::new(),
         documents: Documents::default(),
+        usuals: Usuals::default(),
         taken: 0,
         commits_waited: 0,
         commits_behind: 0,
@@ -323,6 +338,7 @@ impl Owner {
                 Input::Explain { run, job, answer } => {
                     let _ = answer.send(self.explain(run, job.as_ref()).await.map_err(Problem::from));
                 }
+                Input::Usual(usual) => self.take_usual(usual),
                 Input::Settle(answer) => {
                     self.flush(&mut batch).await?;
                     // An asker that has gone no longer wants to know.
@@ -535,6 +551,9 @@ impl Owner {
                 if let Some(answer) = change.answer {
                     let _ = answer.send(Published::Done);
                 }
+                if let Some(held) = self.runs.get(&id) {
+                    Self::learn(&mut self.usuals, &held.run, &change.fx.history);
+                }
                 for work in change.fx.work {
                     self.dispatch(id, work);
                 }
@@ -745,7 +764,10 @@ impl Owner {
         }
         let document = self.document(new).await?;
         let graph = Graph::of_document(&document, new.jobs.as_deref());
-        let graph = graph.map_err(|message| Refusal::new("job-not-found", message))?;
+        let mut graph = graph.map_err(|message| Refusal::new("job-not-found", message))?;
+        if !new.one_off {
+            graph = self.weighed(&new.project, &new.workflow, graph);
+        }
         let run = new.run(graph, self.parts.clock.now().wall);
         self.runs.insert(new.id, Held { run, unique_key: new.unique_key.clone(), last_event: 0 });
         batch.changes.entry(new.id).or_default().created_by = Some(Maker::Command(command));
@@ -863,17 +885,22 @@ impl Owner {
         Ok(())
     }
 
-    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, Refusal> {
+    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Explained>, Refusal> {
         let now = self.parts.clock.now().wall;
-        if let Some(held) = self.runs.get(&id) {
-            return Ok(explanations(&held.run, Some(&self.shard), job, now));
+        let at_hand = |id: RunId| self.runs.get(&id).map(|held| &held.run);
+        if let Some(run) = at_hand(id) {
+            let Some(mut explanations) = explanations(run, Some(&self.shard), job, now) else { return Ok(None) };
+            explanations.iter_mut().for_each(|explanation| name(explanation, at_hand));
+            let others = explanations.iter().flat_map(|one| one.why.runs()).filter_map(at_hand).cloned().collect();
+            return Ok(Some(Explained { explanations, run: run.clone(), others }));
         }
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else { return Ok(None) };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         // One that is unfinished here was left alone: an embedded server resumes what it is asked for.
-        Ok(explanations(&held.run, None, job, now))
+        let found = explanations(&held.run, None, job, now);
+        Ok(found.map(|explanations| Explained { explanations, run: held.run, others: Vec::new() }))
     }
 
     // Recovery: the normal path, from whatever was durable.
@@ -961,6 +988,11 @@ fn explanations(
         order.extend((0..run.tasks.len()).filter(|ix| *ix != first));
     }
     Some(order.into_iter().map(|ix| explain(run, shard, ix, now)).collect())
+}
+
+/// A stored run with its graph.
+pub(crate) fn whole(stored: StoredRun) -> Result<Run, String> {
+    rebuild(stored).map(|held| held.run)
 }
 
 fn rebuild(stored: StoredRun) -> Result<Held, String> {

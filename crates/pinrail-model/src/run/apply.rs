@@ -13,7 +13,7 @@ use super::{
     TaskIx, Timer, Verdict, Work,
 };
 use crate::document::RunIf;
-use crate::fault::{Evidence, Fault};
+use crate::fault::{Evidence, Fault, Reason};
 use crate::ids::{AttemptId, SessionId};
 use crate::seam::lake::Written;
 use crate::time::{Micros, Now};
@@ -635,11 +635,12 @@ impl Machine<'_> {
 
     fn lose_attempt(&mut self, ix: TaskIx, by: Loss) {
         let phase = self.run.tasks[ix].attempt().and_then(|attempt| attempt.phases.last()).map(|record| record.name);
-        let evidence = Evidence::new(match by {
-            Loss::Owner => "the server died while the job ran",
-            Loss::Session => "the worker was lost while the job ran",
-            Loss::Launcher => "the process that started the job was lost",
-        });
+        let (message, reason) = match by {
+            Loss::Owner => ("the server died while the job ran", Reason::ServerLost),
+            Loss::Session => ("the worker was lost while the job ran", Reason::WorkerLost),
+            Loss::Launcher => ("the process that started the job was lost", Reason::ProcessLost),
+        };
+        let evidence = Evidence::new(message).reason(reason);
         let verdict = Verdict { ends: Ends::Lost, lost: Some(by), ..Verdict::failed(Fault::Platform, phase, evidence) };
         self.release_lost_slot(ix, by);
         // The position is live, so this cannot be refused.
@@ -711,8 +712,8 @@ impl Machine<'_> {
             }
             (Timer::Abort, at) if at.is_live() => {
                 let limit = self.run.graph.jobs[ix].timeout_seconds.unwrap_or_default();
-                let evidence = Evidence::new(format!("the job exceeded its time limit of {limit} s"))
-                    .remedy("Make it faster, or raise `timeout` in its template.");
+                let evidence =
+                    Evidence::new(format!("the job exceeded its time limit of {limit} s")).reason(Reason::TimeLimit);
                 let phase = self.run.tasks[ix].attempt().and_then(|a| a.phases.last()).map(|record| record.name);
                 // The position is live, so this cannot be refused.
                 let _ = self.failed(ix, Verdict::failed(Fault::Timeout, phase, evidence), true);
@@ -769,7 +770,7 @@ impl Machine<'_> {
                 Ok(())
             }
             at if at.is_live() => {
-                let mut evidence = Evidence::new(format!("stopped by {}", stop.by));
+                let mut evidence = Evidence::new(format!("stopped by {}", stop.by)).reason(Reason::Stopped);
                 if let Some(reason) = &stop.reason {
                     evidence = evidence.fact("reason", reason);
                 }

@@ -72,10 +72,12 @@ impl Graph {
     #[must_use]
     pub fn weighed(mut self, durations: &BTreeMap<JobName, Duration>) -> Self {
         let own = |job: &Job| durations.get(&job.name).copied().unwrap_or(UNKNOWN).as_millis().max(1) as u64;
-        let jobs: Vec<Job> = self.jobs.iter().map(|job| job.as_ref().clone()).collect();
-        for ix in topological(&jobs).unwrap_or_default().into_iter().rev() {
+        let mut order: Vec<usize> = (0..self.jobs.len()).collect();
+        // A job weighs more than those below it, which come first here.
+        order.sort_by_key(|ix| self.weight[*ix]);
+        for ix in order {
             let below = self.children[ix].iter().map(|child| self.weight[*child]).max().unwrap_or(0);
-            self.weight[ix] = below + own(&jobs[ix]);
+            self.weight[ix] = below + own(&self.jobs[ix]);
         }
         self
     }

@@ -1,10 +1,14 @@
 //! Single stories, told step by step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::Sha;
 use pinrail_model::fault::Fault;
+use pinrail_model::ids::SessionId;
 use pinrail_model::run::*;
+use pinrail_model::time::Now;
 
 use crate::world::{JobPlan, World, jobs};
 
@@ -226,4 +230,36 @@ fn new_code_takes_back_what_the_old_had_let_begin() {
     let code = Some(NewCode { graph, bundle: new, version: new });
     world.apply(&Event::Retry { tasks: vec![0], by: "anna".to_owned(), code }).unwrap();
     assert_eq!(world.run.tasks[2].position, Position::Waiting);
+}
+
+#[test]
+fn of_what_is_ready_the_longest_path_goes_first_by_what_its_jobs_took() {
+    // j0 and j1 begin; j2 hangs on j0, j3 on j1. By their number both paths are as long.
+    let plans = [plan(&[]), plan(&[]), plan(&[0]), plan(&[1])];
+    let took = |seconds: [u64; 4]| {
+        let took = seconds.into_iter().enumerate();
+        took.map(|(ix, seconds)| (format!("j{ix}").parse().unwrap(), Duration::from_secs(seconds))).collect()
+    };
+    let first = |durations: Option<[u64; 4]>| {
+        let mut run = World::new(plans.to_vec(), 1).run;
+        let graph = Graph::new(&jobs(&plans), None);
+        let graph =
+            durations.map_or_else(|| Graph::new(&jobs(&plans), None), |durations| graph.weighed(&took(durations)));
+        run.graph = Arc::new(graph);
+        run.tasks = Run::new_tasks(&run.graph, run.bundle, run.version);
+        apply(&mut run, &Event::Created, Now::default(), &mut Effects::default()).unwrap();
+        let mut shard = Shard::default();
+        shard.join(SessionId::from_parts(1, 1), 1, Default::default());
+        shard.follow_run(&run);
+        shard.follow(&run, 0..4);
+        match admit(&mut shard) {
+            Some(Admitted::Claim { task, .. }) => task,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(first(None), 0, "as the file has them");
+    assert_eq!(first(Some([10, 1, 1, 2])), 0);
+    assert_eq!(first(Some([10, 1, 1, 60])), 1, "j3 takes long, and j1 has to go first");
+    let graph = Graph::new(&jobs(&plans), None).weighed(&took([10, 1, 1, 60]));
+    assert_eq!(graph.weight, [11_000, 61_000, 1_000, 60_000], "milliseconds");
 }

@@ -97,9 +97,11 @@ impl Owner {
     /// The graph with which a pending run begins; none when its workflow is lost or its selection has become impossible.
     pub(super) async fn graph_of(&mut self, id: RunId) -> Result<Option<Arc<Graph>>, StoreError> {
         let Some(run) = self.runs.get(&id).map(|held| &held.run) else { return Ok(None) };
-        let (project, version, jobs) = (run.project.clone(), run.version, run.jobs.clone());
+        let (project, workflow, version) = (run.project.clone(), run.workflow.clone(), run.version);
+        let jobs = run.jobs.clone();
         let Some(document) = self.document_at(&project, version).await? else { return Ok(None) };
-        Ok(Graph::of_document(&document, jobs.as_deref()).ok().map(Arc::new))
+        let Ok(graph) = Graph::of_document(&document, jobs.as_deref()) else { return Ok(None) };
+        Ok(Some(Arc::new(self.weighed(&project, &workflow, graph))))
     }
 
     async fn document_at(&mut self, project: &ProjectName, version: Sha) -> Result<Option<Arc<Document>>, StoreError> {
