@@ -1,3 +1,13 @@
+CREATE TABLE active (
+  project     text    not null,
+  target      text    not null,
+  workflow    text    not null,
+  version     text    not null,
+  bundle      text    not null,
+  deployed_at integer not null,
+  primary key (project, target, workflow)
+) strict, without rowid;
+
 CREATE TABLE attempts (
   id         text primary key,
   run        text    not null,
@@ -214,7 +224,7 @@ CREATE TABLE runs (
   version        text    not null,
   unique_key     text,
   data           text    not null
-, dormant integer not null default 0, backfill text) strict, without rowid;
+, dormant integer not null default 0, backfill text, target text not null default '') strict, without rowid;
 
 CREATE TABLE secrets (
   project text    not null,
@@ -242,6 +252,15 @@ CREATE TABLE tables (
   id        text not null,
   location  text not null,
   primary key (project, namespace, name)
+) strict, without rowid;
+
+CREATE TABLE targets (
+  project text not null,
+  name    text not null,
+  -- What stands before its namespaces; empty for none.
+  prefix  text not null,
+  data    text not null,
+  primary key (project, name)
 ) strict, without rowid;
 
 CREATE TABLE tasks (
@@ -277,13 +296,14 @@ CREATE TABLE transitions (
   reply text not null
 ) strict, without rowid;
 
-CREATE TABLE triggers (
+CREATE TABLE "triggers" (
   project  text not null,
+  target   text not null,
   workflow text not null,
   -- When there is something to do; none while it is paused and when there will be no more.
   due_at   integer,
   data     text not null,
-  primary key (project, workflow)
+  primary key (project, target, workflow)
 ) strict, without rowid;
 
 CREATE TABLE unpublished (
@@ -300,8 +320,6 @@ CREATE TABLE versions (
   bundle      text    not null,
   document    text    not null,
   created_at  integer not null,
-  deployed_at integer,
-  active      integer not null default 0,
   primary key (project, version, bundle)
 ) strict, without rowid;
 
@@ -350,5 +368,3 @@ CREATE INDEX runs_workflow on runs (workflow, id, project);
 CREATE INDEX tasks_retried_bundle on tasks (bundle) where generation > 1;
 
 CREATE INDEX triggers_due on triggers (due_at) where due_at is not null;
-
-CREATE INDEX versions_active on versions (project, workflow) where active = 1;

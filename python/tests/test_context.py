@@ -37,6 +37,8 @@ def test_fake_context_records_what_a_phase_leaves() -> None:
         params={'least': 5},
         upstream={'first': {'n': 1}},
         secrets={'ftp': 'pass'},
+        target='dev',
+        vars={'bucket': 'scratch'},
         sql=lambda text: [{'n': 112}],
         tz='America/New_York',
     )
@@ -48,13 +50,18 @@ def test_fake_context_records_what_a_phase_leaves() -> None:
     assert ctx.saved == {'report.html': b'<p>', 'x.txt': b'x'}
     assert ctx.interval.start == datetime(2013, 1, 2, 5, tzinfo=timezone.utc)
     assert ctx.ds == date(2013, 1, 2)
+    assert (ctx.target, ctx.vars.bucket, ctx.next_phase().vars['bucket']) == ('dev', 'scratch', 'scratch')
     assert ctx.next_phase().state == {'n': [1, 2]}
 
 
 def test_what_a_context_does_not_have_is_named() -> None:
-    ctx = fake_context(params={'min_flights': 5}, upstream={'load': {'rows': 1}}, secrets={'ftp': 'x'}, job='report')
+    ctx = fake_context(
+        params={'min_flights': 5}, upstream={'load': {'rows': 1}}, secrets={'ftp': 'x'}, vars={'rows': 1}, job='report'
+    )
+    assert ctx.target is None
     for attempt, message, hint in [
         (lambda: ctx.params.min_flight, 'no parameter "min_flight"', 'did you mean "min_flights"?'),
+        (lambda: ctx.vars.row, 'no variable of the target "row"', 'did you mean "rows"?'),
         (lambda: ctx.upstream['laod'], '"report" does not wait for a job "laod"', 'did you mean "load"?'),
         (lambda: ctx.upstream['load'].outputs['row'], 'job "load" left no output "row"', 'did you mean "rows"?'),
         (lambda: ctx.secret('ftq'), 'secret "ftq" is not declared by job "report"', 'did you mean "ftp"?'),

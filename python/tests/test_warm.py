@@ -152,7 +152,7 @@ def warm(files: Files) -> Iterator[Warm]:
 
 
 def test_a_child_is_a_process_of_its_own(warm: Warm, runner: Runner) -> None:
-    assert warm.ready == {'type': 'ready', 'threads': 0}
+    assert warm.ready == {'type': 'ready', 'threads': 0, 'confines': True}
     results: list[dict[str, Any]] = []
     for number in range(2):
         child = warm.fork(f'k{number}', {'ONE': '1', 'HOME': None})
@@ -340,7 +340,7 @@ def test_threads_started_by_the_import_are_counted(files: Files) -> None:
     )
     warm = Warm(files, 'jobs.t')
     try:
-        assert warm.ready == {'type': 'ready', 'threads': 1}
+        assert warm.ready == {'type': 'ready', 'threads': 1, 'confines': True}
     finally:
         warm.stop()
 

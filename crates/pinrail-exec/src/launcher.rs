@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use crate::confine;
 use crate::process;
 use crate::wire::{Event, Exit, Inbox, Order, Spawn, send};
 
@@ -33,6 +34,7 @@ const SOON: Duration = Duration::from_millis(5);
 /// When the kernel refuses something without which no job could be contained.
 pub fn run(control: UnixStream) -> std::io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
+    confine::close_to_others();
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.thread_block()?;
@@ -321,15 +323,17 @@ fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> std::io::Result<i32> {
     let (Some(out), Some(err)) = (fds.next(), fds.next()) else {
         return Err(std::io::Error::other("descriptors are missing"));
     };
-    let extra: Vec<OwnedFd> = fds.collect();
+    let mut extra: Vec<OwnedFd> = fds.collect();
+    let ruleset = if spawn.confined { extra.pop() } else { None };
+    let ruleset_raw = ruleset.as_ref().map(AsRawFd::as_raw_fd);
     let raw: Vec<i32> = extra.iter().map(AsRawFd::as_raw_fd).collect();
-    let (offline, data) = (spawn.offline, spawn.data);
+    let (offline, data, user) = (spawn.offline, spawn.data, spawn.user.as_ref().map(|user| (user.uid, user.gid)));
     let mut command = Command::new(&spawn.argv[0]);
     command.args(&spawn.argv[1..]).env_clear().envs(&spawn.env).current_dir(&spawn.cwd);
     command.stdin(Stdio::null()).stdout(Stdio::from(out)).stderr(Stdio::from(err));
     // SAFETY: the closure runs in the forked child of this single-threaded process and makes system calls only.
     unsafe {
-        command.pre_exec(move || contain(launcher, offline, data, &raw));
+        command.pre_exec(move || contain(launcher, offline, data, user, &raw, ruleset_raw));
     }
     let child = command.spawn()?;
     Ok(child.id().cast_signed())
@@ -337,19 +341,33 @@ fn start(spawn: &Spawn, fds: Vec<OwnedFd>) -> std::io::Result<i32> {
 
 /// What every user process begins with. Runs in the child, between fork and exec.
 #[allow(unsafe_code, reason = "system calls that nix does not wrap")]
-fn contain(launcher: i32, offline: bool, data: Option<u64>, extra: &[i32]) -> std::io::Result<()> {
+fn contain(
+    launcher: i32,
+    offline: bool,
+    data: Option<u64>,
+    user: Option<(u32, u32)>,
+    extra: &[i32],
+    ruleset: Option<i32>,
+) -> std::io::Result<()> {
     // The launcher blocks SIGCHLD to read it as a descriptor, and a new program inherits what is blocked.
     SigSet::empty().thread_set_mask()?;
     nix::unistd::setsid()?;
-    nix::sys::prctl::set_no_new_privs()?;
     nix::sys::prctl::set_child_subreaper(true)?;
+    limit(data)?;
+    if offline {
+        without_network()?;
+    }
+    if let Some((uid, gid)) = user {
+        become_user(uid, gid)?;
+    }
+    nix::sys::prctl::set_no_new_privs()?;
+    // After the change of the user, which takes it back.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     if nix::unistd::getppid().as_raw() != launcher {
         return Err(std::io::Error::other("the launcher is gone"));
     }
-    limit(data)?;
-    if offline {
-        without_network()?;
+    if let Some(ruleset) = ruleset {
+        confine::take(ruleset)?;
     }
     // Our own descriptors first move out of the way of the places where they are wanted.
     let mut moved = [0_i32; 8];
@@ -371,6 +389,17 @@ fn contain(launcher: i32, offline: bool, data: Option<u64>, extra: &[i32]) -> st
             }
         }
     }
+    Ok(())
+}
+
+/// Another user for good, in that user's own group and no other, who makes files as users do.
+fn become_user(uid: u32, gid: u32) -> std::io::Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setgroups(&[gid])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     Ok(())
 }
 

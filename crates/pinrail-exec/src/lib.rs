@@ -5,16 +5,20 @@
 //! Invariants:
 //! - no user process outlives its attempt: the launcher is a subreaper, so whatever escapes its parent comes back to it
 //!   and is killed, and it kills everything when its server goes;
-//! - user processes start with a clean environment, a session of their own, no new privileges, and no descriptor of ours.
+//! - user processes start with a clean environment, a session of their own, no new privileges, and no descriptor of ours;
+//! - where the kernel has Landlock they cannot read the state folder, look into our processes or signal them (`confine`);
+//! - on a shared server they are their project's user's (`users`).
 
 mod channel;
 pub mod commands;
+pub mod confine;
 pub mod launcher;
 pub mod local;
 mod process;
 pub mod python;
 mod sandbox;
 pub mod shell;
+pub mod users;
 mod wire;
 
 pub use local::Launcher;

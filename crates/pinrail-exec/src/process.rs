@@ -71,6 +71,12 @@ pub(crate) fn tree(table: &BTreeMap<i32, Process>, root: i32) -> Vec<i32> {
     found
 }
 
+/// Whether a process is another one or below it.
+pub(crate) fn is_below(pid: i32, root: i32) -> bool {
+    let parent = |pid: &i32| one(*pid).map(|process| process.parent).filter(|parent| *parent > 0);
+    std::iter::successors(Some(pid), parent).any(|pid| pid == root)
+}
+
 /// Processes in whose environment at start this holds; it is given a variable's value by name.
 pub(crate) fn with_environment(holds: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) -> Vec<i32> {
     let marked = |pid: &i32| {
@@ -102,5 +108,6 @@ mod tests {
         let table = table();
         let me = std::process::id() as i32;
         assert!(tree(&table, table[&me].parent).contains(&me));
+        assert!(is_below(me, me) && is_below(me, table[&me].parent) && !is_below(table[&me].parent, me));
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{Outputs, STREAMS_LINGER, Streams, account, converse, judge, socket};
 use crate::commands::{CommandSocket, while_serving};
-use crate::local::{ATTEMPT_VARIABLE, INSTALLATION_VARIABLE, Launcher};
+use crate::confine::{Around, Ruleset};
+use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher};
 use crate::process;
-use crate::shell::{Ended, cannot, environment, of_environment, run_process, stop};
+use crate::shell::{Ended, cannot, environment, of_environment, run_process, stop, uses};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
 
 /// Settings of the Python executor.
@@ -73,7 +74,7 @@ impl Python {
     fn env(&self) -> BTreeMap<String, String> {
         let mut env = self.programs();
         env.insert("PYTHONPATH".to_owned(), self.config.sdk.display().to_string());
-        env.insert("PYTHONPYCACHEPREFIX".to_owned(), self.config.cache.display().to_string());
+        env.insert(CACHE_VARIABLE.to_owned(), self.config.cache.display().to_string());
         env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         env
     }
@@ -84,7 +85,7 @@ impl Python {
             Ok(pair) => pair,
             Err(error) => return cannot(error),
         };
-        let socket = CommandSocket::open(assignment, sink);
+        let socket = CommandSocket::open(&self.launcher, assignment, sink);
         let mut env = environment(self.env(), assignment, socket.as_ref());
         env.insert("PINRAIL_RUNNER_FD".to_owned(), "3".to_owned());
         let interpreter = assignment.code.interpreter.display().to_string();
@@ -97,6 +98,10 @@ impl Python {
             data: assignment.job.memory_bytes,
             extra: 1,
             offline: false,
+            project: Some(assignment.project.clone()),
+            user: None,
+            uses: uses(assignment),
+            confined: false,
         };
         let outputs = Arc::new(Outputs::default());
         let both = async {
@@ -116,17 +121,21 @@ impl Python {
 
     /// Runs a stretch in a fork of a warm process; none when it cannot be forked, and nothing has happened.
     async fn run_forked(&self, warm: &Warm, assignment: &Assignment, sink: &dyn AttemptSink) -> Option<Stretch> {
+        // The folders of other attempts, which the warm process must reach for its own to be reached, are hidden again.
+        let ruleset = self.launcher.ruleset(&uses(assignment)).ok()?;
         let (ours, theirs) = socket().ok()?;
         let mut streams = Streams::new().ok()?;
         let mut fds = vec![theirs];
         fds.append(&mut streams.theirs);
+        let confined = ruleset.is_some();
+        fds.extend(ruleset.map(Ruleset::into_fd));
         let key = assignment.attempt.to_string();
-        let socket = CommandSocket::open(assignment, sink);
+        let socket = CommandSocket::open(&self.launcher, assignment, sink);
         let env = environment(BTreeMap::new(), assignment, socket.as_ref());
         if sink.is_stopped() {
             return Some(Stretch::Lost);
         }
-        let (pid, ended) = warm.fork(&key, &env, assignment.job.memory_bytes, fds)?;
+        let (pid, ended) = warm.fork(&key, &env, assignment.job.memory_bytes, fds, confined)?;
         let (mut out, mut err) = streams.ends();
         let watched = async {
             let mut over = None;
@@ -189,12 +198,15 @@ impl Python {
         let module = assignment.job.class.as_deref()?.rsplit_once('.')?.0.to_owned();
         let code = &assignment.code;
         let key: Key = (assignment.project.clone(), code.bundle, code.interpreter.clone(), module.clone());
+        let around = self.launcher.around().ok()?;
         let warm = {
             let mut pool = lock(&self.warm);
             pool.retain(|_, warm| !warm.is_lost());
             match pool.get(&key) {
-                Some(warm) => Arc::clone(warm),
-                None => {
+                Some(warm) if warm.reaches(&around) => Arc::clone(warm),
+                _ => {
+                    // One that does not reach what has come since it was started leaves when its last attempt has ended.
+                    pool.remove(&key);
                     make_room(&mut pool, self.config.most_warm);
                     let warm = Arc::new(self.start_warm(assignment, &module)?);
                     pool.insert(key, Arc::clone(&warm));
@@ -224,6 +236,7 @@ impl Python {
     }
 
     fn start_warm(&self, assignment: &Assignment, module: &str) -> Option<Warm> {
+        let ruleset = self.launcher.ruleset(&warm_uses(assignment)).ok()?;
         let serial = self.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let key = format!("warm-{serial}");
         let (ours, theirs) = UnixStream::pair().ok()?;
@@ -247,12 +260,22 @@ impl Python {
             data: None,
             extra: 1,
             offline: false,
+            project: Some(assignment.project.clone()),
+            user: None,
+            uses: warm_uses(assignment),
+            confined: false,
         };
         // What a warm process prints belongs to no attempt; children print to streams of their own.
         let null = || std::fs::OpenOptions::new().write(true).open("/dev/null").map(OwnedFd::from).ok();
-        let news = self.launcher.spawn(spawn, &[null()?, null()?, theirs.into()]);
-        Warm::listen(ours, news, self.config.idle)
+        let news = self.launcher.spawn_with(spawn, &[null()?, null()?, theirs.into()], ruleset.as_ref());
+        Warm::listen(ours, news, self.config.idle, ruleset)
     }
+}
+
+/// What a warm process uses of the state folder: its code, and the folder in which those of its attempts will be.
+fn warm_uses(assignment: &Assignment) -> Vec<PathBuf> {
+    let folders = assignment.scratch.parent().map(Path::to_owned);
+    [Some(assignment.code.root.clone()), folders].into_iter().flatten().collect()
 }
 
 /// What became of a fork of a warm process.
@@ -330,6 +353,7 @@ fn make_room(pool: &mut HashMap<Key, Arc<Warm>>, most: usize) {
 struct Warm {
     control: Arc<UnixStream>,
     shared: Arc<WarmShared>,
+    ruleset: Option<Ruleset>,
     ready: tokio::sync::watch::Receiver<Option<bool>>,
 }
 
@@ -353,6 +377,8 @@ struct WarmState {
 enum WarmLine {
     Ready {
         threads: u32,
+        #[serde(default)]
+        confines: bool,
     },
     Forked {
         key: String,
@@ -374,7 +400,12 @@ enum WarmLine {
 type Forked = (oneshot::Receiver<Option<i32>>, oneshot::Receiver<Exit>);
 
 impl Warm {
-    fn listen(control: UnixStream, mut news: mpsc::UnboundedReceiver<Event>, idle: Duration) -> Option<Self> {
+    fn listen(
+        control: UnixStream,
+        mut news: mpsc::UnboundedReceiver<Event>,
+        idle: Duration,
+        ruleset: Option<Ruleset>,
+    ) -> Option<Self> {
         let state = WarmState { forked: HashMap::new(), running: HashMap::new(), last_used: now(), pid: None };
         let shared = Arc::new(WarmShared { state: Mutex::new(state), lost: false.into() });
         let (say_ready, ready) = tokio::sync::watch::channel(None);
@@ -416,7 +447,12 @@ impl Warm {
                 }
             }
         });
-        Some(Self { control, shared, ready })
+        Some(Self { control, shared, ruleset, ready })
+    }
+
+    /// Whether its forks can reach all that is there now.
+    fn reaches(&self, around: &Around) -> bool {
+        self.ruleset.as_ref().is_none_or(|own| own.covers(around))
     }
 
     /// Waits until the module is loaded. False when it must not be forked: it has threads, or it is gone.
@@ -432,6 +468,7 @@ impl Warm {
         env: &BTreeMap<String, String>,
         memory: Option<u64>,
         fds: Vec<OwnedFd>,
+        confined: bool,
     ) -> Option<Forked> {
         let (say_pid, pid) = oneshot::channel();
         let (say_exit, exit) = oneshot::channel();
@@ -440,7 +477,7 @@ impl Warm {
         state.running.insert(key.to_owned(), say_exit);
         state.last_used = now();
         let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        let message = json!({"type": "fork", "key": key, "memory_bytes": memory, "env": env});
+        let message = json!({"type": "fork", "key": key, "memory_bytes": memory, "env": env, "confined": confined});
         if self.is_lost() || send(&self.control, &message, &raw).is_err() {
             state.forked.remove(key);
             state.running.remove(key);
@@ -492,11 +529,11 @@ fn hear(control: &UnixStream, shared: &WarmShared, ready: &tokio::sync::watch::S
         while let Some(Ok(line)) = inbox.line::<WarmLine>() {
             let mut state = lock(&shared.state);
             match line {
-                WarmLine::Ready { threads } => {
+                WarmLine::Ready { threads, confines } => {
                     if threads > 0 {
                         tracing::warn!(threads, "a module starts threads at import; its jobs are started cold");
                     }
-                    ready.send_replace(Some(threads == 0));
+                    ready.send_replace(Some(threads == 0 && confines));
                 }
                 WarmLine::Forked { key, pid } => {
                     if let Some(waiter) = state.forked.remove(&key) {
@@ -531,8 +568,8 @@ mod tests {
     async fn a_fork_that_failed_is_told_and_leaves_nothing_behind() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (_news, listened) = mpsc::unbounded_channel();
-        let warm = Warm::listen(ours, listened, Duration::from_secs(60)).unwrap();
-        let (pid, _exit) = warm.fork("att_1", &BTreeMap::new(), None, Vec::new()).unwrap();
+        let warm = Warm::listen(ours, listened, Duration::from_secs(60), None).unwrap();
+        let (pid, _exit) = warm.fork("att_1", &BTreeMap::new(), None, Vec::new(), false).unwrap();
         send(&theirs, &json!({"type": "fork-failed", "key": "att_1", "message": "no memory"}), &[]).unwrap();
         assert_eq!(pid.await.unwrap(), None);
         assert!(warm.is_idle());

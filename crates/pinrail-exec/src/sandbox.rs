@@ -51,6 +51,10 @@ impl Sandbox for LocalSandbox {
             data: Some(command.memory),
             extra: 0,
             offline: !command.network,
+            project: command.project,
+            user: None,
+            uses: vec![command.cwd],
+            confined: false,
         };
         let collected = Collected::default();
         let running = run_process(&self.launcher, spawn, Vec::new(), &collected);

@@ -1,6 +1,7 @@
 //! Commands: a process of the user's choice in the unpacked bundle, judged by its exit status.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ impl Executor for Shell {
             }
             sink.report(Report::PhaseStarted(Phase::Execute));
         }
-        let socket = CommandSocket::open(assignment, sink);
+        let socket = CommandSocket::open(&self.launcher, assignment, sink);
         let spawn = Spawn {
             key: assignment.attempt.to_string(),
             argv: assignment.command.clone(),
@@ -63,6 +64,10 @@ impl Executor for Shell {
             data: None,
             extra: 0,
             offline: false,
+            project: Some(assignment.project.clone()),
+            user: None,
+            uses: uses(assignment),
+            confined: false,
         };
         let outputs = Arc::new(Outputs::default());
         let running = run_process(&self.launcher, spawn, Vec::new(), sink);
@@ -103,6 +108,11 @@ pub(crate) fn environment(
         env.insert(SOCKET_VARIABLE.to_owned(), socket.path());
     }
     env
+}
+
+/// What an attempt's process uses of the state folder: its code, and its own folders.
+pub(crate) fn uses(assignment: &Assignment) -> Vec<PathBuf> {
+    vec![assignment.code.root.clone(), assignment.scratch.clone(), assignment.folder.clone()]
 }
 
 /// What makes the programs of a Python environment the ones that a process finds.

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use pinrail_model::names::ProjectName;
 use serde::{Deserialize, Serialize};
+
+use crate::users::User;
 
 /// What the server asks of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +42,18 @@ pub(crate) struct Spawn {
     pub extra: usize,
     /// Without a network.
     pub offline: bool,
+    /// Whose process it is; of no concern to the launcher.
+    #[serde(skip)]
+    pub project: Option<ProjectName>,
+    /// Who runs it, if not the server's own user.
+    #[serde(default)]
+    pub user: Option<User>,
+    /// Folders that it may read although they are in the hidden one; of no concern to the launcher.
+    #[serde(skip)]
+    pub uses: Vec<PathBuf>,
+    /// The last of the extra descriptors is the ruleset that it takes upon itself, and is not handed on.
+    #[serde(default)]
+    pub confined: bool,
 }
 
 /// What the launcher says.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use iceberg::spec::{Schema, TableMetadata};
 use pinrail_model::ids::{Ids, TableId, fresh};
-use pinrail_model::names::{ProjectName, TableRef};
+use pinrail_model::names::{ProjectName, TableRef, TargetName};
 use pinrail_model::seam::lake::{
     AttemptView, Intent, LakeError, Overlay, PointerError, PointerSwap, Pointers, SystemTables, TableInfo, View,
     Writes, Written,
 };
 use pinrail_model::step;
+use pinrail_model::target::{Place, Target};
 use pinrail_model::time::Clock;
 
 use crate::commit::{self, Base, Change, Committer, Proposal, Shape};
@@ -44,6 +45,9 @@ pub(crate) struct Book {
 #[derive(Debug, Clone)]
 pub(crate) struct Scope {
     pub(crate) project: ProjectName,
+    target: Option<Arc<Target>>,
+    /// Where everything is that it writes.
+    place: Place,
     at: u64,
     pub(crate) attempt: Option<AttemptView>,
     overlays: HashMap<TableRef, Overlay>,
@@ -52,6 +56,30 @@ pub(crate) struct Scope {
 impl Scope {
     pub(crate) fn overlay(&self, table: &TableRef) -> Option<&Overlay> {
         self.overlays.get(table)
+    }
+
+    /// Where a table that the target lacks is looked for, in turn, and as of when.
+    fn sources(&self) -> impl Iterator<Item = (&TargetName, Place, u64)> {
+        let sources = self.target.iter().flat_map(|target| &target.reads);
+        sources.map(|source| {
+            let place = Place { project: self.project.clone(), prefix: source.prefix.clone() };
+            (&source.target, place, source.at.unwrap_or(self.at))
+        })
+    }
+
+    /// Refuses what belongs to no attempt at a target that takes deployed runs only.
+    fn may_write(&self, table: &TableRef) -> Result<()> {
+        match &self.target {
+            Some(target) if target.protected && self.attempt.is_none() => {
+                let name = &target.name;
+                let message = format!("table \"{table}\" is not changed: target \"{name}\" is protected");
+                Err(error::user("target-protected", message).remedy(format!(
+                    "Queries may read it; make the change a job of a workflow, and deploy that with \
+                     `pinrail deploy --target {name}`."
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -66,15 +94,31 @@ impl Book {
             None => Vec::new(),
         };
         let overlays = overlays.into_iter().map(|overlay| (overlay.table.clone(), overlay)).collect();
-        Ok(Scope { project: view.project.clone(), at, attempt: view.attempt.clone(), overlays })
+        let (project, target, place) = (view.project.clone(), view.target.clone(), view.place());
+        Ok(Scope { project, target, place, at, attempt: view.attempt.clone(), overlays })
     }
 
-    /// The table that a statement of this scope sees under a name.
+    /// The table that a statement of this scope reads under a name: the target's own, or that of the first target that it
+    /// reads from and that has it.
     pub(crate) async fn find(&self, scope: &Scope, name: &TableRef) -> Result<Option<Table>> {
+        if let Some(own) = self.own(scope, name).await? {
+            return Ok(Some(own));
+        }
+        for (target, place, at) in scope.sources() {
+            if let Some(pointer) = self.pointers.find(&place, name, Some(at)).await? {
+                let table = self.load(pointer.id, name, pointer.location, false).await?;
+                return Ok(Some(Table { read_from: Some(target.clone()), ..table }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The table that a statement of this scope may write under a name: never another target's.
+    pub(crate) async fn own(&self, scope: &Scope, name: &TableRef) -> Result<Option<Table>> {
         let (id, location, staged) = match scope.overlay(name) {
             Some(Overlay { staged: None, .. }) => return Ok(None),
             Some(Overlay { id, staged: Some(location), .. }) => (*id, location.clone(), true),
-            None => match self.pointers.find(&scope.project, name, Some(scope.at)).await? {
+            None => match self.pointers.find(&scope.place, name, Some(scope.at)).await? {
                 Some(pointer) => (pointer.id, pointer.location, false),
                 None => return Ok(None),
             },
@@ -84,11 +128,11 @@ impl Book {
 
     async fn load(&self, id: TableId, name: &TableRef, location: String, staged: bool) -> Result<Table> {
         let metadata = self.tables.metadata(&location).await?;
-        Ok(Table { id, name: name.clone(), location, metadata, staged })
+        Ok(Table { id, name: name.clone(), location, metadata, staged, read_from: None })
     }
 
-    async fn head(&self, project: &ProjectName, name: &TableRef) -> Result<Option<Table>> {
-        match self.pointers.find(project, name, None).await? {
+    async fn head(&self, place: &Place, name: &TableRef) -> Result<Option<Table>> {
+        match self.pointers.find(place, name, None).await? {
             Some(pointer) => self.load(pointer.id, name, pointer.location, false).await.map(Some),
             None => Ok(None),
         }
@@ -96,12 +140,38 @@ impl Book {
 
     /// Names of all tables of the scope.
     pub(crate) async fn names(&self, scope: &Scope) -> Result<Vec<TableRef>> {
-        let pointers = self.pointers.list(&scope.project, Some(scope.at)).await?;
+        let mut names = self.own_names(scope).await?;
+        for (_, place, at) in scope.sources() {
+            names.extend(self.pointers.list(&place, Some(at)).await?.into_iter().map(|pointer| pointer.table));
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Names of the tables that the scope may write.
+    pub(crate) async fn own_names(&self, scope: &Scope) -> Result<Vec<TableRef>> {
+        let pointers = self.pointers.list(&scope.place, Some(scope.at)).await?;
         let mut names: Vec<_> =
             pointers.into_iter().map(|p| p.table).filter(|name| !scope.overlays.contains_key(name)).collect();
         names.extend(scope.overlays.values().filter(|o| o.staged.is_some()).map(|o| o.table.clone()));
         names.sort();
         Ok(names)
+    }
+
+    /// The error for a table that a statement wants to change and that its target has not.
+    pub(crate) async fn cannot_write(&self, scope: &Scope, name: &TableRef) -> Result<LakeError> {
+        let read = self.find(scope, name).await?.and_then(|table| table.read_from);
+        let (Some(source), Some(target)) = (read, &scope.target) else {
+            return Ok(not_found(name, &self.own_names(scope).await?));
+        };
+        let message = format!(
+            "target \"{}\" has no table \"{name}\"; that of target \"{source}\" is read and never written",
+            target.name
+        );
+        let remedy =
+            format!("Make it first: CREATE TABLE {name} AS SELECT * FROM {name}, with a WHERE for less of it.");
+        Ok(error::user("table-not-found", message).remedy(remedy))
     }
 
     pub(crate) async fn list(&self, view: &View) -> Result<Vec<TableInfo>> {
@@ -141,6 +211,7 @@ impl Book {
         proposal: Proposal,
         batch: &Arc<Batch>,
     ) -> Result<()> {
+        scope.may_write(&proposal.table)?;
         match &scope.attempt {
             Some(attempt) => self.stage(scope, attempt, id, proposal, batch).await,
             None => self.publish(scope, id, proposal, batch).await,
@@ -183,11 +254,11 @@ impl Book {
 
     async fn publish(&self, scope: &Scope, id: TableId, proposal: Proposal, batch: &Arc<Batch>) -> Result<()> {
         for _ in 0..PUBLISH_TRIES {
-            let head = self.head(&scope.project, &proposal.table).await?;
+            let head = self.head(&scope.place, &proposal.table).await?;
             let swap = self.on_head(&scope.project, id, &proposal, head.as_ref(), batch, None).await?;
             batch.settle().await?;
             step!("lake.before-swap");
-            let swapped = self.pointers.swap(&scope.project, vec![swap]).await;
+            let swapped = self.pointers.swap(&scope.place, vec![swap]).await;
             step!("lake.after-swap");
             match swapped {
                 Err(PointerError::Conflict(_)) => {}
@@ -238,9 +309,10 @@ impl Book {
 
     /// Drops a table: at once, or for the attempt.
     pub(crate) async fn drop_table(&self, scope: &Scope, table: &Table) -> Result<()> {
+        scope.may_write(&table.name)?;
         let Some(attempt) = &scope.attempt else {
             let gone = swap(table.id, &table.name, Some(table.location.clone()), None);
-            return Ok(self.pointers.swap(&scope.project, vec![gone]).await?);
+            return Ok(self.pointers.swap(&scope.place, vec![gone]).await?);
         };
         let base = match scope.overlay(&table.name) {
             Some(overlay) => overlay.base.clone(),
@@ -272,7 +344,7 @@ impl Book {
         }
         for Writes { table, .. } in &attempt.writes {
             let done = scope.overlays.contains_key(table) || swaps.iter().any(|swap| swap.table == *table);
-            if let (false, Some(head)) = (done, self.head(&scope.project, table).await?) {
+            if let (false, Some(head)) = (done, self.head(&scope.place, table).await?) {
                 let committer = self.committer(&batch, Some(attempt));
                 let folder = self.folder(&scope.project, head.id);
                 let made = committer.write(Some(&(&head).into()), &folder, None, Change::default()).await?;
@@ -308,7 +380,7 @@ impl Book {
         overlay: &Overlay,
         batch: &Arc<Batch>,
     ) -> Result<Option<PointerSwap>> {
-        let head = self.head(&scope.project, &overlay.table).await?;
+        let head = self.head(&scope.place, &overlay.table).await?;
         let Some(staged) = &overlay.staged else { return dropped(overlay, head.as_ref()) };
         let staged_metadata = self.tables.metadata(staged).await?;
         let base = match &overlay.base {
@@ -400,6 +472,7 @@ fn info(table: &Table) -> TableInfo {
         rows: count("total-records"),
         bytes: count("total-files-size"),
         staged: table.staged,
+        read_from: table.read_from.clone(),
     }
 }
 

@@ -24,7 +24,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Query as SqlQuery, Statement as Ast};
 use datafusion::sql::sqlparser::tokenizer::Location;
 use futures::StreamExt;
-use pinrail_model::names::{NamespaceName, TableRef};
+use pinrail_model::names::{NamespaceName, TableRef, TargetName};
 use pinrail_model::seam::lake::{
     Checked, Column, LakeError, Query, QueryDone, QueryLimits, ResultFormat, ResultSink, View,
 };
@@ -67,6 +67,8 @@ pub(crate) struct Run<'a> {
     /// Those of the statement under way.
     casts: Vec<Cast>,
     reads: Vec<TableRef>,
+    /// Tables of other targets that were read.
+    read_from: BTreeMap<TableRef, TargetName>,
     pub(crate) written: Vec<TableRef>,
     pub(crate) counters: BTreeMap<String, f64>,
 }
@@ -163,6 +165,7 @@ impl<'a> Run<'a> {
             stop: Stop::default(),
             casts: Vec::new(),
             reads: Vec::new(),
+            read_from: BTreeMap::new(),
             written: Vec::new(),
             counters: BTreeMap::new(),
         })
@@ -206,6 +209,7 @@ impl<'a> Run<'a> {
             truncated: output.truncated,
             counters: self.counters,
             written: self.written,
+            read_from: self.read_from,
             outputs: output.values,
         })
     }
@@ -514,6 +518,9 @@ impl<'a> Run<'a> {
             }
             return Err(placed(self.not_found(scope, table).await?));
         };
+        if let Some(target) = &found.read_from {
+            self.read_from.insert(table.clone(), target.clone());
+        }
         let tables = self.lake.book.tables.clone();
         let provider = match travel {
             None => LakeTable::current(tables, &found)?,

@@ -14,7 +14,7 @@ use iceberg::spec::{
     TableMetadataRef,
 };
 use pinrail_model::ids::TableId;
-use pinrail_model::names::TableRef;
+use pinrail_model::names::{TableRef, TargetName};
 
 use crate::error::{self, Result};
 use crate::store::Store;
@@ -35,6 +35,8 @@ pub(crate) struct Table {
     pub(crate) metadata: TableMetadataRef,
     /// Whether the attempt that looks has staged it.
     pub(crate) staged: bool,
+    /// The other target whose table it is, which is read and never written.
+    pub(crate) read_from: Option<TargetName>,
 }
 
 /// The files of one manifest that are part of the table.

@@ -22,7 +22,7 @@ use pinrail_model::near::nearest;
 use pinrail_model::seam::lake::{Intent, LakeError, WriteMode};
 
 use crate::cast::{self, Fitting, Source};
-use crate::catalog::{self, Scope};
+use crate::catalog::Scope;
 use crate::commit::{self, Base, Change, Proposal, Shape};
 use crate::engine::{Fate, Planned, Run};
 use crate::error::{self, Result};
@@ -101,7 +101,7 @@ impl Run<'_> {
 
     async fn ground(&self, scope: &Scope, name: &TableRef) -> Result<Ground> {
         let book = &self.lake.book;
-        let table = book.find(scope, name).await?;
+        let table = book.own(scope, name).await?;
         let id = table.as_ref().map_or_else(|| book.new_id(scope, name), |table| table.id);
         let base = match (&table, scope.overlay(name).and_then(|overlay| overlay.base.clone())) {
             (Some(table), _) => Some(Base::from(table)),
@@ -120,7 +120,7 @@ impl Run<'_> {
         if self.dry {
             return Ok(None);
         }
-        Err(catalog::not_found(name, &self.lake.book.names(scope).await?))
+        Err(self.lake.book.cannot_write(scope, name).await?)
     }
 
     /// What the job declared about a table; an error if it declared others only.
@@ -165,7 +165,7 @@ impl Run<'_> {
             // Not known to the last column, but something writes it.
             Some(Fate::Made(_)) => true,
             Some(Fate::Dropped) => false,
-            None => self.lake.book.find(scope, table).await?.is_some(),
+            None => self.lake.book.own(scope, table).await?.is_some(),
         };
         if exists && !or_replace && !if_not_exists {
             return Err(error::user("table-exists", format!("table \"{table}\" exists already"))
@@ -217,19 +217,19 @@ impl Run<'_> {
             self.wrote(name);
             return Ok(());
         }
-        match self.lake.book.find(scope, name).await? {
+        match self.lake.book.own(scope, name).await? {
             Some(table) => {
                 self.lake.book.drop_table(scope, &table).await?;
                 self.wrote(name);
                 Ok(())
             }
             None if if_exists => Ok(()),
-            None => Err(catalog::not_found(name, &self.lake.book.names(scope).await?)),
+            None => Err(self.lake.book.cannot_write(scope, name).await?),
         }
     }
 
     async fn drop_schema(&self, scope: &Scope, namespace: &NamespaceName, if_exists: bool) -> Result<()> {
-        let tables = self.lake.book.names(scope).await?;
+        let tables = self.lake.book.own_names(scope).await?;
         let inside: Vec<_> = tables.iter().filter(|t| t.namespace == *namespace).map(ToString::to_string).collect();
         if inside.is_empty() {
             if if_exists || self.dry {

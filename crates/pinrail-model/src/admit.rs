@@ -20,6 +20,7 @@ use crate::backfill::{Backfill, Progress};
 use crate::ids::{BackfillId, RunId, SessionId};
 use crate::names::{JobName, PoolName, ProjectName, WorkflowName};
 use crate::run::{Cause, Class, Control, Pending, Position, Run, RunState, TaskIx};
+use crate::target::Lane;
 use crate::time::{Interval, Micros};
 use crate::trigger::Overrun;
 
@@ -61,8 +62,8 @@ pub enum LimitId {
     /// All attempts of a project.
     Quota(ProjectName),
     Pool(ProjectName, PoolName),
-    Workflow(ProjectName, WorkflowName),
-    Job(ProjectName, WorkflowName, JobName),
+    Workflow(Lane),
+    Job(Lane, JobName),
     /// One at a time.
     Key(ProjectName, String),
     /// Workers that have these labels.
@@ -96,10 +97,10 @@ pub struct Shard {
     returning: BTreeSet<(Micros, RunId, TaskIx)>,
     ready: BTreeMap<Class, BTreeMap<ProjectName, BTreeSet<Queued>>>,
     places: HashMap<Key, Place>,
-    lines: BTreeMap<(ProjectName, WorkflowName), Line>,
+    lines: BTreeMap<Lane, Line>,
     runs: HashMap<RunId, RunPlace>,
     /// Lines in which something may begin.
-    moved: BTreeSet<(ProjectName, WorkflowName)>,
+    moved: BTreeSet<Lane>,
     backfills: BTreeMap<BackfillId, Batch>,
 }
 
@@ -173,7 +174,7 @@ struct Waiting {
 
 #[derive(Debug)]
 struct RunPlace {
-    line: (ProjectName, WorkflowName),
+    line: Lane,
     /// Its place among the waiting, if it waits.
     waits: Option<(Micros, RunId)>,
     backfill: Option<BackfillId>,
@@ -181,7 +182,7 @@ struct RunPlace {
 
 #[derive(Debug)]
 struct Batch {
-    line: (ProjectName, WorkflowName),
+    line: Lane,
     concurrency: u32,
     /// Runs of it in the line.
     inside: u32,
@@ -513,11 +514,10 @@ impl Shard {
         };
         let job = &run.graph.jobs[task];
         if let Some(most) = job.concurrency {
-            let limit = LimitId::Job(run.project.clone(), run.workflow.clone(), job.name.clone());
-            self.widen(limit, most);
+            self.widen(LimitId::Job(run.lane(), job.name.clone()), most);
         }
         if let Some(most) = run.graph.concurrency {
-            self.widen(LimitId::Workflow(run.project.clone(), run.workflow.clone()), most);
+            self.widen(LimitId::Workflow(run.lane()), most);
         }
         match at {
             At::Working(_) | At::Returning(_) => {
@@ -730,7 +730,7 @@ impl Shard {
         if !run.cause.is_of_a_workflow() || run.pending == Some(Pending::Backfill) {
             return;
         }
-        let key = (run.project.clone(), run.workflow.clone());
+        let key = run.lane();
         let line = self.lines.entry(key.clone()).or_default();
         line.failed = failed.or(line.failed);
         let scheduled = matches!(run.cause, Cause::Schedule { .. });
@@ -772,17 +772,16 @@ impl Shard {
     }
 
     /// What the schedule's line knows of its last failure, as it was stored.
-    pub fn set_failed(&mut self, project: &ProjectName, workflow: &WorkflowName, failed: Option<RunId>) {
-        let key = (project.clone(), workflow.clone());
-        if failed.is_some() || self.lines.contains_key(&key) {
-            self.lines.entry(key).or_default().failed = failed;
+    pub fn set_failed(&mut self, lane: &Lane, failed: Option<RunId>) {
+        if failed.is_some() || self.lines.contains_key(lane) {
+            self.lines.entry(lane.clone()).or_default().failed = failed;
         }
     }
 
     /// The scheduled run that failed last, while none succeeded since.
     #[must_use]
-    pub fn failed(&self, project: &ProjectName, workflow: &WorkflowName) -> Option<RunId> {
-        self.lines.get(&(project.clone(), workflow.clone()))?.failed
+    pub fn failed(&self, lane: &Lane) -> Option<RunId> {
+        self.lines.get(lane)?.failed
     }
 
     fn leave_line(&mut self, run: RunId) -> Option<RunId> {
@@ -803,7 +802,7 @@ impl Shard {
         failed
     }
 
-    fn tidy(&mut self, key: &(ProjectName, WorkflowName)) {
+    fn tidy(&mut self, key: &Lane) {
         let empty = |line: &Line| line.active.is_empty() && line.waiting.is_empty() && line.failed.is_none();
         if self.lines.get(key).is_some_and(empty) {
             self.lines.remove(key);
@@ -812,15 +811,15 @@ impl Shard {
 
     /// The run of a workflow for an interval that is under way, if there is one.
     #[must_use]
-    pub fn same_interval(&self, project: &ProjectName, workflow: &WorkflowName, interval: Interval) -> Option<RunId> {
-        let line = self.lines.get(&(project.clone(), workflow.clone()))?;
+    pub fn same_interval(&self, lane: &Lane, interval: Interval) -> Option<RunId> {
+        let line = self.lines.get(lane)?;
         line.active.iter().find(|(_, active)| active.interval == interval).map(|(id, _)| *id)
     }
 
     /// What a fire time of a workflow comes to.
     #[must_use]
-    pub fn on_fire(&self, project: &ProjectName, workflow: &WorkflowName, overrun: Overrun) -> OnFire {
-        let Some(line) = self.lines.get(&(project.clone(), workflow.clone())) else { return OnFire::default() };
+    pub fn on_fire(&self, lane: &Lane, overrun: Overrun) -> OnFire {
+        let Some(line) = self.lines.get(lane) else { return OnFire::default() };
         let active = line.active.iter().filter(|(_, active)| active.scheduled).map(|(id, _)| *id);
         let waiting = line
             .waiting
@@ -838,13 +837,13 @@ impl Shard {
     /// Why a pending run does not begin.
     #[must_use]
     pub fn barred(&self, run: &Run) -> Barred {
-        let key = (run.project.clone(), run.workflow.clone());
+        let key = run.lane();
         let Some(place) = self.runs.get(&run.id) else { return Barred::InBackfill };
         let Some(line) = self.lines.get(&key) else { return Barred::Nothing };
         let Some(waiting) = place.waits.and_then(|waits| Some((waits, *line.waiting.get(&waits)?))) else {
             return Barred::Nothing;
         };
-        if let Some((scope, control)) = self.held_scope(&key.0, &key.1) {
+        if let Some((scope, control)) = self.held_scope(&key.project, &key.workflow) {
             return Barred::Held(scope, control.clone());
         }
         line.bars(waiting.0, waiting.1)
@@ -852,7 +851,7 @@ impl Shard {
 
     fn begin(&mut self) -> Option<Admitted> {
         while let Some(key) = self.moved.first().cloned() {
-            if self.held_scope(&key.0, &key.1).is_none()
+            if self.held_scope(&key.project, &key.workflow).is_none()
                 && let Some(line) = self.lines.get(&key)
             {
                 let free = line.waiting.iter().find(|(at, waiting)| line.bars(**at, **waiting) == Barred::Nothing);
@@ -874,7 +873,7 @@ impl Shard {
             self.backfills.remove(&backfill.id);
             return;
         }
-        let line = (backfill.project.clone(), backfill.workflow.clone());
+        let line = backfill.lane();
         let batch = self.backfills.entry(backfill.id).or_insert(Batch { line, concurrency: 0, inside: 0, more });
         batch.more = more;
         batch.concurrency = backfill.concurrency;
@@ -896,7 +895,8 @@ impl Shard {
 
     fn advance(&self) -> Option<Admitted> {
         let fits = |batch: &Batch| {
-            batch.more && batch.inside < batch.concurrency && self.held_scope(&batch.line.0, &batch.line.1).is_none()
+            let (project, workflow) = (&batch.line.project, &batch.line.workflow);
+            batch.more && batch.inside < batch.concurrency && self.held_scope(project, workflow).is_none()
         };
         // No backfill has all its runs in before another has any.
         let next =

@@ -15,6 +15,7 @@ use crate::document::{ExecutorKind, ParamType, Sha};
 use crate::ids::{BackfillId, RunId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::run::{Cause, Class, Control, Graph, Pending, Run, RunState};
+use crate::target::{Lane, Target, name_of};
 use crate::time::{Interval, Micros};
 
 /// Runs of one backfill at most: hourly intervals of more than a hundred years.
@@ -30,6 +31,9 @@ pub struct Backfill {
     pub id: BackfillId,
     pub project: ProjectName,
     pub workflow: WorkflowName,
+    /// The target of its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Arc<Target>>,
     pub version: Sha,
     pub bundle: Sha,
     pub by: String,
@@ -115,6 +119,12 @@ impl BackfillState {
 }
 
 impl Backfill {
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
     /// Runs that it makes.
     #[must_use]
     pub fn total(&self) -> u32 {
@@ -147,6 +157,7 @@ impl Backfill {
             id: self.run_id(index),
             project: self.project.clone(),
             workflow: self.workflow.clone(),
+            target: self.target.clone(),
             class: self.class,
             cause: Cause::Backfill { id: self.id, index },
             interval: self.intervals[index as usize],
@@ -162,6 +173,7 @@ impl Backfill {
             pending: Some(Pending::Backfill),
             hold: None,
             jobs: self.jobs.clone(),
+            replay_of: None,
             outside: self.outside.get(&index).cloned().unwrap_or_default(),
             executors: self.executors.clone(),
             notify: None,
@@ -254,6 +266,7 @@ mod tests {
             id: BackfillId::from_parts(7, 7),
             project: "p".parse().unwrap(),
             workflow: "w".parse().unwrap(),
+            target: None,
             version: Sha::of(b""),
             bundle: Sha::of(b""),
             by: "anna".to_owned(),

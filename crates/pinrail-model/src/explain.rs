@@ -630,8 +630,8 @@ fn waiting_for_slot(run: &Run, shard: &Shard, standing: Option<Standing>) -> Why
             Limit::Pool { name: name.to_string(), is_set }
         }
         Some(LimitId::Quota(project)) => Limit::Quota { project: project.to_string() },
-        Some(LimitId::Workflow(_, workflow)) => Limit::Workflow { workflow: workflow.to_string() },
-        Some(LimitId::Job(_, _, job)) => Limit::Job { job: job.to_string() },
+        Some(LimitId::Workflow(lane)) => Limit::Workflow { workflow: lane.workflow.to_string() },
+        Some(LimitId::Job(_, job)) => Limit::Job { job: job.to_string() },
         Some(LimitId::Key(_, key)) => Limit::Key { key },
     };
     Why::WaitingForLimit { limit, capacity, held, place, of, holders }

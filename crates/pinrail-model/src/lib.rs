@@ -25,5 +25,6 @@ pub mod select;
 pub mod simulation;
 pub mod steps;
 pub mod tables;
+pub mod target;
 pub mod time;
 pub mod trigger;

@@ -53,6 +53,25 @@ fn check_table_part(kind: &'static str, text: &str) -> Result<(), BadName> {
     Err(BadName { kind, text: text.chars().take(80).collect(), reason })
 }
 
+/// What a target puts before its namespaces. It neither holds nor ends in what separates the two, so that each stored
+/// namespace belongs to one prefix.
+fn check_prefix(kind: &'static str, text: &str) -> Result<(), BadName> {
+    let reason = if text.is_empty() {
+        "it is empty"
+    } else if text.len() > LONGEST_NAME {
+        "it is longer than 64 characters"
+    } else if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        "it must begin with a lower-case letter"
+    } else if !text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+        "only lower-case letters, digits and underscores are allowed"
+    } else if text.contains("__") || text.ends_with('_') {
+        "two underscores in a row separate it from the namespace, and it may not end in one"
+    } else {
+        return Ok(());
+    };
+    Err(BadName { kind, text: text.chars().take(80).collect(), reason })
+}
+
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident;)*) => {$(
         $(#[$doc])*
@@ -114,6 +133,10 @@ names! {
     OutputName, "output", check_name;
     /// A parameter of a workflow.
     ParamName, "parameter", check_name;
+    /// Surroundings of a project, such as dev and prod.
+    TargetName, "target", check_name;
+    /// What a target puts before its namespaces.
+    Prefix, "prefix", check_prefix;
     /// A namespace of tables.
     NamespaceName, "namespace", check_table_part;
     /// A table within a namespace.
@@ -135,6 +158,7 @@ schemas! {
     SecretName, "The name of a secret of a project.", "ftp";
     ChannelName, "The name of a channel for notices of a project.", "ops";
     ParamName, "The name of a parameter of a workflow.", "min_flights";
+    TargetName, "The name of a target of a project.", "prod";
 }
 
 crate::schema::describe!(
@@ -196,6 +220,16 @@ mod tests {
         }
         for text in ["jobA", "_x", "a-b_C9", &"a".repeat(64)] {
             assert!(text.parse::<JobName>().is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_can_be_told_from_every_namespace() {
+        for text in ["", "Dev", "_dev", "dev_", "a__b", "1", "a-b", &"a".repeat(65)] {
+            assert!(text.parse::<Prefix>().is_err(), "{text:?}");
+        }
+        for text in ["dev", "dev_anna", "d1"] {
+            assert!(text.parse::<Prefix>().is_ok(), "{text:?}");
         }
     }
 

@@ -34,6 +34,7 @@ use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::seam::exec::Spec;
 use crate::seam::lake::Written;
+use crate::target::{Lane, Place, Target, name_of};
 use crate::time::{Interval, Micros};
 use crate::trigger::Overrun;
 
@@ -42,6 +43,9 @@ use crate::trigger::Overrun;
 pub struct Run {
     pub id: RunId,
     pub project: ProjectName,
+    /// Whose tables it writes, as it was when the run was made; none: the project had no targets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Arc<Target>>,
     pub workflow: WorkflowName,
     pub class: Class,
     pub cause: Cause,
@@ -68,6 +72,9 @@ pub struct Run {
     /// dbt-like selection of its jobs; none: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<String>,
+    /// The run that this one does again, beside the tables that count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_of: Option<RunId>,
     /// Outputs of jobs that this run leaves out, from the run that last succeeded for the same interval.
     #[serde(default)]
     pub outside: BTreeMap<JobName, BTreeMap<String, Value>>,
@@ -792,19 +799,19 @@ impl Effects {
     }
 }
 
-/// The other runs of a workflow for an interval that are under way, of which there may be one, or wait to be.
+/// The other runs of a lane for an interval that are under way, of which there may be one, or wait to be.
 pub fn beside<'a>(
     runs: impl Iterator<Item = &'a Run>,
-    project: &ProjectName,
-    workflow: &WorkflowName,
+    lane: &Lane,
     interval: Interval,
     except: RunId,
 ) -> impl Iterator<Item = &'a Run> {
     runs.filter(move |run| {
-        (run.interval, &run.workflow, &run.project) == (interval, workflow, project)
+        run.interval == interval
             && run.id != except
             && run.cause.is_of_a_workflow()
             && !run.state().is_final()
+            && run.lane() == *lane
     })
 }
 
@@ -852,6 +859,18 @@ impl Run {
         task.position == Position::Held || (task.position == Position::Done && ending)
     }
 
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
+    /// Where its tables are.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { project: self.project.clone(), prefix: self.target.as_ref().and_then(|target| target.prefix.clone()) }
+    }
+
     /// The place of a job's task.
     #[must_use]
     pub fn find(&self, job: &str) -> Option<TaskIx> {
@@ -869,16 +888,16 @@ impl Run {
     #[must_use]
     pub fn needs(&self, task: TaskIx) -> Vec<Need> {
         let job = &self.graph.jobs[task];
-        let (project, workflow) = (&self.project, &self.workflow);
+        let project = &self.project;
         let pools = job.pools.iter();
         let mut needs: Vec<Need> = pools
             .map(|(pool, slots)| Need { limit: LimitId::Pool(project.clone(), pool.clone()), slots: *slots })
             .collect();
         if self.graph.concurrency.is_some() {
-            needs.push(Need { limit: LimitId::Workflow(project.clone(), workflow.clone()), slots: 1 });
+            needs.push(Need { limit: LimitId::Workflow(self.lane()), slots: 1 });
         }
         if job.concurrency.is_some() {
-            let limit = LimitId::Job(project.clone(), workflow.clone(), job.name.clone());
+            let limit = LimitId::Job(self.lane(), job.name.clone());
             needs.push(Need { limit, slots: 1 });
         }
         if let Some(key) = &job.key {

@@ -17,6 +17,7 @@ use crate::names::{ProjectName, WorkflowName};
 use crate::notify::Rules;
 use crate::run::{Cause, Class, Control, Graph, Pending, Run};
 use crate::schedule::{CatchUp, Schedule};
+use crate::target::{Lane, Target, name_of};
 use crate::time::{Interval, Micros};
 
 /// A fire time that is later than this was missed, and `catch_up` says what becomes of it.
@@ -69,6 +70,9 @@ pub const MOST_ACTIVE: u32 = 16;
 pub struct Trigger {
     pub project: ProjectName,
     pub workflow: WorkflowName,
+    /// The target of its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Arc<Target>>,
     pub version: Sha,
     pub bundle: Sha,
     pub schedule: Schedule,
@@ -127,6 +131,7 @@ impl Trigger {
     #[must_use]
     pub fn of(
         project: &ProjectName,
+        target: Option<Arc<Target>>,
         document: &Document,
         code: (Sha, Sha),
         now: Micros,
@@ -146,6 +151,7 @@ impl Trigger {
         Some(Self {
             project: project.clone(),
             workflow: document.workflow.clone(),
+            target,
             version,
             bundle,
             schedule,
@@ -168,6 +174,7 @@ impl Trigger {
             id,
             project: self.project.clone(),
             workflow: self.workflow.clone(),
+            target: self.target.clone(),
             class: Class::Scheduled,
             cause: Cause::Schedule { fire_at: fire.at },
             interval: fire.interval,
@@ -183,12 +190,26 @@ impl Trigger {
             pending: Some(Pending::Schedule { overrun: self.overrun, most_active: self.most_active }),
             hold: None,
             jobs: None,
+            replay_of: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: self.notify.clone().map(Arc::new),
             tasks: Vec::new(),
             graph: Arc::new(Graph::default()),
         }
+    }
+
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
+    /// What makes a fire time one run.
+    #[must_use]
+    pub fn run_key(&self, fire_at: Micros) -> String {
+        let at_target = self.target.as_ref().map_or_else(String::new, |target| format!("@{}", target.name));
+        format!("schedule {}/{}{at_target} {fire_at}", self.project, self.workflow)
     }
 
     /// When there is something to do next; none when there will be no more fire times, or while it is paused.
@@ -367,6 +388,7 @@ mod tests {
         Trigger {
             project: "p".parse().unwrap(),
             workflow: "w".parse().unwrap(),
+            target: None,
             version: Sha::of(b"1"),
             bundle: Sha::of(b"1"),
             schedule: Schedule { covers: Covers::Day, catch_up, ..Schedule::new(fires) },

@@ -10,7 +10,7 @@ use pinrail_model::document::{
 };
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, Ids, RunId, TransitionId, fresh};
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Ends, Run};
@@ -24,12 +24,13 @@ use pinrail_model::seam::store::{
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
+use pinrail_model::target::{Lane, Target, name_of};
 use pinrail_model::time::{Clock, Micros};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::attempt::{Attempts, project_folder};
+use crate::attempt::Attempts;
 use crate::bundles::{Bundles, Manifest, check, sha};
 use crate::compile::{Compiled, Compiler, TIMEOUT};
 use crate::edges;
@@ -95,6 +96,9 @@ pub struct RunRequest {
     /// The bundle to run; none: the deployed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Sha>,
+    /// Whose tables it writes; none: the usual one of the bundle, or the only one that has the deployed workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
 }
 
 /// A job of its own.
@@ -116,6 +120,7 @@ pub enum OneOff {
 pub struct RunsPage {
     pub project: Option<ProjectName>,
     pub workflow: Option<WorkflowName>,
+    pub target: Option<TargetName>,
     pub state: Option<String>,
     pub backfill: Option<BackfillId>,
     /// Only older ones than this.
@@ -127,6 +132,8 @@ pub struct RunsPage {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
     pub bundle: Sha,
+    /// Null in a project without targets.
+    pub target: Option<TargetName>,
     /// Nothing was changed.
     pub dry_run: bool,
     pub workflows: Vec<DeployedWorkflow>,
@@ -409,6 +416,12 @@ impl App {
         }))
     }
 
+    /// Checks that this server takes a project.
+    pub(crate) async fn admit(&self, project: &ProjectName) -> Result<(), Problem> {
+        let Answer::Projects(known) = self.store.read(&Who::default(), Query::Projects).await? else { return Ok(()) };
+        self.attempts.parts.tenancy.admit(project, known.iter().map(|row| &row.name))
+    }
+
     /// Takes note of a bundle; gives its digest and the blobs that are still to be sent.
     ///
     /// # Errors
@@ -421,6 +434,7 @@ impl App {
         folder: Option<String>,
     ) -> Result<(Sha, Vec<Sha>), Problem> {
         principal.may(Role::Operator, project)?;
+        self.admit(project).await?;
         check(&manifest).map_err(|e| Problem::new("bad-bundle", e.to_string()).hint(e.hint()))?;
         // What is not missing now must not be deleted before the bundle is known.
         let _held = self.bundles.hold().await;
@@ -466,7 +480,7 @@ impl App {
         Ok(())
     }
 
-    async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
+    pub(crate) async fn known_bundle(&self, project: &ProjectName, bundle: Sha) -> Result<BundleRow, Problem> {
         let query = Query::Bundle { project: project.clone(), sha: bundle };
         match self.store.read(&Who { project: Some(project.clone()) }, query).await? {
             Answer::Bundle(row) => Ok(*row),
@@ -555,7 +569,7 @@ impl App {
         &self,
         principal: &Principal,
         project: &ProjectName,
-        bundle: Sha,
+        (bundle, target): (Sha, Option<&TargetName>),
         dry_run: bool,
     ) -> Result<Deployed, Problem> {
         principal.may(Role::Developer, project)?;
@@ -564,7 +578,12 @@ impl App {
         let mut compiled = self.compile(principal, project, bundle).await?;
         self.warn_of_pools(project, &mut compiled).await?;
         let disabled: BTreeSet<&String> = compiled.broken.values().flatten().collect();
-        let active = self.workflows(principal, project).await?;
+        let (_, settings) = self.bundle(project, bundle).await?;
+        let target = settings.targets.find(target)?;
+        self.may_deploy_there(project, target.as_ref()).await?;
+        let name = name_of(target.as_ref());
+        let (active, elsewhere): (Vec<ActiveVersion>, Vec<ActiveVersion>) =
+            self.workflows(principal, project).await?.into_iter().partition(|active| active.target == name);
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
@@ -581,9 +600,11 @@ impl App {
                 Some(active) if active.bundle != bundle => Change::Files,
                 Some(_) => Change::Unchanged,
             };
-            let schedule = schedule_change(before.as_ref(), Some(&read), self.now());
+            let fires = target.as_ref().is_none_or(|target| target.schedules);
+            let now = Some(&read).filter(|_| fires);
+            let schedule = schedule_change(before.as_ref().filter(|_| fires), now, self.now());
             let diff = job_changes(before.as_ref(), &read);
-            let in_flight = self.in_flight(principal, project, &name).await?;
+            let in_flight = self.in_flight(principal, project, &name, target.as_ref()).await?;
             if in_flight > 0 && matches!(change, Change::Changed | Change::Files) {
                 let runs = if in_flight == 1 { "run" } else { "runs" };
                 notes.push(format!("{in_flight} {runs} in flight of \"{name}\" keep the version that they began with"));
@@ -591,6 +612,7 @@ impl App {
             workflows.push(DeployedWorkflow { name, version: *version, jobs, change, diff, in_flight, schedule });
             versions.insert(read.workflow, *version);
         }
+        notes.extend(self.taken_over(project, target.as_ref(), &elsewhere).await?);
         // What is wrong with the settings is wrong with every workflow.
         let all = compiled.broken.is_empty() || compiled.broken.contains_key(crate::project::FILE);
         if compiled.errors() > 0 && (all || versions.is_empty()) {
@@ -607,11 +629,22 @@ impl App {
             let keep = kept.iter().map(|kept| kept.name.clone()).collect();
             let channels = self.bundle(project, bundle).await?.1.notify.channels;
             let (project, at) = (project.clone(), self.now());
-            let activation = Activation { project, bundle, versions, keep, channels, at };
+            let activation = Activation { project, target: target.clone(), bundle, versions, keep, channels, at };
             self.command(principal, CommandKind::Activate(Box::new(activation))).await?;
         }
         let broken = compiled.broken.into_keys().collect();
-        Ok(Deployed { bundle, dry_run, workflows, broken, kept, removed, diagnostics: compiled.diagnostics, notes })
+        let target = name_of(target.as_ref());
+        Ok(Deployed {
+            bundle,
+            target,
+            dry_run,
+            workflows,
+            broken,
+            kept,
+            removed,
+            diagnostics: compiled.diagnostics,
+            notes,
+        })
     }
 
     /// The active workflows of a project.
@@ -642,7 +675,11 @@ impl App {
         principal.may(Role::Operator, project)?;
         // An old bundle must not be forgotten before the run names it.
         let _held = self.bundles.hold().await;
-        let (document, version, bundle) = self.code_of(principal, project, &request).await?;
+        let (document, version, bundle, target) = self.code_of(principal, project, &request).await?;
+        let code = request.job.is_none().then_some((&document.workflow, bundle));
+        self.may_run_there(principal, project, target.as_ref(), code).await?;
+        let lane =
+            Lane { project: project.clone(), workflow: document.workflow.clone(), target: name_of(target.as_ref()) };
         let executors = executors(&document, &request)?;
         let params = params(&document, &request.params)?;
         let interval = interval_at(document.schedule.as_ref(), request.at.as_deref(), self.now())
@@ -651,7 +688,7 @@ impl App {
             None => BTreeMap::new(),
             Some(jobs) => match &request.upstream {
                 Some(given) => given_outside(&document, jobs, given)?,
-                None => self.outside(project, &document, jobs, interval).await?,
+                None => self.outside(&lane, &document, jobs, interval).await?,
             },
         };
         let id: RunId = fresh(self.ids.as_ref());
@@ -661,6 +698,7 @@ impl App {
         let new = NewRun {
             id,
             project: project.clone(),
+            target,
             workflow: document.workflow.clone(),
             version,
             bundle,
@@ -675,6 +713,7 @@ impl App {
             by: principal.name.clone(),
             jobs: request.jobs,
             notify,
+            replay_of: None,
             unique_key: key.map(|key| format!("{project}/{}/{key}", principal.id)),
         };
         let inputs = self.inputs(project, bundle).await?;
@@ -689,8 +728,8 @@ impl App {
     }
 
     /// The files under `[files]` of a project whose folder is here, as they are now.
-    async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
-        let Some(folder) = project_folder(self.store.as_ref(), project).await? else { return Ok(Vec::new()) };
+    pub(crate) async fn inputs(&self, project: &ProjectName, bundle: Sha) -> Result<Vec<InputRow>, Problem> {
+        let Some(folder) = self.attempts.project_folder(project).await? else { return Ok(Vec::new()) };
         // What is wrong with the bundle is told by what needs it.
         let Ok((_, settings)) = self.bundle(project, bundle).await else { return Ok(Vec::new()) };
         if settings.files.is_none() {
@@ -702,7 +741,7 @@ impl App {
     }
 
     /// Only explanations read them, so nobody waits.
-    async fn record_inputs(&self, run: RunId, rows: Vec<InputRow>) -> Result<(), Problem> {
+    pub(crate) async fn record_inputs(&self, run: RunId, rows: Vec<InputRow>) -> Result<(), Problem> {
         if !rows.is_empty() {
             let write = Write::Inputs { run, rows };
             self.store.commit(vec![self.transition(vec![write])], Durability::Behind).await?;
@@ -710,13 +749,18 @@ impl App {
         Ok(())
     }
 
-    /// The document that a request means, with its version and bundle.
+    /// The document that a request means, with its version and bundle, and the target at which it is to run.
     async fn code_of(
         &self,
         principal: &Principal,
         project: &ProjectName,
         request: &RunRequest,
-    ) -> Result<(Document, Sha, Sha), Problem> {
+    ) -> Result<(Document, Sha, Sha, Option<Arc<Target>>), Problem> {
+        let named = request.target.as_ref();
+        let target = match request.bundle {
+            Some(bundle) => self.target_in(project, bundle, named).await?,
+            None => self.target_of_deployed(principal, project, request.workflow.as_ref(), named).await?,
+        };
         match (&request.workflow, &request.job) {
             (Some(_), Some(_)) | (None, None) => {
                 Err(Problem::new("bad-request", "a run needs either \"workflow\" or \"job\""))
@@ -724,7 +768,7 @@ impl App {
             (None, Some(job)) => {
                 let bundle = match request.bundle {
                     Some(bundle) => bundle,
-                    None => self.deployed_bundle(principal, project).await?,
+                    None => self.deployed_bundle(principal, project, target.as_ref()).await?,
                 };
                 let document = one_off(job, request.executor, &request.params)?;
                 self.known_bundle(project, bundle).await?;
@@ -738,26 +782,33 @@ impl App {
                     created_at: self.now(),
                 })])
                 .await?;
-                Ok((document, version, bundle))
+                Ok((document, version, bundle, target))
             }
             (Some(workflow), None) => match request.bundle {
                 Some(bundle) => {
                     let compiled = self.compile(principal, project, bundle).await?;
-                    find_workflow(&compiled, workflow, bundle)
+                    let (document, version, bundle) = find_workflow(&compiled, workflow, bundle)?;
+                    Ok((document, version, bundle, target))
                 }
-                None => self.deployed(principal, project, workflow).await,
+                None => {
+                    let (document, version, bundle) =
+                        self.deployed(principal, project, workflow, target.as_ref()).await?;
+                    Ok((document, version, bundle, target))
+                }
             },
         }
     }
 
-    /// The active version of a workflow, with its bundle.
+    /// The active version of a workflow at a target, with its bundle.
     pub(crate) async fn deployed(
         &self,
         principal: &Principal,
         project: &ProjectName,
         workflow: &WorkflowName,
+        target: Option<&Arc<Target>>,
     ) -> Result<(Document, Sha, Sha), Problem> {
-        let active = self.workflows(principal, project).await?;
+        let mut active = self.workflows(principal, project).await?;
+        active.retain(|active| active.target == name_of(target));
         let names: Vec<_> = active.iter().map(|version| version.workflow.to_string()).collect();
         let found = active.into_iter().find(|version| version.workflow == *workflow);
         let found = found.ok_or_else(|| workflow_not_found(workflow, &names, "deployed"))?;
@@ -766,8 +817,14 @@ impl App {
         Ok((document, found.version, found.bundle))
     }
 
-    pub(crate) async fn deployed_bundle(&self, principal: &Principal, project: &ProjectName) -> Result<Sha, Problem> {
-        let active = self.workflows(principal, project).await?;
+    pub(crate) async fn deployed_bundle(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        target: Option<&Arc<Target>>,
+    ) -> Result<Sha, Problem> {
+        let mut active = self.workflows(principal, project).await?;
+        active.retain(|active| active.target == name_of(target));
         if let Some(latest) = active.iter().max_by_key(|version| version.deployed_at) {
             return Ok(latest.bundle);
         }
@@ -779,7 +836,7 @@ impl App {
     /// Outputs of the parents that a selection leaves out: they must have succeeded for the same interval.
     pub(crate) async fn outside(
         &self,
-        project: &ProjectName,
+        lane: &Lane,
         document: &Document,
         jobs: &str,
         interval: pinrail_model::time::Interval,
@@ -788,7 +845,7 @@ impl App {
         if needed.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let query = Query::Succeeded { project: project.clone(), workflow: document.workflow.clone(), interval };
+        let query = Query::Succeeded { lane: lane.clone(), interval };
         let Answer::Succeeded(rows) = self.store.read(&Who::default(), query).await? else {
             return Ok(BTreeMap::new());
         };
@@ -862,6 +919,7 @@ impl App {
         let query = Query::Runs {
             project: find.project,
             workflow: find.workflow,
+            target: None,
             state: None,
             backfill: None,
             ends_with: find.ends_with,
@@ -885,11 +943,11 @@ impl App {
     /// # Errors
     /// When the state cannot be read.
     pub async fn runs(&self, principal: &Principal, page: RunsPage) -> Result<Vec<ListedRun>, Problem> {
-        let RunsPage { project, workflow, state, backfill, before, limit } = page;
+        let RunsPage { project, workflow, target, state, backfill, before, limit } = page;
         if !Self::reaches(principal, project.as_ref()) {
             return Ok(Vec::new());
         }
-        let query = Query::Runs { project, workflow, state, backfill, ends_with: None, before, limit };
+        let query = Query::Runs { project, workflow, target, state, backfill, ends_with: None, before, limit };
         match self.store.read(&Self::who(principal), query).await? {
             Answer::Runs(runs) => Ok(runs),
             _ => Ok(Vec::new()),
@@ -952,15 +1010,23 @@ impl App {
         principal.may(Role::Operator, project)?;
         let _held = self.bundles.hold().await;
         let code = match bundle {
-            None => None,
+            None => {
+                self.may_go_on(principal, &stored.run).await?;
+                None
+            }
             // A job of no workflow stays what it was asked to be, with the files as they are now.
             Some(bundle) if matches!(stored.run.cause, Cause::OneOff { .. }) => {
                 self.known_bundle(project, bundle).await?;
+                let target = self.target_of_run(&stored.run).await?;
+                self.may_run_there(principal, project, target.as_ref(), None).await?;
                 Some(Code { bundle, version: stored.run.version })
             }
             Some(bundle) => {
                 let compiled = self.compile(principal, project, bundle).await?;
                 let (_, version, bundle) = find_workflow(&compiled, &stored.run.workflow, bundle)?;
+                let code = Some((&stored.run.workflow, bundle));
+                let target = self.target_of_run(&stored.run).await?;
+                self.may_run_there(principal, project, target.as_ref(), code).await?;
                 Some(Code { bundle, version })
             }
         };
@@ -1000,8 +1066,7 @@ impl App {
     /// Adds to explanations of failures what is known of files and tables.
     async fn compare(&self, run: &Run, explanations: &mut [Explanation]) -> Result<(), Problem> {
         let read = async |query| self.store.read(&Who::default(), query).await;
-        let (project, workflow) = (run.project.clone(), run.workflow.clone());
-        let before = Query::InputsOfLastSuccess { project, workflow, before: run.id };
+        let before = Query::InputsOfLastSuccess { lane: run.lane(), before: run.id };
         let changed = match (read(before).await?, read(Query::Inputs(run.id)).await?) {
             // A run without any knows nothing of files: it may have been made before they were recorded.
             (Answer::Inputs(before), Answer::Inputs(now)) if !before.is_empty() && !now.is_empty() => {
@@ -1013,7 +1078,7 @@ impl App {
             let Some((attempt, ends)) = explanation.why.failure().map(|failure| (failure.attempt, failure.ends)) else {
                 continue;
             };
-            let unpublished = Query::Unpublished { project: run.project.clone(), attempt };
+            let unpublished = Query::Unpublished { place: run.place(), attempt };
             if let Answer::Unpublished(rows) = read(unpublished).await? {
                 explanation.unpublished = rows;
             }
@@ -1064,10 +1129,19 @@ impl App {
     ///
     /// # Errors
     /// When the project is not in the caller's reach or this build has no engine.
-    pub async fn tables(&self, principal: &Principal, project: &ProjectName) -> Result<Vec<TableInfo>, Problem> {
+    pub async fn tables(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        (bundle, target): (Option<Sha>, Option<&TargetName>),
+    ) -> Result<Vec<TableInfo>, Problem> {
         principal.may(Role::Viewer, project)?;
         let catalog = self.catalog.as_ref().ok_or_else(no_engine)?;
-        let view = View { project: project.clone(), at: None, attempt: None };
+        let target = match bundle {
+            Some(bundle) => self.target_in(project, bundle, target).await?,
+            None => self.target_of_deployed(principal, project, None, target).await?,
+        };
+        let view = View::now(project.clone(), target);
         catalog.list(&view).await.map_err(sql_problem)
     }
 
@@ -1081,7 +1155,7 @@ impl App {
         root: PathBuf,
         settings: Project,
     ) -> Result<FileScope, Problem> {
-        let folder = project_folder(self.store.as_ref(), project).await?;
+        let folder = self.attempts.parts.tenancy.read_by_server(self.attempts.project_folder(project).await?);
         let patterns = settings.files.map(|files| files.into_values().collect());
         Ok(FileScope::of_project(root, folder, patterns, &self.state))
     }
@@ -1095,7 +1169,7 @@ struct Find {
     ends_with: Option<String>,
 }
 
-fn is_final(state: &str) -> bool {
+pub(crate) fn is_final(state: &str) -> bool {
     matches!(state, "succeeded" | "failed" | "cancelled")
 }
 
@@ -1203,6 +1277,7 @@ fn refusal(reply: &Value) -> Option<Problem> {
         "schedule-not-found",
         "backfill-not-found",
         "state-failed",
+        "target-protected",
         "bad-document",
     ];
     let code = known.into_iter().find(|code| error["code"] == *code).unwrap_or("internal");

@@ -26,6 +26,7 @@ use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Execut
 use pinrail_model::seam::lake::{Catalog, Pointers, QueryEngine};
 use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::step;
+use pinrail_model::target::Target;
 use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -38,6 +39,7 @@ use crate::owner::{Input, OwnerHandle, Published};
 use crate::project::Project;
 use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
+use crate::tenancy::Tenancy;
 use crate::vault::Vault;
 
 /// How long a process may take to end by itself when it is asked to.
@@ -60,6 +62,8 @@ pub struct AttemptParts {
     pub vault: Arc<Vault>,
     /// What this installation is called.
     pub installation: String,
+    /// Who shares this server.
+    pub tenancy: Tenancy,
     /// Kills what carries the installation's name and these attempts' ids.
     pub kill_marked: fn(&str, &BTreeSet<String>),
 }
@@ -103,6 +107,7 @@ pub struct Ticket {
     pub epoch: u64,
     pub generation: u32,
     pub project: ProjectName,
+    pub target: Option<Arc<Target>>,
     pub workflow: WorkflowName,
     pub job: Arc<Job>,
     pub attempt: Arc<Attempt>,
@@ -134,6 +139,7 @@ impl Ticket {
             epoch: *epoch,
             generation: found.generation,
             project: run.project.clone(),
+            target: run.target.clone(),
             workflow: run.workflow.clone(),
             job: Arc::clone(job),
             attempt: Arc::clone(found.attempts.last()?),
@@ -221,6 +227,14 @@ impl Attempts {
         for attempt in run.tasks.iter().flat_map(|task| &task.attempts) {
             live.remove(&attempt.id);
         }
+    }
+
+    /// The folder of a project on this machine, if the server knows it, and it is there and the project's own.
+    pub(crate) async fn project_folder(&self, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
+        let who = Who { project: Some(project.clone()) };
+        let Answer::Projects(rows) = self.parts.store.read(&who, Query::Projects).await? else { return Ok(None) };
+        let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
+        Ok(folder.filter(|folder| folder.is_dir() && self.parts.tenancy.owns(project, folder)))
     }
 
     /// Kills whatever a former server left of these attempts.
@@ -540,6 +554,7 @@ impl OneWork {
             CleanupEnd { ok: true, detail: None }
         };
         remove(&self.scratch());
+        remove(&self.scratch().with_extension("folder"));
         step!("attempt.after-clean");
         self.report(Report::CleanupEnded(end));
     }
@@ -572,7 +587,8 @@ impl OneWork {
     // What an executor is told.
 
     pub(crate) fn scratch(&self) -> PathBuf {
-        self.attempts.parts.state.join("scratch").join(self.ticket.attempt.id.to_string())
+        let projects = projects_scratch(&self.attempts.parts.state);
+        projects.join(self.ticket.project.as_str()).join(self.ticket.attempt.id.to_string())
     }
 
     pub(crate) async fn assignment(&self, phases: Vec<Phase>) -> Result<Assignment, (Fault, Evidence)> {
@@ -615,7 +631,9 @@ impl OneWork {
         let (Some(_), Some(project)) = (&code.patterns, code.project.clone()) else { return Ok(code.root.clone()) };
         let settings = Project::read_bundle(&code.root, &self.ticket.project).ok();
         let Some(settings) = settings else { return Ok(code.root.clone()) };
-        let (target, root, state) = (scratch.join("project"), code.root.clone(), self.attempts.parts.state.clone());
+        // Beside the scratch folder, in which names may be anybody's.
+        let (target, root, state) =
+            (scratch.with_extension("folder"), code.root.clone(), self.attempts.parts.state.clone());
         let made =
             tokio::task::spawn_blocking(move || working_folder(&target, &root, &project, &settings, &state)).await;
         let made = made.unwrap_or_else(|e| Err(std::io::Error::other(e)));
@@ -682,7 +700,7 @@ impl OneWork {
             Some(root) => root,
             None => self.unpack().await?,
         };
-        let project = project_folder(parts.store.as_ref(), &self.ticket.project).await;
+        let project = self.attempts.project_folder(&self.ticket.project).await;
         let project = project.map_err(|e| Evidence::new(e.to_string()).reason(Reason::StateFailed))?;
         let (bundle, settings) = (self.ticket.bundle, Project::read_bundle(&root, &self.ticket.project).ok());
         let files = settings.as_ref().and_then(|settings| settings.files.clone());
@@ -722,6 +740,8 @@ impl OneWork {
             "tz": ticket.tz,
             "params": ticket.params,
             "param_types": ticket.param_types,
+            "target": ticket.target.as_ref().map(|target| &target.name),
+            "vars": ticket.target.as_ref().map(|target| &target.vars),
             "upstream": ticket.upstream,
             "secrets": ticket.job.secrets,
             "state": ticket.attempt.state_left,
@@ -752,16 +772,21 @@ impl OneWork {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             set(&format!("PINRAIL_PARAM_{name}"), text);
         }
+        if let Some(target) = &ticket.target {
+            set("PINRAIL_TARGET", target.name.to_string());
+            for (name, value) in &target.vars {
+                let name: String = name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }).collect();
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                set(&format!("PINRAIL_VAR_{name}"), text);
+            }
+        }
         env
     }
 }
 
-/// The folder of a project on this machine, if the server knows it and it is there.
-pub(crate) async fn project_folder(store: &dyn Store, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
-    let who = Who { project: Some(project.clone()) };
-    let Answer::Projects(rows) = store.read(&who, Query::Projects).await? else { return Ok(None) };
-    let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
-    Ok(folder.filter(|folder| folder.is_dir()))
+/// Where attempts have their own folders, by project.
+pub(crate) fn projects_scratch(state: &Path) -> PathBuf {
+    state.join("scratch/projects")
 }
 
 /// An interpreter as `pinrail.toml` names it: a path relative to the project, or a program on the path.

@@ -395,6 +395,10 @@ impl Bundles {
             let mode = if file.executable { 0o755 } else { 0o644 };
             fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).map_err(io(&path))?;
         }
+        for folder in &folders {
+            // Whoever runs its jobs reads it, whatever the server's own files are like.
+            fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(io(folder))?;
+        }
         // Once it has its name nobody looks again whether all files are there.
         folders.iter().try_for_each(|folder| (self.sync_folder)(folder).map_err(io(folder)))
     }

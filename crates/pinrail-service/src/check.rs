@@ -12,7 +12,7 @@ use std::path::Path;
 
 use pinrail_model::document::{Document, Job, Sha, SqlSource};
 use pinrail_model::fault::Fault;
-use pinrail_model::names::{JobName, PoolName, ProjectName, TableRef};
+use pinrail_model::names::{JobName, PoolName, ProjectName, TableRef, TargetName};
 use pinrail_model::near::nearest;
 use pinrail_model::schedule::{self, interval_at};
 use pinrail_model::seam::lake::{FileScope, InTurn, LakeError, Query as SqlQuery, View};
@@ -54,11 +54,17 @@ struct Text<'a> {
 }
 
 impl App {
-    /// Compiles the workflow files of a bundle, and checks the SQL of their jobs. Needs the SQL engine for the latter.
+    /// Compiles the workflow files of a bundle, and checks the SQL of their jobs as a target would run it. Needs the SQL
+    /// engine for the latter.
     ///
     /// # Errors
-    /// When the bundle is not known or the interpreter cannot be run.
-    pub async fn check(&self, principal: &Principal, project: &ProjectName, bundle: Sha) -> Result<Compiled, Problem> {
+    /// When the bundle or the target is not known or the interpreter cannot be run.
+    pub async fn check(
+        &self,
+        principal: &Principal,
+        project: &ProjectName,
+        (bundle, target): (Sha, Option<&TargetName>),
+    ) -> Result<Compiled, Problem> {
         let mut compiled = self.compile(principal, project, bundle).await?;
         self.warn_of_pools(project, &mut compiled).await?;
         let sketches = std::mem::take(&mut compiled.sketches);
@@ -66,11 +72,13 @@ impl App {
             return Ok(compiled);
         }
         let (root, settings) = self.bundle(project, bundle).await?;
+        let target = self.target_of_bundle(project, &settings, target).await?;
+        let view = View::now(project.clone(), target);
         let files = self.files_of(project, root.clone(), settings).await?;
         let looked_at = compiled.documents.values().chain(&sketches);
         let documents: Vec<Document> = looked_at.filter_map(|json| Document::read(json).ok()).collect();
         for document in &documents {
-            for found in self.check_sql(project, document, &root, &files).await {
+            for found in self.check_sql(&view, document, &root, &files).await {
                 // Two jobs may have one file.
                 let same = |known: &Diagnostic| {
                     (&known.file, known.line, &known.message) == (&found.file, found.line, &found.message)
@@ -114,27 +122,26 @@ impl App {
         Ok(())
     }
 
-    async fn check_sql(
-        &self,
-        project: &ProjectName,
-        document: &Document,
-        root: &Path,
-        files: &FileScope,
-    ) -> Vec<Diagnostic> {
-        let (texts, queries) = match self.texts(document, root, files) {
+    async fn check_sql(&self, view: &View, document: &Document, root: &Path, files: &FileScope) -> Vec<Diagnostic> {
+        let (texts, queries) = match self.texts(view, document, root, files) {
             Some(texts) => texts.into_iter().unzip::<_, _, Vec<_>, Vec<_>>(),
             None => return Vec::new(),
         };
         let Some(engine) = &self.engine else { return Vec::new() };
-        let view = View { project: project.clone(), at: None, attempt: None };
-        let checked = engine.check_in_turn(&queries, &view).await;
+        let checked = engine.check_in_turn(&queries, view).await;
         let wrong = texts.iter().zip(checked).filter_map(|(text, result)| Some((text, result.err()?)));
         let wrong = wrong.filter(|(text, error)| !text.open || WITHOUT_VALUES.contains(&error.code));
         wrong.map(|(text, error)| diagnostic(document, text, error)).collect()
     }
 
     /// The texts of a workflow's SQL jobs in an order in which they may run. None if there is no interval to run for.
-    fn texts<'a>(&self, document: &'a Document, root: &Path, files: &FileScope) -> Option<Vec<(Text<'a>, InTurn)>> {
+    fn texts<'a>(
+        &self,
+        view: &View,
+        document: &'a Document,
+        root: &Path,
+        files: &FileScope,
+    ) -> Option<Vec<(Text<'a>, InTurn)>> {
         let schedule = document.schedule.as_ref();
         let interval = interval_at(schedule, None, self.now()).ok()?;
         let zone = schedule::zone(schedule::zone_of(schedule)).ok()?;
@@ -167,7 +174,7 @@ impl App {
             };
             let mut given = params.clone();
             given.extend(job.params.clone());
-            let scope = Scope { ds: &ds, interval, params: &given, param_types: &types };
+            let scope = Scope { ds: &ds, interval, params: &given, param_types: &types, target: view.target.as_ref() };
             let left: Vec<(&str, String)> = outputs(&text, job);
             let values = scope.values(&BTreeMap::new(), left.iter().map(|(job, name)| (*job, name, &Value::Null)));
             let is_open = |name: &str| given.get(name).is_some_and(Value::is_null);

@@ -221,7 +221,8 @@ impl Compiler {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let command = SandboxCommand { argv, env, cwd: root.to_owned(), limit: LIMIT, memory: MEMORY, network: false };
+        let (project, cwd) = (Some(project.name.clone()), root.to_owned());
+        let command = SandboxCommand { project, argv, env, cwd, limit: LIMIT, memory: MEMORY, network: false };
         let output = sandbox.run(command).await.map_err(|error| match error {
             SandboxError::Program(message) => Problem::new("interpreter-failed", message).hint(INTERPRETER),
             SandboxError::Isolation { message, hint } => Problem::new("isolation-missing", message).hint(hint),

@@ -4,6 +4,9 @@
 //! name that becomes its own when all of it is on the disk, and never changes afterwards. Files that environments have in
 //! common are there once (`share`).
 //!
+//! Where projects have users of their own, an environment is its project's alone: the user builds it, since packages may
+//! run code of theirs meanwhile, and then it becomes the server's (`take`).
+//!
 //! Not responsible for resolving: which versions go together was decided when the lock was written. Nor for forgetting:
 //! retention asks which environments were not used lately.
 //!
@@ -13,10 +16,11 @@
 mod build;
 mod lock;
 mod share;
+mod take;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -43,6 +47,7 @@ pub(crate) use share::unshared;
 use crate::compile::{Diagnostic, plain};
 use crate::problem::Problem;
 use crate::project::Project;
+use crate::tenancy::Tenancy;
 use lock::Lock;
 
 /// Raised when the same lock is to be built in another way, so that nothing old is taken for it.
@@ -160,6 +165,9 @@ struct Interpreter {
 #[derive(Debug, Clone)]
 struct Plan {
     digest: Sha,
+    project: ProjectName,
+    /// Who builds it and is the only one to use it, if the project has a user.
+    user: Option<u32>,
     /// The unpacked bundle, for the lines that diagnostics show.
     root: PathBuf,
     interpreter: Interpreter,
@@ -265,8 +273,8 @@ struct Label {
 type Flight = Shared<BoxFuture<'static, Result<(), EnvironmentError>>>;
 /// Size and time of the last change: another file has others.
 type Stamp = (u64, i64, i64);
-/// A bundle, extras and the interpreter that it names.
-type Asked = (Sha, Vec<String>, PathBuf);
+/// A bundle of a project, extras and the interpreter that it names.
+type Asked = (ProjectName, Sha, Vec<String>, PathBuf);
 
 /// The environments of a machine's state folder.
 pub struct Environments {
@@ -274,11 +282,13 @@ pub struct Environments {
     interpreter: PathBuf,
     sandbox: Arc<dyn Sandbox>,
     clock: Arc<dyn Clock>,
+    tenancy: Tenancy,
     /// What is being built, for all who wait for it.
     flights: Mutex<HashMap<Sha, Flight>>,
     /// One build at a time: each takes all that the machine has.
     building: tokio::sync::Mutex<()>,
-    interpreters: Mutex<HashMap<PathBuf, (Stamp, Interpreter)>>,
+    /// By project: what an interpreter says of itself may depend on who runs it.
+    interpreters: Mutex<HashMap<(ProjectName, PathBuf), (Stamp, Interpreter)>>,
     decided: Mutex<HashMap<Asked, (Stamp, Environment)>>,
     wheels: Mutex<HashMap<PathBuf, (Stamp, Sha)>>,
 }
@@ -296,12 +306,19 @@ pub fn environments_folder(state: &Path) -> PathBuf {
 impl Environments {
     /// The environments in a folder, made with an interpreter where a project names none.
     #[must_use]
-    pub fn new(folder: PathBuf, interpreter: PathBuf, sandbox: Arc<dyn Sandbox>, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(
+        folder: PathBuf,
+        interpreter: PathBuf,
+        sandbox: Arc<dyn Sandbox>,
+        clock: Arc<dyn Clock>,
+        tenancy: Tenancy,
+    ) -> Arc<Self> {
         Arc::new(Self {
             folder,
             interpreter,
             sandbox,
             clock,
+            tenancy,
             flights: Mutex::default(),
             building: tokio::sync::Mutex::default(),
             interpreters: Mutex::default(),
@@ -337,7 +354,7 @@ impl Environments {
         self.note_use(&environment, code);
         if let Some(stamp) = stamp(&environment.python()).filter(|_| plan.wheels.is_none_or(|wheels| !wheels.in_place))
         {
-            let asked = (code.bundle, extras.to_vec(), code.interpreter(&self.interpreter));
+            let asked = self.asked(code, extras);
             let mut decided = locked(&self.decided);
             if decided.len() >= MOST_DECIDED {
                 decided.clear();
@@ -380,10 +397,13 @@ impl Environments {
 
     /// An environment that was decided on earlier, if nothing speaks against it.
     fn decided(&self, code: Code<'_>, extras: &[String]) -> Option<Environment> {
-        let asked = (code.bundle, extras.to_vec(), code.interpreter(&self.interpreter));
-        let (then, environment) = locked(&self.decided).get(&asked).cloned()?;
+        let (then, environment) = locked(&self.decided).get(&self.asked(code, extras)).cloned()?;
         // Through the link to the interpreter: another one at its place makes another environment.
         (stamp(&environment.python()) == Some(then)).then_some(environment)
+    }
+
+    fn asked(&self, code: Code<'_>, extras: &[String]) -> Asked {
+        (code.project.clone(), code.bundle, extras.to_vec(), code.interpreter(&self.interpreter))
     }
 
     /// Notes who uses an environment, and when: retention goes by that. What cannot be noted counts as unused, no more.
@@ -404,11 +424,13 @@ impl Environments {
         extras.sort_unstable();
         extras.dedup();
         let (here, root, named) = (Arc::clone(self), code.root.to_owned(), extras.clone());
-        let (folder, settings) = (code.folder.map(Path::to_owned), code.settings.clone());
+        let folder = self.tenancy.read_by_server(code.folder.map(Path::to_owned));
+        let settings = code.settings.clone();
         let found = aside(&self.folder, move || Ok(here.read(&root, folder.as_deref(), &settings, &named))).await??;
         let Some((lock, wheels)) = found else { return Ok(None) };
-        let interpreter = self.interpreter(&code.interpreter(&self.interpreter)).await?;
-        let content = json!({
+        let interpreter = self.interpreter(code.project, &code.interpreter(&self.interpreter)).await?;
+        let user = self.tenancy.user(code.project);
+        let mut content = json!({
             "format": FORMAT,
             "python": interpreter.version,
             "implementation": interpreter.implementation,
@@ -418,10 +440,13 @@ impl Environments {
             "indexes": lock.indexes,
             "wheels": wheels.as_ref().map(|wheels| &wheels.files),
         });
+        if user.is_some() {
+            content["project"] = json!(code.project);
+        }
         let digest = Sha::of(canonical(&content).as_bytes());
         let file = code.settings.lock.clone().unwrap_or_default();
         let root = code.root.to_owned();
-        Ok(Some(Plan { digest, root, interpreter, lock, file, wheels, extras }))
+        Ok(Some(Plan { digest, project: code.project.clone(), user, root, interpreter, lock, file, wheels, extras }))
     }
 
     /// Reads the lock and, if there are some, the wheels that it can mean. Wheels may be large.
@@ -477,13 +502,14 @@ impl Environments {
     }
 
     /// Asks an interpreter what it is, once as long as its file stays the same.
-    async fn interpreter(&self, name: &Path) -> Result<Interpreter, EnvironmentError> {
+    async fn interpreter(&self, project: &ProjectName, name: &Path) -> Result<Interpreter, EnvironmentError> {
         let path = found_on_path(name).unwrap_or_else(|| name.to_owned());
-        let now = stamp(&path);
-        if let Some((_, known)) = locked(&self.interpreters).get(&path).filter(|(then, _)| Some(*then) == now) {
+        let (now, asked) = (stamp(&path), (project.clone(), path.clone()));
+        if let Some((_, known)) = locked(&self.interpreters).get(&asked).filter(|(then, _)| Some(*then) == now) {
             return Ok(known.clone());
         }
         let command = SandboxCommand {
+            project: Some(project.clone()),
             argv: vec![path.display().to_string(), "-c".to_owned(), include_str!("environments/probe.py").to_owned()],
             env: BTreeMap::new(),
             cwd: PathBuf::from("/"),
@@ -502,7 +528,7 @@ impl Environments {
             EnvironmentError::machine(message, "Name another one in pinrail.toml: [python] interpreter = \"python3\".")
         })?;
         if let Some(stamp) = now {
-            locked(&self.interpreters).insert(path, (stamp, interpreter.clone()));
+            locked(&self.interpreters).insert(asked, (stamp, interpreter.clone()));
         }
         Ok(interpreter)
     }
@@ -570,12 +596,20 @@ impl Environments {
             built_at: self.clock.now().wall,
         };
         let (from, to, shared) = (temporary.to_owned(), target.to_owned(), self.folder.join(SHARED));
+        let user = plan.user;
         aside(temporary, move || {
+            if let Some(user) = user {
+                take::take(&from, user)?;
+            }
             label.packages = build::installed(&from);
             build::relocate(&from, &to)?;
-            share::share(&from, &shared)?;
+            if user.is_none() {
+                // A user may still hold a file open that others would then share.
+                share::share(&from, &shared)?;
+            }
             fs::create_dir(from.join(USED))?;
-            fs::write(from.join(LABEL), serde_json::to_vec(&label)?)?;
+            // Whoever built it may have left something of this name.
+            File::create_new(from.join(LABEL))?.write_all(&serde_json::to_vec(&label)?)?;
             // Thousands of files: one call instead of one for each.
             nix::unistd::syncfs(File::open(&from)?).map_err(std::io::Error::from)
         })

@@ -5,7 +5,6 @@ use pinrail_model::names::ProjectName;
 use std::path::Path;
 
 use crate::app::App;
-use crate::attempt::project_folder;
 use crate::compile::Compiled;
 use crate::environments::{Code, EnvironmentError, KnownEnvironment, WantedEnvironment, extras_of, known_extras, read};
 use crate::problem::Problem;
@@ -40,7 +39,7 @@ impl App {
     }
 
     async fn folder(&self, project: &ProjectName) -> Result<Option<std::path::PathBuf>, EnvironmentError> {
-        let folder = project_folder(self.store.as_ref(), project).await;
+        let folder = self.attempts.project_folder(project).await;
         folder.map_err(|error| EnvironmentError::Machine {
             message: error.to_string(),
             hint: "Try again; if it persists, look at the disk and the server's log.".to_owned(),

@@ -130,19 +130,27 @@ pub(crate) fn working_folder(
     settings: &Project,
     state: &Path,
 ) -> std::io::Result<Option<PathBuf>> {
+    if target.is_dir() {
+        // An attempt that is resumed finds its folder as it left it.
+        return Ok(Some(target.to_owned()));
+    }
     let inputs = matched(folder, settings, state);
     if inputs.is_empty() {
         return Ok(None);
     }
+    // Whole when it has its name: from then on its names may be anybody's.
+    let new = target.with_extension("new");
+    let _ = fs::remove_dir_all(&new);
     // What a bundle has goes first, as everywhere.
-    link_tree(root, target)?;
+    link_tree(root, &new)?;
     for input in inputs {
-        let place = target.join(&input);
+        let place = new.join(&input);
         if let Some(parent) = place.parent() {
             fs::create_dir_all(parent)?;
         }
         there_already(std::os::unix::fs::symlink(folder.join(&input), place))?;
     }
+    fs::rename(&new, target)?;
     Ok(Some(target.to_owned()))
 }
 
@@ -161,7 +169,7 @@ fn link_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An attempt that is resumed finds its folder as it was.
+/// What a bundle has stays.
 fn there_already(made: std::io::Result<()>) -> std::io::Result<()> {
     made.or_else(|error| if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }

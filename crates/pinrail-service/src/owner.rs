@@ -20,7 +20,7 @@ use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::{Document, Job, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling, name};
 use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::JobName;
 use pinrail_model::notify::{self, Usual};
 use pinrail_model::run::{
     Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
@@ -33,6 +33,7 @@ use pinrail_model::seam::store::{
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
+use pinrail_model::target::Lane;
 use pinrail_model::time::{Clock, Interval, Micros, Now};
 use pinrail_model::trigger::Trigger;
 use serde_json::{Value, json};
@@ -171,9 +172,9 @@ struct Owner {
     runs: BTreeMap<RunId, Held>,
     shard: Shard,
     timers: BinaryHeap<Reverse<Alarm>>,
-    triggers: BTreeMap<(ProjectName, WorkflowName), Trigger>,
+    triggers: BTreeMap<Lane, Trigger>,
     /// When, on the wall clock, which schedule is due. Entries of what has changed since are passed over.
-    wheel: BinaryHeap<Reverse<(Micros, ProjectName, WorkflowName)>>,
+    wheel: BinaryHeap<Reverse<(Micros, Lane)>>,
     backfills: BTreeMap<BackfillId, Filling>,
     documents: Documents,
     usuals: Usuals,
@@ -236,7 +237,7 @@ struct Batch {
     /// What follows from the changes of runs and from commands, in a transition after those.
     replies: Vec<Write>,
     /// Schedules and backfills whose rows changed.
-    triggers: BTreeSet<(ProjectName, WorkflowName)>,
+    triggers: BTreeSet<Lane>,
     backfills: BTreeSet<BackfillId>,
     durable: bool,
 }
@@ -270,15 +271,14 @@ enum Maker {
 /// A run, by what no other active run may share with it.
 struct Beside<'a> {
     run: RunId,
-    project: &'a ProjectName,
-    workflow: &'a WorkflowName,
+    lane: &'a Lane,
     interval: Interval,
 }
 
 impl Beside<'_> {
     fn is_of(&self, run: &Run) -> bool {
         let one_off = matches!(run.cause, Cause::OneOff { .. });
-        !one_off && (&run.project, &run.workflow, run.interval) == (self.project, self.workflow, self.interval)
+        !one_off && run.interval == self.interval && run.lane() == *self.lane
     }
 }
 
@@ -430,7 +430,7 @@ impl Owner {
         let run = &self.runs.get(&id)?.run;
         let found = run.tasks.get(task)?;
         Some(Publication {
-            project: run.project.clone(),
+            place: run.place(),
             attempt: found.attempt()?.id,
             run: id,
             job: found.job.clone(),
@@ -722,9 +722,10 @@ impl Owner {
                 Ok(json!({"id": run}))
             }
             CommandKind::Activate(activation) => self.activate(activation, batch).await,
-            CommandKind::Pause { project, workflow, paused, reason } => {
+            CommandKind::Pause { project, workflow, target, paused, reason } => {
                 let control = paused.then(|| control(command, reason.as_deref()));
-                self.pause(project, workflow, control, batch).await
+                let lane = Lane { project: project.clone(), workflow: workflow.clone(), target: target.clone() };
+                self.pause(&lane, control, batch).await
             }
             CommandKind::CreateBackfill(backfill) => self.create_backfill(backfill, batch).await,
             CommandKind::ChangeBackfill { id, change, reason } => {
@@ -753,13 +754,14 @@ impl Owner {
                 return Ok(json!({"id": other.run.id}));
             }
         }
+        let lane = new.lane();
         let runs = self.runs.values().map(|held| &held.run);
-        let same = beside(runs, &new.project, &new.workflow, new.interval, new.id).next();
+        let same = beside(runs, &lane, new.interval, new.id).next();
         if let Some(same) = same.filter(|_| !new.one_off) {
             return Err(Refusal::active(same));
         }
         if !new.one_off {
-            let beside = Beside { run: new.id, project: &new.project, workflow: &new.workflow, interval: new.interval };
+            let beside = Beside { run: new.id, lane: &lane, interval: new.interval };
             self.supersede(&beside, &new.by, batch).await?;
         }
         let document = self.document(new).await?;
@@ -795,7 +797,7 @@ impl Owner {
                 let message = format!(
                     "run {id} of workflow \"{}\" for the same interval is unfinished, and no server works on it: \
                      `pinrail up` goes on with it, `pinrail cancel {id}` ends it",
-                    beside.workflow
+                    beside.lane.workflow
                 );
                 return Err(Refusal { run: Some(id), ..Refusal::new("run-exists", message) });
             }
@@ -815,15 +817,15 @@ impl Owner {
         if matches!(run.cause, Cause::OneOff { .. }) || !run.state().is_final() {
             return Ok(());
         }
-        let beside = Beside { run: id, project: &run.project, workflow: &run.workflow, interval: run.interval };
+        let lane = run.lane();
         let runs = self.runs.values().map(|held| &held.run);
-        let others = pinrail_model::run::beside(runs, &run.project, &run.workflow, run.interval, id);
+        let others = beside(runs, &lane, run.interval, id);
         // One that has not begun may be waiting for just this, and waits on.
         let refusal = others.filter(|other| other.pending.is_none()).map(Refusal::active).next();
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        self.supersede(&beside, by, batch).await
+        self.supersede(&Beside { run: id, lane: &lane, interval: run.interval }, by, batch).await
     }
 
     async fn document(&self, new: &NewRun) -> Result<Document, Refusal> {

@@ -6,7 +6,7 @@ use pinrail_model::explain::{
     Explanation, History, Pace, Past, Why, estimate, estimate_pending, pace, parts, place_in_backfill,
 };
 use pinrail_model::ids::RunId;
-use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::names::ProjectName;
 use pinrail_model::notify::SAMPLE;
 use pinrail_model::run::{Cause, Run};
 use pinrail_model::seam::store::{Answer, ListedRun, Query, StoreError, Who};
@@ -92,15 +92,16 @@ impl App {
         Ok(pace(&run, self.begun(id).await?, &earlier, now))
     }
 
-    /// The latest runs of the same jobs that had succeeded before this one ended.
+    /// The latest runs of the same jobs at the same target that had succeeded before this one ended.
     async fn ended_before(&self, run: &Run, now: Micros) -> Result<Vec<ListedRun>, StoreError> {
         if !run.cause.is_of_a_workflow() {
             return Ok(Vec::new());
         }
-        let (project, workflow): (ProjectName, WorkflowName) = (run.project.clone(), run.workflow.clone());
+        let lane = run.lane();
         let query = Query::Runs {
-            project: Some(project),
-            workflow: Some(workflow),
+            project: Some(lane.project),
+            workflow: Some(lane.workflow),
+            target: lane.target,
             state: Some("succeeded".to_owned()),
             backfill: None,
             ends_with: None,

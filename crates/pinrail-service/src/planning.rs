@@ -1,13 +1,14 @@
 //! Application functions of schedules, backfills, limits and holds: authorize, check, read or send to the inbox.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{Backfill, BackfillState, CONCURRENCY, MOST_RUNS, Order, Progress};
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{BackfillId, RunId, fresh};
-use pinrail_model::names::{JobName, PoolName, ProjectName, WorkflowName};
+use pinrail_model::names::{JobName, PoolName, ProjectName, TargetName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::notify::SAMPLE;
 use pinrail_model::run::{Class, Control, Ending, Graph};
@@ -16,6 +17,7 @@ use pinrail_model::seam::store::{
     Answer, BackfillChange, BackfillRow, Code, CommandKind, LimitName, LimitRow, Query, StoredRun, Who,
 };
 use pinrail_model::select::select;
+use pinrail_model::target::{Lane, Target, name_of};
 use pinrail_model::time::{Interval, Micros};
 use pinrail_model::trigger::{Passed, Trigger};
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,8 @@ use crate::tokens::{Principal, Role};
 pub struct ScheduleView {
     pub project: ProjectName,
     pub workflow: WorkflowName,
+    /// Null in a project without targets.
+    pub target: Option<TargetName>,
     pub version: Sha,
     /// In words.
     pub schedule: String,
@@ -58,6 +62,7 @@ fn view(trigger: Trigger, now: Micros) -> ScheduleView {
         next: next_fires(&trigger.schedule, trigger.workflow.as_str(), after),
         project: trigger.project,
         workflow: trigger.workflow,
+        target: name_of(trigger.target.as_ref()),
         version: trigger.version,
         overrun: trigger.overrun,
         max_active: trigger.most_active,
@@ -104,6 +109,9 @@ pub struct BackfillRequest {
     /// The bundle to run; none: the deployed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<Sha>,
+    /// The target of its runs; none: the usual one of the bundle, or the only one that has the deployed workflow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
     /// Only say what it would come to.
     #[serde(default)]
     pub dry_run: bool,
@@ -116,6 +124,8 @@ pub struct BackfillView {
     pub id: Option<BackfillId>,
     pub project: ProjectName,
     pub workflow: WorkflowName,
+    /// Null in a project without targets.
+    pub target: Option<TargetName>,
     pub jobs: Option<String>,
     pub state: BackfillState,
     pub by: String,
@@ -176,17 +186,29 @@ impl App {
         &self,
         principal: &Principal,
         project: &ProjectName,
-        workflow: &WorkflowName,
+        (workflow, target): (&WorkflowName, Option<TargetName>),
         paused: bool,
         reason: Option<String>,
     ) -> Result<ScheduleView, Problem> {
         principal.may(Role::Operator, project)?;
-        let (named, of) = (workflow.clone(), project.clone());
-        self.command(principal, CommandKind::Pause { project: of, workflow: named, paused, reason }).await?;
+        let not_found =
+            || Problem::new("schedule-not-found", format!("no deployed workflow \"{workflow}\" has a schedule"));
+        let having = self.schedules(principal, project).await?;
+        let mut having = having.into_iter().filter(|view| view.workflow == *workflow).map(|view| view.target);
+        let target = match (target, having.next(), having.next()) {
+            (Some(named), ..) => Some(named),
+            (None, Some(only), None) => only,
+            (None, None, _) => return Err(not_found()),
+            (None, Some(_), Some(_)) => {
+                let detail = format!("workflow \"{workflow}\" has a schedule at several targets, and none is named");
+                return Err(Problem::new("bad-parameter", detail).hint("Say which: --target NAME."));
+            }
+        };
+        let (of, named, at) = (project.clone(), workflow.clone(), target.clone());
+        self.command(principal, CommandKind::Pause { project: of, workflow: named, target: at, paused, reason })
+            .await?;
         let found = self.schedules(principal, project).await?;
-        found.into_iter().find(|view| view.workflow == *workflow).ok_or_else(|| {
-            Problem::new("schedule-not-found", format!("no deployed workflow \"{workflow}\" has a schedule"))
-        })
+        found.into_iter().find(|view| view.workflow == *workflow && view.target == target).ok_or_else(not_found)
     }
 
     // Backfills.
@@ -205,7 +227,15 @@ impl App {
         let _held = self.bundles.hold().await;
         let workflow =
             request.workflow.clone().ok_or_else(|| Problem::new("bad-request", "a backfill needs \"workflow\""))?;
-        let (document, version, bundle) = self.code_for(principal, project, &workflow, request.bundle).await?;
+        let named = request.target.as_ref();
+        let target = match request.bundle {
+            Some(bundle) => self.target_in(project, bundle, named).await?,
+            None => self.target_of_deployed(principal, project, Some(&workflow), named).await?,
+        };
+        let (document, version, bundle) =
+            self.code_for(principal, project, (&workflow, target.as_ref()), request.bundle).await?;
+        self.may_run_there(principal, project, target.as_ref(), Some((&workflow, bundle))).await?;
+        let lane = Lane { project: project.clone(), workflow: workflow.clone(), target: name_of(target.as_ref()) };
         let intervals = self.intervals(&document, &request)?;
         let values = params(&document, &request.params)?;
         if request.concurrency == Some(0) {
@@ -217,7 +247,7 @@ impl App {
             Some(jobs) => left_out(&document, jobs)?.into_iter().cloned().collect(),
             None => BTreeSet::new(),
         };
-        let done = self.done(project, &workflow, &intervals).await?;
+        let done = self.done(&lane, &intervals).await?;
         let wanted: Vec<JobName> = document
             .jobs
             .iter()
@@ -233,11 +263,12 @@ impl App {
             (0..intervals.len() as u32).filter(|ix| is_done(&intervals[*ix as usize])).collect()
         };
         let outside =
-            self.outside_of(project, &document, request.jobs.as_deref(), &needed, &intervals, &done_before).await?;
+            self.outside_of(&lane, &document, request.jobs.as_deref(), &needed, &intervals, &done_before).await?;
         let backfill = Backfill {
             id: fresh(self.ids.as_ref()),
             project: project.clone(),
             workflow,
+            target,
             version,
             bundle,
             by: principal.name.clone(),
@@ -269,7 +300,7 @@ impl App {
         &self,
         principal: &Principal,
         project: &ProjectName,
-        workflow: &WorkflowName,
+        (workflow, target): (&WorkflowName, Option<&Arc<Target>>),
         bundle: Option<Sha>,
     ) -> Result<(Document, Sha, Sha), Problem> {
         match bundle {
@@ -277,7 +308,7 @@ impl App {
                 let compiled = self.compile(principal, project, bundle).await?;
                 find_workflow(&compiled, workflow, bundle)
             }
-            None => self.deployed(principal, project, workflow).await,
+            None => self.deployed(principal, project, workflow, target).await,
         }
     }
 
@@ -318,13 +349,12 @@ impl App {
     /// With which bundles jobs have succeeded, by interval and job.
     async fn done(
         &self,
-        project: &ProjectName,
-        workflow: &WorkflowName,
+        lane: &Lane,
         intervals: &[Interval],
     ) -> Result<BTreeMap<(Interval, JobName), BTreeSet<Sha>>, Problem> {
         let (Some(first), Some(last)) = (intervals.first(), intervals.last()) else { return Ok(BTreeMap::new()) };
-        let (project, workflow) = (project.clone(), workflow.clone());
-        let query = Query::SucceededBetween { project, workflow, from: first.start, until: Micros(last.start.0 + 1) };
+        let lane = lane.clone();
+        let query = Query::SucceededBetween { lane, from: first.start, until: Micros(last.start.0 + 1) };
         let mut found: BTreeMap<(Interval, JobName), BTreeSet<Sha>> = BTreeMap::new();
         if let Answer::SucceededBetween(rows) = self.store.read(&Who::default(), query).await? {
             for row in rows {
@@ -338,7 +368,7 @@ impl App {
     /// covers none in particular, at all.
     async fn outside_of(
         &self,
-        project: &ProjectName,
+        lane: &Lane,
         document: &Document,
         jobs: Option<&str>,
         needed: &BTreeSet<JobName>,
@@ -353,12 +383,12 @@ impl App {
             if done_before.contains(&index) {
                 continue;
             }
-            let found = match self.outside(project, document, jobs, *interval).await {
+            let found = match self.outside(lane, document, jobs, *interval).await {
                 Ok(found) => found,
                 Err(missing) => {
                     // What writes no partition of the interval, such as a load of everything, needs to have run once.
                     if latest.is_none() {
-                        latest = Some(self.latest_outputs(project, &document.workflow, needed).await?);
+                        latest = Some(self.latest_outputs(lane, needed).await?);
                     }
                     match latest.as_ref().and_then(Option::as_ref) {
                         Some(found) if self.is_whole(document, needed) => found.clone(),
@@ -382,13 +412,13 @@ impl App {
     /// What jobs left in the last run in which all of them succeeded.
     async fn latest_outputs(
         &self,
-        project: &ProjectName,
-        workflow: &WorkflowName,
+        lane: &Lane,
         jobs: &BTreeSet<JobName>,
     ) -> Result<Option<BTreeMap<JobName, BTreeMap<String, Value>>>, Problem> {
         let query = Query::Runs {
-            project: Some(project.clone()),
-            workflow: Some(workflow.clone()),
+            project: Some(lane.project.clone()),
+            workflow: Some(lane.workflow.clone()),
+            target: lane.target.clone(),
             state: Some("succeeded".to_owned()),
             backfill: None,
             ends_with: None,
@@ -460,6 +490,7 @@ impl App {
             id: Some(backfill.id),
             project: backfill.project.clone(),
             workflow: backfill.workflow.clone(),
+            target: name_of(backfill.target.as_ref()),
             jobs: backfill.jobs.clone(),
             state,
             by: backfill.by.clone(),
@@ -701,7 +732,10 @@ impl App {
             return Err(Problem::new("wrong-state", detail));
         }
         let _held = self.bundles.hold().await;
-        let (_, version, bundle) = self.code_for(principal, &project, &stored.run.workflow, bundle).await?;
+        let target = self.target_of_run(&stored.run).await?;
+        let workflow = &stored.run.workflow;
+        let (_, version, bundle) = self.code_for(principal, &project, (workflow, target.as_ref()), bundle).await?;
+        self.may_run_there(principal, &project, target.as_ref(), Some((workflow, bundle))).await?;
         self.operate(principal, id, CommandKind::Reload { run: id, code: Code { bundle, version } }).await
     }
 
@@ -711,12 +745,14 @@ impl App {
         principal: &Principal,
         project: &ProjectName,
         workflow: &WorkflowName,
+        target: Option<&Arc<Target>>,
     ) -> Result<u32, Problem> {
         let mut count = 0;
         for state in ["queued", "running"] {
             let query = Query::Runs {
                 project: Some(project.clone()),
                 workflow: Some(workflow.clone()),
+                target: name_of(target),
                 state: Some(state.to_owned()),
                 backfill: None,
                 ends_with: None,

@@ -7,6 +7,7 @@ use pinrail_model::names::ProjectName;
 use pinrail_model::near::nearest;
 
 use crate::channels::Channels;
+use crate::targets::Targets;
 
 /// A project as its folder declares it.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +28,8 @@ pub struct Project {
     pub defaults: serde_json::Map<String, serde_json::Value>,
     /// Where notices go.
     pub notify: Channels,
+    /// Its surroundings, such as dev and prod.
+    pub targets: Targets,
 }
 
 /// The name of the file that makes a folder a project.
@@ -60,6 +63,7 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             ("name", "The project's name; without it that of its folder"),
             ("owner", "Whose project it is, for people"),
+            ("target", "The target that is meant when none is named; without it `dev`, or the only one"),
         ],
     },
     Section {
@@ -94,9 +98,14 @@ pub const SECTIONS: &[Section] = &[
         meaning: "A section of its own, `[notify.NAME]`: a channel for notices; `[notify.on]`: who is told of what",
         keys: &[],
     },
+    Section {
+        name: "targets",
+        meaning: "A section of its own, `[targets.NAME]`, with `prefix`, `read_from`, `protected`, `schedules` and `vars`",
+        keys: &[],
+    },
 ];
 /// Sections that a later version will understand; using one now must not be silently ignored.
-const LATER: &[&str] = &["targets", "pools"];
+const LATER: &[&str] = &["pools"];
 
 impl Project {
     /// The project that a folder belongs to: the nearest one with a `pinrail.toml`, upwards.
@@ -162,6 +171,9 @@ impl Project {
         let wheels = string("python", "wheels")?.map(|folder| folder.trim_end_matches('/').to_owned());
         let extras = extras(text, table.get("python"))?;
         check_environment(text, lock.as_deref(), wheels.as_deref(), &extras)?;
+        let none = toml::Table::new();
+        let targets = table.get("targets").and_then(toml::Value::as_table).unwrap_or(&none);
+        let targets = Targets::read(text, targets, string("project", "target")?.as_deref())?;
         Ok(Self {
             lock,
             wheels,
@@ -173,6 +185,7 @@ impl Project {
             files,
             defaults: defaults.and_then(|value| value.as_object().cloned()).unwrap_or_default(),
             notify,
+            targets,
         })
     }
 }
@@ -193,7 +206,7 @@ fn text(bytes: Vec<u8>) -> Result<String, ProjectError> {
 }
 
 /// A setting as JSON; times, which JSON does not have, as the texts that they are written as.
-fn json(value: &toml::Value) -> serde_json::Value {
+pub(crate) fn json(value: &toml::Value) -> serde_json::Value {
     match value {
         toml::Value::Datetime(at) => at.to_string().into(),
         toml::Value::Array(items) => items.iter().map(json).collect(),
@@ -340,10 +353,6 @@ mod tests {
         assert_eq!(
             say("[project]\nnam = \"x\""),
             "pinrail.toml:2: unknown setting \"nam\" in [project] (did you mean \"name\"?)"
-        );
-        assert_eq!(
-            say("[targets.dev]\ntables = \"x\""),
-            "pinrail.toml:1: [targets] is not supported by this version of pinrail"
         );
         assert_eq!(say("[pools]"), "pinrail.toml:1: [pools] is not supported by this version of pinrail");
         assert_eq!(

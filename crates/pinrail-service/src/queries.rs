@@ -18,11 +18,12 @@ use async_trait::async_trait;
 use pinrail_model::document::Sha;
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::{QueryId, fresh};
-use pinrail_model::names::{ProjectName, TableRef};
+use pinrail_model::names::{ProjectName, TableRef, TargetName};
 use pinrail_model::seam::lake::{
     Column, LakeError, Query as SqlQuery, QueryDone, QueryLimits, ResultFormat, ResultSink, View,
 };
 use pinrail_model::seam::store::{Answer, Query, QueryRow, Write};
+use pinrail_model::target::name_of;
 use pinrail_model::time::Micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,6 +33,7 @@ use utoipa::ToSchema;
 use crate::app::{App, no_engine, sql_problem};
 use crate::problem::Problem;
 use crate::tokens::{Principal, Role};
+use crate::values::vars;
 
 /// The most bytes that are kept of a result; what comes after is cut and said so.
 const LARGEST_RESULT: u64 = 1 << 30;
@@ -53,6 +55,9 @@ pub enum QueryState {
 pub struct AdHoc {
     pub id: QueryId,
     pub project: ProjectName,
+    /// Whose tables it saw; null in a project without targets.
+    #[serde(default)]
+    pub target: Option<TargetName>,
     pub state: QueryState,
     /// The statements as they were given.
     pub sql: String,
@@ -73,6 +78,10 @@ pub struct AdHoc {
     /// Tables that were written.
     #[schema(value_type = Vec<String>)]
     pub written: Vec<TableRef>,
+    /// Tables that the target has not, with the target that they were read from.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, TargetName>)]
+    pub read_from: BTreeMap<TableRef, TargetName>,
     /// Why it failed, as a problem document.
     #[schema(value_type = Option<Problem>)]
     pub error: Option<Value>,
@@ -146,31 +155,35 @@ impl App {
         principal: &Principal,
         project: &ProjectName,
         text: String,
-        bundle: Option<Sha>,
+        (bundle, target): (Option<Sha>, Option<&TargetName>),
     ) -> Result<AdHoc, Problem> {
         principal.may(Role::Operator, project)?;
         self.engine.as_ref().ok_or_else(no_engine)?;
-        let bundle = match bundle {
-            Some(bundle) => bundle,
-            None => self.deployed_bundle(principal, project).await?,
+        let (bundle, target) = match bundle {
+            Some(bundle) => (bundle, self.target_in(project, bundle, target).await?),
+            None => {
+                let target = self.target_of_deployed(principal, project, None, target).await?;
+                (self.deployed_bundle(principal, project, target.as_ref()).await?, target)
+            }
         };
         let (root, settings) = self.bundle(project, bundle).await?;
         let files = self.files_of(project, root, settings).await?;
         let query = AdHoc {
             sql: text.clone(),
             by: principal.name.clone(),
+            target: name_of(target.as_ref()),
             ..AdHoc::new(fresh(self.ids.as_ref()), project.clone(), QueryState::Running, self.now())
         };
         self.keep_query(&query).await?;
         let live = Arc::new(Live { bytes: 0.into(), ended: watch::Sender::new(false), abort: Mutex::default() });
         self.queries.lock().insert(query.id, Arc::clone(&live));
         let (app, mut ended) = (Arc::clone(self), query.clone());
-        let statement =
-            SqlQuery { text, file: None, values: BTreeMap::new(), files, writes: None, declares_job: false };
+        let values = vars(target.as_ref());
+        let statement = SqlQuery { text, file: None, values, files, writes: None, declares_job: false };
         let work = tokio::spawn({
             let (app, live) = (Arc::clone(self), Arc::clone(&live));
-            let (project, id) = (project.clone(), query.id);
-            async move { app.run_query(id, statement, project, live).await }
+            let (view, id) = (View::now(project.clone(), target), query.id);
+            async move { app.run_query(id, statement, view, live).await }
         });
         *live.abort.lock().unwrap_or_else(PoisonError::into_inner) = Some(work.abort_handle());
         tokio::spawn(async move {
@@ -195,14 +208,13 @@ impl App {
         &self,
         id: QueryId,
         statement: SqlQuery,
-        project: ProjectName,
+        view: View,
         live: Arc<Live>,
     ) -> Result<QueryDone, LakeError> {
         let engine = self.engine.as_ref().ok_or_else(|| spool_failed(&std::io::Error::other("no engine")))?;
         std::fs::create_dir_all(&self.queries.folder).map_err(|e| spool_failed(&e))?;
         let file = File::create(self.queries.file(id)).map_err(|e| spool_failed(&e))?;
         let mut spool = Spool { file: BufWriter::new(file), live };
-        let view = View { project, at: None, attempt: None };
         let limits = QueryLimits { bytes: Some(LARGEST_RESULT), ..QueryLimits::default() };
         let done = engine.run(&statement, &view, &limits, ResultFormat::Arrow, &mut spool).await?;
         spool.file.flush().map_err(|e| spool_failed(&e))?;
@@ -326,6 +338,7 @@ fn succeed(query: &mut AdHoc, done: QueryDone) {
     query.truncated = done.truncated;
     query.counters = done.counters;
     query.written = done.written;
+    query.read_from = done.read_from;
 }
 
 fn fail(query: &mut AdHoc, problem: &Problem) {
@@ -339,6 +352,7 @@ impl AdHoc {
         Self {
             id,
             project,
+            target: None,
             state,
             sql: String::new(),
             by: String::new(),
@@ -350,6 +364,7 @@ impl AdHoc {
             truncated: false,
             counters: BTreeMap::new(),
             written: Vec::new(),
+            read_from: BTreeMap::new(),
             error: None,
         }
     }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use pinrail_model::document::{Document, Job, Sha, SqlSource, first_message};
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::schedule::{self, interval_at};
 use pinrail_model::seam::lake::{Checked, Query as SqlQuery, View};
 use pinrail_model::seam::store::{Answer, Query, Who};
+use pinrail_model::target::{Lane, Target, name_of};
 use pinrail_model::time::Interval;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -41,6 +43,9 @@ pub struct RenderRequest {
     pub at: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<String, Value>,
+    /// Whose tables and values it sees; none: the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
 }
 
 /// The text that was found, and the job that it is of.
@@ -64,6 +69,7 @@ impl App {
     ) -> Result<Checked, Problem> {
         principal.may(Role::Operator, project)?;
         let (root, settings) = self.bundle(project, request.bundle).await?;
+        let target = self.target_of_bundle(project, &settings, request.target.as_ref()).await?;
         let compiled = self.compile(principal, project, request.bundle).await?;
         let documents = documents(&compiled, &request)?;
         let found = match (&request.job, &request.file) {
@@ -84,9 +90,9 @@ impl App {
                     .hint("Name it: --workflow NAME."));
             }
         };
-        let upstream = self.left_above(project, found.workflow, found.job, interval).await?;
+        let upstream = self.left_above((project, target.as_ref()), found.workflow, found.job, interval).await?;
         let engine = self.engine.as_ref().ok_or_else(no_engine)?;
-        let scope = Scope { ds: &ds, interval, params: &params, param_types: &types };
+        let scope = Scope { ds: &ds, interval, params: &params, param_types: &types, target: target.as_ref() };
         let left = upstream.iter().flat_map(|(job, outputs)| outputs.iter().map(|(n, v)| (job.as_str(), n, v)));
         let values = scope.values(&BTreeMap::new(), left);
         let files = self.files_of(project, root, settings).await?;
@@ -94,7 +100,7 @@ impl App {
         let file = found.file;
         let declares_job = found.job.is_some_and(|job| declares(job, file.as_deref()));
         let query = SqlQuery { text: found.text, file: file.clone(), values, files, writes, declares_job };
-        let view = View { project: project.clone(), at: None, attempt: None };
+        let view = View::now(project.clone(), target);
         engine.check(&query, &view).await.map_err(|error| {
             // With its file the place is one that an editor can go to.
             let before = file.map_or_else(String::new, |file| file + if error.place.is_some() { ":" } else { ": " });
@@ -106,13 +112,14 @@ impl App {
     /// What the jobs above left for the same interval, as far as they have run.
     async fn left_above(
         &self,
-        project: &ProjectName,
+        (project, target): (&ProjectName, Option<&Arc<Target>>),
         document: Option<&Document>,
         job: Option<&Job>,
         interval: Interval,
     ) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
         let (Some(document), Some(job)) = (document, job) else { return Ok(BTreeMap::new()) };
-        let query = Query::Succeeded { project: project.clone(), workflow: document.workflow.clone(), interval };
+        let (project, workflow) = (project.clone(), document.workflow.clone());
+        let query = Query::Succeeded { lane: Lane { project, workflow, target: name_of(target) }, interval };
         let Answer::Succeeded(rows) = self.store.read(&Who::default(), query).await? else {
             return Ok(BTreeMap::new());
         };

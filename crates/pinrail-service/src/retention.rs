@@ -23,9 +23,11 @@ use pinrail_model::seam::store::{
 use pinrail_model::step;
 use pinrail_model::time::{Clock, Micros};
 
+use crate::attempt::projects_scratch;
 use crate::bundles::Bundles;
 use crate::environments::{SHARED, Use, environments_folder, unshared, uses};
 use crate::queries::results_folder;
+use crate::replay::drop_scratch;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -51,6 +53,8 @@ const QUERIES: Duration = DAY.saturating_mul(30);
 const NOTICES: Duration = DAY.saturating_mul(30);
 /// What tables were before, for whoever looks into a mistake within a month.
 const TABLE_HISTORY: Duration = DAY.saturating_mul(30);
+/// The tables of a replay, for whoever looks at them within a week; the run itself stays as others do.
+const REPLAYS: Duration = DAY.saturating_mul(7);
 /// A list of tokens tells for a month who could do what until lately.
 const TOKENS: Duration = DAY.saturating_mul(30);
 /// A bundle that was sent or checked but never run, or whose runs are forgotten.
@@ -99,6 +103,7 @@ pub struct Keep {
     pub queries: Duration,
     pub notices: Duration,
     pub table_history: Duration,
+    pub replays: Duration,
     pub bundles: Duration,
     pub unpacked: Duration,
     pub compiled: Duration,
@@ -122,6 +127,7 @@ impl Default for Keep {
             queries: QUERIES,
             notices: NOTICES,
             table_history: TABLE_HISTORY,
+            replays: REPLAYS,
             bundles: BUNDLES,
             unpacked: UNPACKED,
             compiled: COMPILED,
@@ -193,6 +199,7 @@ impl Retention {
     pub async fn pass(&self) -> Result<Forgotten, StoreError> {
         step!("retention.before-rows");
         let mut forgotten = Forgotten { rows: self.rows().await?, ..Forgotten::default() };
+        forgotten.rows += self.replays().await?;
         forgotten.bundles = self.idle_bundles().await?;
         step!("retention.before-files");
         forgotten.files += self.logs().await?;
@@ -236,6 +243,24 @@ impl Retention {
             }
         }
         Ok(all)
+    }
+
+    /// Drops the tables of old replays, of which nobody said that they may go.
+    async fn replays(&self) -> Result<u64, StoreError> {
+        let before = self.before(self.keep.replays);
+        let Answer::Projects(projects) = self.store.read(&Who::default(), Query::Projects).await? else { return Ok(0) };
+        let mut count = 0;
+        for project in projects.into_iter().map(|row| row.name) {
+            let query = Query::Targets { project: project.clone() };
+            let Answer::Targets(targets) = self.store.read(&Who::default(), query).await? else { continue };
+            for target in targets.iter().filter(|target| target.scratch.is_some_and(|at| at < before)) {
+                match drop_scratch(self.store.as_ref(), self.ids.as_ref(), &project, target).await {
+                    Ok(_) => count += 1,
+                    Err(error) => tracing::warn!(%error, target = %target.name, "tables of a replay cannot be dropped"),
+                }
+            }
+        }
+        Ok(count)
     }
 
     async fn idle_bundles(&self) -> Result<u64, StoreError> {
@@ -292,7 +317,13 @@ impl Retention {
     async fn scratch(&self) -> Result<u64, StoreError> {
         let before = self.before(self.keep.grace);
         let mut gone = Vec::new();
-        for path in listed(&self.state.join("scratch")).await {
+        let projects = projects_scratch(&self.state);
+        let mut folders = listed(&self.state.join("scratch")).await;
+        folders.retain(|path| *path != projects);
+        for project in listed(&projects).await {
+            folders.extend(listed(&project).await);
+        }
+        for path in folders {
             let old = match attempt_of(&path) {
                 Some(id) => self.is_over(id).await?.is_none_or(|ended| ended.is_some()),
                 None => is_older(&path, before),
@@ -323,7 +354,14 @@ impl Retention {
             .collect();
         old.retain(|path| named(path).is_none_or(|sha| !used.contains(&sha)));
         let cache = self.state.join("pycache");
-        let modules = old.iter().map(|path| cache.join(path.strip_prefix("/").unwrap_or(path)));
+        let of_users =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"user-"));
+        let mut caches = listed(&cache).await;
+        caches.retain(of_users);
+        caches.push(cache);
+        let modules = caches
+            .iter()
+            .flat_map(|cache| old.iter().map(move |path| cache.join(path.strip_prefix("/").unwrap_or(path))));
         let modules: Vec<PathBuf> = modules.filter(|path| path.exists()).collect();
         let count = self.delete(old, FOLDERS_AT_ONCE, move |path| is_older(path, unused)).await;
         // Of a bundle that was unpacked again meanwhile they are compiled again.

@@ -32,6 +32,7 @@ impl App {
         value: String,
     ) -> Result<SecretRow, Problem> {
         principal.may(Role::Developer, project)?;
+        self.admit(project).await?;
         check_value(&name, &value)?;
         let other = secrets(self.store.as_ref(), project)
             .await

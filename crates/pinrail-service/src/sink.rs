@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -74,6 +74,7 @@ impl Sink {
         let ticket = &self.work.ticket;
         View {
             project: ticket.project.clone(),
+            target: ticket.target.clone(),
             at: self.view.get().copied(),
             attempt: Some(AttemptView {
                 run: ticket.run,
@@ -114,7 +115,9 @@ impl Sink {
         writes: Option<Vec<Writes>>,
     ) -> Result<SqlQuery, Failure> {
         let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
-        let files = FileScope::of_project(code.root, code.project, code.patterns, &self.work.attempts.parts.state);
+        let parts = &self.work.attempts.parts;
+        let folder = parts.tenancy.read_by_server(code.project);
+        let files = FileScope::of_project(code.root, folder, code.patterns, &parts.state);
         let declares_job = declares(&self.work.ticket.job, file.as_deref());
         Ok(SqlQuery { text, file, values: self.values(params), files, writes, declares_job })
     }
@@ -123,7 +126,13 @@ impl Sink {
     fn values(&self, own: &BTreeMap<String, Value>) -> BTreeMap<String, SqlValue> {
         let ticket = &self.work.ticket;
         let (ds, interval) = (ticket.ds(), ticket.interval);
-        let scope = Scope { ds: &ds, interval, params: &ticket.params, param_types: &ticket.param_types };
+        let scope = Scope {
+            ds: &ds,
+            interval,
+            params: &ticket.params,
+            param_types: &ticket.param_types,
+            target: ticket.target.as_ref(),
+        };
         let upstream = ticket.upstream.iter().flat_map(|(job, left)| {
             let outputs = left["outputs"].as_object().into_iter().flatten();
             outputs.map(move |(name, value)| (job.as_str(), name, value))
@@ -197,6 +206,10 @@ impl Sink {
         let done = engine.run(query, &self.view(), &limits, ResultFormat::Json, result).await?;
         for (name, value) in &done.counters {
             self.counter("sql", name, *value, None);
+        }
+        for (table, target) in &done.read_from {
+            let line = format!("note: {table} is read from target {target}; this one has no such table");
+            self.log(None, Stream::System, line.as_bytes());
         }
         Ok(done)
     }
@@ -358,8 +371,14 @@ fn read_below(folder: &Path, path: &Path) -> Result<Vec<u8>, String> {
     if !folder.canonicalize().is_ok_and(|folder| opened.starts_with(folder)) {
         return Err(format!("\"{}\" is not in the attempt's scratch folder", path.display()));
     }
-    if !file.metadata().map_err(unreadable)?.is_file() {
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
         return Err(format!("\"{}\" is not a file", path.display()));
+    }
+    // Another user's job could have linked what that user cannot read.
+    let owner = std::fs::metadata(folder).map_err(unreadable)?.uid();
+    if owner != nix::unistd::geteuid().as_raw() && metadata.uid() != owner {
+        return Err(format!("\"{}\" belongs to somebody else", path.display()));
     }
     let mut bytes = Vec::new();
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;

@@ -1,9 +1,11 @@
 //! What SQL can name of a run: template values by dotted path, typed, and the partitions that a job declares.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pinrail_model::document::{Job, ParamType};
 use pinrail_model::seam::lake::{Value as SqlValue, Writes};
+use pinrail_model::target::Target;
 use pinrail_model::time::{Interval, Micros};
 use serde_json::{Value, json};
 
@@ -13,6 +15,7 @@ pub(crate) struct Scope<'a> {
     pub interval: Interval,
     pub params: &'a BTreeMap<String, Value>,
     pub param_types: &'a BTreeMap<String, ParamType>,
+    pub target: Option<&'a Arc<Target>>,
 }
 
 impl Scope<'_> {
@@ -30,11 +33,18 @@ impl Scope<'_> {
         for (name, value) in self.params.iter().chain(own) {
             values.insert(format!("params.{name}"), typed(value, self.param_types.get(name).copied()));
         }
+        values.extend(vars(self.target));
         for (job, name, value) in upstream {
             values.insert(format!("upstream.{job}.{name}"), typed(value, None));
         }
         values
     }
+}
+
+/// The values that a target gives.
+pub(crate) fn vars(target: Option<&Arc<Target>>) -> BTreeMap<String, SqlValue> {
+    let vars = target.into_iter().flat_map(|target| &target.vars);
+    vars.map(|(name, value)| (format!("var.{name}"), typed(value, None))).collect()
 }
 
 /// What the workflow file declares that a job writes, its partition templates filled in.

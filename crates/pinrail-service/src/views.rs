@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use pinrail_model::document::{ExecutorKind, Sha};
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::{AttemptId, RunId, TokenId};
-use pinrail_model::names::{JobName, ProjectName, SecretName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, SecretName, TargetName, WorkflowName};
 use pinrail_model::run::{Cause, Class, CleanupEnd, Control, Ending, Ends, Position, RunState, Stop};
 use pinrail_model::seam::exec::Stream;
 use pinrail_model::seam::lake::Written;
 use pinrail_model::seam::store::{
     ActiveVersion, SecretRow, StoredAttempt, StoredRun, TokenRow, attempt_fault, attempt_state,
 };
+use pinrail_model::target::name_of;
 use pinrail_model::time::{Interval, Micros};
 use serde::Serialize;
 use serde_json::Value;
@@ -35,6 +36,8 @@ pub struct Page<T> {
 pub struct RunLine {
     pub id: RunId,
     pub project: ProjectName,
+    /// Whose tables it writes; null in a project without targets.
+    pub target: Option<TargetName>,
     pub workflow: WorkflowName,
     #[schema(value_type = RunState)]
     pub state: String,
@@ -53,6 +56,8 @@ pub struct RunLine {
     pub ended_at: Option<Micros>,
     /// Who wanted it to end before its time.
     pub stop: Option<Stop>,
+    /// The run that it does again, at a target of its own.
+    pub replay_of: Option<RunId>,
 }
 
 /// A run with its tasks.
@@ -151,6 +156,8 @@ pub struct LogFrame {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Workflow {
     pub name: WorkflowName,
+    /// Where it is active; null in a project without targets.
+    pub target: Option<TargetName>,
     pub version: Sha,
     pub bundle: Sha,
     pub deployed_at: Micros,
@@ -238,6 +245,7 @@ pub fn run_line(run: &pinrail_model::run::Run, state: &str) -> RunLine {
     RunLine {
         id: run.id,
         project: run.project.clone(),
+        target: name_of(run.target.as_ref()),
         workflow: run.workflow.clone(),
         state: state.to_owned(),
         class: run.class,
@@ -251,6 +259,7 @@ pub fn run_line(run: &pinrail_model::run::Run, state: &str) -> RunLine {
         started_at: run.started_at,
         ended_at: run.ended_at,
         stop: run.stop.clone(),
+        replay_of: run.replay_of,
     }
 }
 
@@ -318,6 +327,7 @@ pub fn frame(frame: &Frame) -> LogFrame {
 pub fn workflow(version: ActiveVersion) -> Workflow {
     Workflow {
         name: version.workflow,
+        target: version.target,
         version: version.version,
         bundle: version.bundle,
         deployed_at: version.deployed_at,

@@ -23,6 +23,7 @@ use pinrail_model::seam::store::{
     ProjectRow, Publication, Query, QueryRow, Reply, RunRow, SecretRow, Store, StoredReply, SystemTable, TaskRow,
     TokenRow, Transition, VersionRow, Who, Write,
 };
+use pinrail_model::target::{Lane, Place, Target};
 use pinrail_model::time::{Interval, Micros, Now};
 use pinrail_model::trigger::{Overrun, Trigger};
 use serde_json::json;
@@ -50,6 +51,7 @@ where
     what_belongs_to_old_runs_is_forgotten_in_slices(fresh().await.as_ref()).await;
     what_belongs_to_no_run_is_forgotten_by_age(fresh().await.as_ref()).await;
     a_workflow_stays_active_while_it_is_kept(fresh().await.as_ref()).await;
+    each_target_has_its_own_tables(fresh().await.as_ref()).await;
     a_bundle_is_dropped_when_nothing_names_it(fresh().await.as_ref()).await;
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
@@ -75,6 +77,27 @@ fn project() -> ProjectName {
     "p".parse().expect("a name")
 }
 
+fn place() -> Place {
+    Place::plain(project())
+}
+
+/// A target whose tables have its name as prefix, or none.
+fn target(name: &str, prefix: bool) -> Arc<Target> {
+    Arc::new(Target {
+        name: name.parse().expect("a name"),
+        prefix: prefix.then(|| name.parse().expect("a prefix")),
+        reads: Vec::new(),
+        protected: false,
+        schedules: true,
+        vars: BTreeMap::new(),
+        scratch: None,
+    })
+}
+
+fn lane(project: &ProjectName) -> Lane {
+    Lane { project: project.clone(), workflow: "w".parse().expect("a name"), target: None }
+}
+
 fn table(name: &str) -> TableRef {
     name.parse().expect("a table name")
 }
@@ -98,6 +121,7 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
     Run {
         id: RunId::from_parts(n as u64, n),
         project: project.clone(),
+        target: None,
         workflow: document.workflow,
         class: Class::Interactive,
         cause: Cause::Request { by: "test".to_owned() },
@@ -114,6 +138,7 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
         pending: None,
         hold: None,
         jobs: None,
+        replay_of: None,
         outside: BTreeMap::new(),
         executors: BTreeMap::new(),
         notify: None,
@@ -229,30 +254,26 @@ fn swap(name: &str, expect: Option<&str>, new: Option<&str>) -> PointerSwap {
 }
 
 async fn pointers_swap_all_or_none(store: &dyn Store) {
-    store.swap(&project(), vec![swap("a.x", None, Some("1")), swap("a.y", None, Some("1"))]).await.expect("made");
-    let moved =
-        store.swap(&project(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", Some("0"), Some("2"))]).await;
+    store.swap(&place(), vec![swap("a.x", None, Some("1")), swap("a.y", None, Some("1"))]).await.expect("made");
+    let moved = store.swap(&place(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", Some("0"), Some("2"))]).await;
     assert_eq!(moved, Err(PointerError::Conflict(table("a.y"))));
-    let found = store.find(&project(), &table("a.x"), None).await.expect("a pointer").expect("there");
+    let found = store.find(&place(), &table("a.x"), None).await.expect("a pointer").expect("there");
     assert_eq!(found.location, "1", "the first swap was taken back");
-    let again = store.swap(&project(), vec![swap("a.x", None, Some("3"))]).await;
+    let again = store.swap(&place(), vec![swap("a.x", None, Some("3"))]).await;
     assert_eq!(again, Err(PointerError::Conflict(table("a.x"))), "what exists cannot be made");
 }
 
 async fn a_view_stays_as_it_was(store: &dyn Store) {
-    store.swap(&project(), vec![swap("a.x", None, Some("1"))]).await.expect("made");
+    store.swap(&place(), vec![swap("a.x", None, Some("1"))]).await.expect("made");
     let seen = store.head(&project()).await.expect("a head");
-    store
-        .swap(&project(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", None, Some("1"))])
-        .await
-        .expect("changed");
-    store.swap(&project(), vec![swap("a.x", Some("2"), None)]).await.expect("dropped");
-    let (project_name, name) = (project(), table("a.x"));
-    let at = |at| store.find(&project_name, &name, at);
+    store.swap(&place(), vec![swap("a.x", Some("1"), Some("2")), swap("a.y", None, Some("1"))]).await.expect("changed");
+    store.swap(&place(), vec![swap("a.x", Some("2"), None)]).await.expect("dropped");
+    let (place_of_all, name) = (place(), table("a.x"));
+    let at = |at| store.find(&place_of_all, &name, at);
     assert_eq!(at(Some(seen)).await.expect("a pointer").map(|p| p.location), Some("1".to_owned()));
     assert_eq!(at(None).await.expect("a pointer"), None);
-    assert_eq!(store.list(&project(), Some(seen)).await.expect("a list").len(), 1);
-    assert_eq!(store.list(&project(), None).await.expect("a list").len(), 1);
+    assert_eq!(store.list(&place(), Some(seen)).await.expect("a list").len(), 1);
+    assert_eq!(store.list(&place(), None).await.expect("a list").len(), 1);
     assert_eq!(store.head(&project()).await.expect("a head"), seen + 2);
 }
 
@@ -260,7 +281,7 @@ async fn a_publication_happens_once(store: &dyn Store) {
     let (run, attempt) = claimed(1, &project());
     assert_eq!(commit(store, Transition::new(id(1), rows(&run, None))).await, Reply::Committed);
     let publication = |expect| Publication {
-        project: project(),
+        place: place(),
         attempt,
         run: run.id,
         job: run.tasks[0].job.clone(),
@@ -294,7 +315,7 @@ async fn a_former_attempt_may_not_stage(store: &dyn Store) {
     store.stage(1, overlay("2")).await.expect("replaced");
     assert_eq!(store.stage(0, overlay("3")).await, Err(PointerError::Fenced));
     assert_eq!(store.overlays(attempt).await.expect("overlays"), [overlay("2")]);
-    store.swap(&project(), vec![swap("a.y", None, Some("1"))]).await.expect("made");
+    store.swap(&place(), vec![swap("a.y", None, Some("1"))]).await.expect("made");
     store.stage(1, Overlay { table: table("a.y"), ..overlay("1") }).await.expect("staged");
     let written = [unpublished("a.x", false, None), unpublished("a.y", true, None)];
     assert_eq!(unpublished_by(store, attempt).await, written);
@@ -303,7 +324,7 @@ async fn a_former_attempt_may_not_stage(store: &dyn Store) {
     assert!(store.overlays(attempt).await.expect("overlays").is_empty());
     assert_eq!(unpublished_by(store, attempt).await, written, "their names are remembered");
     let published = Publication {
-        project: project(),
+        place: place(),
         attempt: AttemptId::from_parts(1, 2),
         run: RunId::from_parts(2, 2),
         job: run.tasks[0].job.clone(),
@@ -322,7 +343,7 @@ fn unpublished(name: &str, exists: bool, snapshot_at: Option<Micros>) -> Unpubli
 }
 
 async fn unpublished_by(store: &dyn Store, attempt: AttemptId) -> Vec<Unpublished> {
-    match store.read(&Who::default(), Query::Unpublished { project: project(), attempt }).await {
+    match store.read(&Who::default(), Query::Unpublished { place: place(), attempt }).await {
         Ok(Answer::Unpublished(tables)) => tables,
         other => panic!("{other:?}"),
     }
@@ -335,8 +356,7 @@ async fn inputs_are_compared_with_the_last_success(store: &dyn Store) {
         _ => None,
     };
     let last = |before| Query::InputsOfLastSuccess {
-        project: project(),
-        workflow: "w".parse().expect("a name"),
+        lane: lane(&project()),
         before: RunId::from_parts(before, u128::from(before)),
     };
     for (n, state) in [(1, "succeeded"), (2, "succeeded"), (3, "failed")] {
@@ -415,6 +435,7 @@ fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transiti
         Write::Version(version),
         Write::Activate {
             project: project.clone(),
+            target: Some(target("dev", true)),
             bundle: digest,
             versions: BTreeMap::from([(run.workflow.clone(), sha())]),
             keep: BTreeSet::new(),
@@ -489,6 +510,7 @@ fn a_trigger(project: &ProjectName) -> Trigger {
     Trigger {
         project: project.clone(),
         workflow: "w".parse().expect("a name"),
+        target: None,
         version: sha(),
         bundle: sha(),
         schedule: Schedule::new(Fires::Every(60)),
@@ -509,6 +531,7 @@ fn a_backfill(project: &ProjectName, n: u128) -> Backfill {
         id: BackfillId::from_parts(1, n),
         project: project.clone(),
         workflow: "w".parse().expect("a name"),
+        target: None,
         version: sha(),
         bundle: sha(),
         by: "anna".to_owned(),
@@ -539,8 +562,13 @@ async fn what_is_to_happen_is_read_back(store: &dyn Store) {
     commit(store, Transition::new(id(2), vec![Write::Trigger(Box::new(later.clone()))])).await;
     let Answer::Triggers(found) = read(triggers()).await else { panic!("not triggers") };
     assert_eq!(found, [later]);
-    let drop = Write::DropTrigger { project: project.clone(), workflow: trigger.workflow.clone() };
-    commit(store, Transition::new(id(3), vec![drop])).await;
+    // The same workflow's at a target is another one.
+    let elsewhere = Trigger { target: Some(target("dev", true)), ..trigger.clone() };
+    let drop = Write::DropTrigger(trigger.lane());
+    commit(store, Transition::new(id(3), vec![Write::Trigger(Box::new(elsewhere.clone())), drop])).await;
+    let Answer::Triggers(found) = read(triggers()).await else { panic!("not triggers") };
+    assert_eq!(found, std::slice::from_ref(&elsewhere));
+    commit(store, Transition::new(id(30), vec![Write::DropTrigger(elsewhere.lane())])).await;
     let Answer::Triggers(found) = read(triggers()).await else { panic!("not triggers") };
     assert_eq!(found, []);
 
@@ -607,7 +635,8 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::Blobs,
         Query::Version { project: project.clone(), version: sha() },
         Query::ActiveVersions { project: project.clone() },
-        Query::Succeeded { project: project.clone(), workflow, interval: run.interval },
+        Query::Targets { project: project.clone() },
+        Query::Succeeded { lane: Lane { workflow, ..lane(&project) }, interval: run.interval },
         Query::Secrets { project: project.clone() },
         Query::Secret { project: project.clone(), name: "key".parse().expect("a name") },
         Query::Tokens,
@@ -620,11 +649,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::Logs(attempt),
         Query::Files(run.id),
         Query::Inputs(run.id),
-        Query::InputsOfLastSuccess {
-            project: project.clone(),
-            workflow: run.workflow.clone(),
-            before: RunId::from_parts(99, 0),
-        },
+        Query::InputsOfLastSuccess { lane: run.lane(), before: RunId::from_parts(99, 0) },
         Query::Triggers { project: Some(project.clone()) },
         Query::Triggers { project: None },
         Query::Backfills { project: Some(project.clone()), before: None, limit: 9 },
@@ -635,12 +660,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::Holds,
         Query::Limits { project: Some(project.clone()) },
         Query::Limits { project: None },
-        Query::SucceededBetween {
-            project: project.clone(),
-            workflow: run.workflow.clone(),
-            from: Micros(0),
-            until: Micros(9),
-        },
+        Query::SucceededBetween { lane: run.lane(), from: Micros(0), until: Micros(9) },
         Query::Notices { project: project.clone(), state: None, before: None, limit: 9 },
         Query::Notices {
             project: project.clone(),
@@ -651,7 +671,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::DueNotices { at: Micros(9) },
         Query::Channels { project: project.clone() },
         Query::Usual { project: project.clone(), workflow: run.workflow.clone(), runs: 9 },
-        Query::Unpublished { project, attempt },
+        Query::Unpublished { place: Place::plain(project), attempt },
     ];
     all.extend(SystemTable::ALL.map(Query::System));
     // A new kind of query does not compile here until it stands above as well.
@@ -669,6 +689,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::Blobs
             | Query::Version { .. }
             | Query::ActiveVersions { .. }
+            | Query::Targets { .. }
             | Query::Succeeded { .. }
             | Query::Secrets { .. }
             | Query::Secret { .. }
@@ -703,7 +724,8 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
 }
 
 fn runs_of(project: Option<ProjectName>) -> Query {
-    Query::Runs { project, workflow: None, state: None, backfill: None, ends_with: None, before: None, limit: 10 }
+    let (workflow, target, state, backfill, ends_with, before) = Default::default();
+    Query::Runs { project, workflow, target, state, backfill, ends_with, before, limit: 10 }
 }
 
 async fn a_reader_of_one_project_sees_no_other(store: &dyn Store) {
@@ -779,7 +801,8 @@ async fn runs_are_listed_by_all_that_they_are_asked_for(store: &dyn Store) {
             .map(|(run, _)| run.id)
             .take(3)
             .collect();
-        let query = Query::Runs { project, workflow, state, backfill: None, ends_with, before, limit: 3 };
+        let target = None;
+        let query = Query::Runs { project, workflow, target, state, backfill: None, ends_with, before, limit: 3 };
         let Ok(Answer::Runs(found)) = store.read(&Who::default(), query.clone()).await else { panic!("not runs") };
         assert_eq!(found.iter().map(|stored| stored.run.id).collect::<Vec<_>>(), expected, "{query:?}");
     }
@@ -809,7 +832,7 @@ async fn what_is_not_there_cannot_be_ended(store: &dyn Store) {
 }
 
 async fn an_old_view_is_forgotten_when_nobody_looks_at_it(store: &dyn Store) {
-    let project = &project();
+    let (project, place) = (&project(), &place());
     let mark = async |n, at| {
         let marked = Transition::new(id(n), vec![Write::MarkCatalogs { at: Micros(at) }]);
         assert_eq!(commit(store, marked).await, Reply::Committed);
@@ -817,14 +840,14 @@ async fn an_old_view_is_forgotten_when_nobody_looks_at_it(store: &dyn Store) {
     let forget =
         async |before, most| store.forget(Forget::TableHistory, Micros(before), most).await.expect("forgotten");
     let at = async |name: &str, seq| {
-        let found = store.find(project, &table(name), Some(seq)).await.expect("a pointer");
+        let found = store.find(place, &table(name), Some(seq)).await.expect("a pointer");
         found.map(|pointer| pointer.location)
     };
     for (expect, new) in [(None, Some("1")), (Some("1"), Some("2")), (Some("2"), Some("3"))] {
-        store.swap(project, vec![swap("a.x", expect, new)]).await.expect("changed");
+        store.swap(place, vec![swap("a.x", expect, new)]).await.expect("changed");
     }
-    store.swap(project, vec![swap("a.y", None, Some("1"))]).await.expect("made");
-    store.swap(project, vec![swap("a.y", Some("1"), None)]).await.expect("dropped");
+    store.swap(place, vec![swap("a.y", None, Some("1"))]).await.expect("made");
+    store.swap(place, vec![swap("a.y", Some("1"), None)]).await.expect("dropped");
     assert_eq!(forget(100, 9).await, 0, "nobody knows how old it is");
     mark(1, 10).await;
     // An attempt looks at the second version.
@@ -832,7 +855,7 @@ async fn an_old_view_is_forgotten_when_nobody_looks_at_it(store: &dyn Store) {
     let task = Arc::make_mut(&mut run.tasks[0]);
     Arc::make_mut(&mut task.attempts[0]).view = Some(2);
     assert_eq!(commit(store, Transition::new(id(2), rows(&run, None))).await, Reply::Committed);
-    store.swap(project, vec![swap("a.x", Some("3"), Some("4"))]).await.expect("changed");
+    store.swap(place, vec![swap("a.x", Some("3"), Some("4"))]).await.expect("changed");
     mark(3, 20).await;
     assert_eq!(forget(10, 9).await, 0, "the mark is not older");
     assert_eq!((forget(15, 9).await, forget(15, 9).await), (1, 0));
@@ -848,8 +871,8 @@ async fn an_old_view_is_forgotten_when_nobody_looks_at_it(store: &dyn Store) {
     assert_eq!((at("a.x", 2).await, at("a.x", 5).await), (None, Some("3".to_owned())));
     assert_eq!((at("a.x", 6).await, at("a.y", 6).await), (Some("4".to_owned()), None));
     assert_eq!((forget(25, 9).await, at("a.x", 5).await), (1, None), "by the second mark");
-    assert_eq!(store.list(project, Some(6)).await.expect("a list").len(), 1);
-    assert_eq!(store.list(project, None).await.expect("a list").len(), 1);
+    assert_eq!(store.list(place, Some(6)).await.expect("a list").len(), 1);
+    assert_eq!(store.list(place, None).await.expect("a list").len(), 1);
 }
 
 /// A run made and ended at second `n`, with two lines of history, a counter and a file.
@@ -997,7 +1020,7 @@ async fn what_belongs_to_no_run_is_forgotten_by_age(store: &dyn Store) {
     let (run, attempt) = claimed(1, &project());
     assert_eq!(commit(store, Transition::new(id(2), rows(&run, None))).await, Reply::Committed);
     let publication = |generation| Publication {
-        project: project(),
+        place: place(),
         attempt,
         run: run.id,
         job: run.tasks[0].job.clone(),
@@ -1028,16 +1051,22 @@ async fn a_workflow_stays_active_while_it_is_kept(store: &dyn Store) {
             created_at: Micros(0),
         })
     };
-    let activate = |of: &str, workflows: &[&str], keep: &[&str], at| Write::Activate {
+    let at_target = |of: &str, target, workflows: &[&str], keep: &[&str], at| Write::Activate {
         project: project(),
+        target,
         bundle: bundle(of),
         versions: workflows.iter().map(|w| (w.parse().expect("a name"), Sha::of(w.as_bytes()))).collect(),
         keep: keep.iter().map(|w| w.parse().expect("a name")).collect(),
         at: Micros(at),
     };
+    let activate = |of: &str, workflows: &[&str], keep: &[&str], at| at_target(of, None, workflows, keep, at);
     let active = async || match store.read(&Who::default(), Query::ActiveVersions { project: project() }).await {
         Ok(Answer::ActiveVersions(rows)) => {
-            let row = |row: ActiveVersion| (row.workflow.to_string(), row.bundle, row.deployed_at.0);
+            let name = |row: &ActiveVersion| match &row.target {
+                Some(target) => format!("{target}:{}", row.workflow),
+                None => row.workflow.to_string(),
+            };
+            let row = |row: ActiveVersion| (name(&row), row.bundle, row.deployed_at.0);
             rows.into_iter().map(row).collect::<Vec<_>>()
         }
         other => panic!("{other:?}"),
@@ -1049,6 +1078,83 @@ async fn a_workflow_stays_active_while_it_is_kept(store: &dyn Store) {
     let second = vec![version("a", "2"), activate("2", &["a"], &["b"], 2)];
     assert_eq!(commit(store, Transition::new(id(2), second)).await, Reply::Committed);
     assert_eq!(active().await, [named("a", "2", 2), named("b", "1", 1)]);
+    // Each target has its own; the one without a prefix has the tables of what was there before there were targets.
+    let dev = at_target("1", Some(target("dev", true)), &["a"], &[], 3);
+    assert_eq!(commit(store, Transition::new(id(3), vec![dev])).await, Reply::Committed);
+    assert_eq!(active().await, [named("a", "2", 2), named("b", "1", 1), named("dev:a", "1", 3)]);
+    let prod = at_target("2", Some(target("prod", false)), &["a"], &[], 4);
+    assert_eq!(commit(store, Transition::new(id(4), vec![prod])).await, Reply::Committed);
+    assert_eq!(active().await, [named("dev:a", "1", 3), named("prod:a", "2", 4)]);
+    let Ok(Answer::Targets(known)) = store.read(&Who::default(), Query::Targets { project: project() }).await else {
+        panic!("not targets")
+    };
+    assert_eq!(known, [target("dev", true).as_ref().clone(), target("prod", false).as_ref().clone()]);
+    let live = at_target("1", Some(target("live", false)), &["a"], &[], 5);
+    assert_eq!(commit(store, Transition::new(id(5), vec![live])).await, Reply::Committed);
+    assert_eq!(active().await, [named("dev:a", "1", 3), named("live:a", "1", 5)], "it has the tables of prod");
+    // One that was made for a run is known until it is dropped; a declared one is not dropped.
+    let scratch = Target { scratch: Some(Micros(7)), ..target("replay_x", true).as_ref().clone() };
+    let known = async || match store.read(&Who::default(), Query::Targets { project: project() }).await {
+        Ok(Answer::Targets(known)) => known.into_iter().map(|target| target.name.to_string()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let write = Write::Scratch { project: project(), target: Arc::new(scratch) };
+    assert_eq!(commit(store, Transition::new(id(6), vec![write])).await, Reply::Committed);
+    assert_eq!(known().await, ["dev", "live", "replay_x"]);
+    let drop = |name: &str| Write::DropScratch { project: project(), name: name.parse().expect("a name") };
+    assert_eq!(commit(store, Transition::new(id(7), vec![drop("replay_x"), drop("dev")])).await, Reply::Committed);
+    assert_eq!(known().await, ["dev", "live"]);
+}
+
+/// A table of one target is none of another's, whatever each is called by.
+async fn each_target_has_its_own_tables(store: &dyn Store) {
+    let of = |prefix: &str| Place { project: project(), prefix: Some(prefix.parse().expect("a prefix")) };
+    let places = [place(), of("dev"), of("dev_a")];
+    for (n, place) in places.iter().enumerate() {
+        let made = swap("marts.x", None, Some(&n.to_string()));
+        store.swap(place, vec![made]).await.expect("made, for it has none yet");
+    }
+    store.swap(&places[1], vec![swap("marts.only", None, Some("9"))]).await.expect("made");
+    let seen = store.head(&project()).await.expect("a head");
+    for at in [None, Some(seen)] {
+        for (n, place) in places.iter().enumerate() {
+            let found = store.find(place, &table("marts.x"), at).await.expect("a pointer").expect("there");
+            assert_eq!((found.location, found.table), (n.to_string(), table("marts.x")));
+        }
+        let names = async |place| {
+            let listed = store.list(place, at).await.expect("a list");
+            listed.into_iter().map(|pointer| pointer.table).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&places[0]).await, [table("marts.x")]);
+        assert_eq!(names(&places[1]).await, [table("marts.only"), table("marts.x")]);
+        assert_eq!(names(&places[2]).await, [table("marts.x")]);
+    }
+    store.swap(&places[1], vec![swap("marts.x", Some("1"), None)]).await.expect("dropped");
+    assert_eq!(store.find(&places[1], &table("marts.x"), None).await.expect("a pointer"), None);
+    assert!(store.find(&places[0], &table("marts.x"), None).await.expect("a pointer").is_some());
+    // What an attempt publishes goes where its run belongs.
+    let (mut run, attempt) = claimed(1, &project());
+    run.target = Some(target("dev", true));
+    assert_eq!(commit(store, Transition::new(id(1), rows(&run, None))).await, Reply::Committed);
+    let publication = Publication {
+        place: run.place(),
+        attempt,
+        run: run.id,
+        job: run.tasks[0].job.clone(),
+        instance: String::new(),
+        generation: 1,
+        at: Micros(1),
+        swaps: vec![swap("marts.x", None, Some("new"))],
+    };
+    let publish = Transition { publications: vec![publication], ..Transition::new(id(2), vec![]) };
+    assert_eq!(commit(store, publish).await, Reply::Committed);
+    let name = table("marts.x");
+    let location = async |place| {
+        let found = store.find(place, &name, None).await.expect("a pointer");
+        found.map(|pointer| pointer.location)
+    };
+    assert_eq!(location(&places[1]).await.as_deref(), Some("new"));
+    assert_eq!(location(&places[0]).await.as_deref(), Some("0"));
 }
 
 async fn a_bundle_is_dropped_when_nothing_names_it(store: &dyn Store) {
@@ -1086,6 +1192,7 @@ async fn a_bundle_is_dropped_when_nothing_names_it(store: &dyn Store) {
     let active = BTreeMap::from([("w".parse().expect("a name"), sha())]);
     writes.push(Write::Activate {
         project: project(),
+        target: None,
         bundle: bundle("active", 0).sha,
         versions: active,
         keep: BTreeSet::new(),

@@ -11,6 +11,7 @@ use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Poi
 use pinrail_model::seam::store::{
     Answer, Command, Durability, Forget, Load, Query, Reply, Store, StoreError, StoredRun, Topic, Transition, Who,
 };
+use pinrail_model::target::Place;
 use pinrail_model::time::Micros;
 
 /// Passes so many calls on to a store and fails all that come after them, as if the process had died just there.
@@ -104,19 +105,14 @@ impl Pointers for Faulty {
         self.inner.head(project).await
     }
 
-    async fn find(
-        &self,
-        project: &ProjectName,
-        table: &TableRef,
-        at: Option<u64>,
-    ) -> Result<Option<Pointer>, PointerError> {
+    async fn find(&self, place: &Place, table: &TableRef, at: Option<u64>) -> Result<Option<Pointer>, PointerError> {
         self.pass_pointer()?;
-        self.inner.find(project, table, at).await
+        self.inner.find(place, table, at).await
     }
 
-    async fn list(&self, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
+    async fn list(&self, place: &Place, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
         self.pass_pointer()?;
-        self.inner.list(project, at).await
+        self.inner.list(place, at).await
     }
 
     async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError> {
@@ -129,9 +125,9 @@ impl Pointers for Faulty {
         self.inner.stage(epoch, overlay).await
     }
 
-    async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
+    async fn swap(&self, place: &Place, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
         self.pass_pointer()?;
-        self.inner.swap(project, swaps).await
+        self.inner.swap(place, swaps).await
     }
 
     async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError> {

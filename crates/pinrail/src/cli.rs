@@ -13,9 +13,11 @@ use crate::client::Place;
 use crate::commands;
 use crate::commands::backfills::{BackfillArgs, BackfillsCommand};
 use crate::commands::limits::{LimitsCommand, PoolsCommand};
+use crate::commands::replay::ReplayArgs;
 use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
 use crate::failure::{Failure, USAGE};
 use crate::output::{self, Output};
+use crate::server::Wanted;
 
 /// A self-service data platform in one binary.
 #[derive(Debug, Parser)]
@@ -45,6 +47,9 @@ struct Global {
     /// The bearer token for that server
     #[arg(long, global = true, value_name = "TOKEN", env = "PINRAIL_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// The target, in a project that has [targets]; in lists, only this one's [default: the project's usual one]
+    #[arg(id = "at-target", long = "target", global = true, value_name = "NAME", env = "PINRAIL_TARGET")]
+    target: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,6 +76,9 @@ enum Command {
         /// Local processes at the same time [default: twice the cores and one]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SLOTS))]
         slots: Option<u32>,
+        /// The user of this machine that runs the jobs of a project; once for each project. Only root can start such a server
+        #[arg(long, value_name = "PROJECT=USER")]
+        run_as: Vec<String>,
     },
     /// Stop the server of the state folder
     Down,
@@ -223,6 +231,11 @@ enum Command {
         #[arg(long)]
         detach: bool,
     },
+    /// Run again what has run, from its exact code and parameters, in tables of its own; tell what came out otherwise
+    #[command(after_help = "Examples:
+  pinrail replay K3F9
+  pinrail replay flights@2013-01-02 --job daily_delays --drop")]
+    Replay(ReplayArgs),
     /// Say what became of jobs of a run, whether they ran or not
     #[command(after_help = "Examples:
   pinrail mark --job load --as succeeded --reason 'loaded by hand'
@@ -366,6 +379,9 @@ Examples:
     /// The Python SDK that this binary carries
     #[command(subcommand)]
     Sdk(SdkCommand),
+    /// Make workflows and jobs of another tool's files
+    #[command(subcommand)]
+    Import(ImportCommand),
 }
 
 /// The arguments of `run`.
@@ -540,6 +556,34 @@ Examples:
     Path,
 }
 
+#[derive(Debug, Subcommand)]
+enum ImportCommand {
+    /// Airflow DAG files, which are read but not run; Airflow need not be installed
+    #[command(after_help = "What is not translated is listed with file and line. No existing file is changed.
+
+Examples:
+  pinrail import airflow ~/airflow/dags --into flights
+  pinrail import airflow dags/daily.py --json | jq '.notes[] | select(.level == \"left-out\")'")]
+    Airflow(ImportArgs),
+    /// Pinball workflow files (WORKFLOWS = {...}), which are read but not run
+    #[command(after_help = "What is not translated is listed with file and line. No existing file is changed.
+
+Examples:
+  pinrail import pinball repo/workflows.py repo/jobs --into flights")]
+    Pinball(ImportArgs),
+}
+
+/// The arguments of `import`.
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// Files, and folders of files
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The project's folder; a new or empty one becomes a project [default: the project of the current folder]
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+}
+
 /// Each slot is a process; no machine has more to gain from them.
 const MOST_SLOTS: i64 = 10_000;
 
@@ -581,6 +625,8 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("dags", "workflows"),
     ("flows", "workflows"),
     ("push", "deploy"),
+    ("migrate", "import"),
+    ("convert", "import"),
     ("apply", "deploy"),
     ("log", "logs"),
     ("tail", "logs"),
@@ -596,13 +642,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let Global { json, state, project, url, token } = cli.global;
+    let Global { json, state, project, url, token, target } = cli.global;
     // What the environment names, it names for the next command as well.
     let lasting = std::env::var_os("PINRAIL_STATE").map(PathBuf::from);
     if let Some(folder) = state.as_ref().filter(|folder| lasting.as_ref() != Some(folder)) {
         output::remember_state(folder);
     }
-    let place = Place { url, token, state, project };
+    let place = Place { url, token, state, project, target };
     match obey(cli.command, &place, Output::new(json)) {
         Ok(code) => code,
         Err(failure) => failure.tell(json),
@@ -638,7 +684,9 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { name, example } => commands::init::init(output, &name, example.as_deref()),
-        Command::Up { listen, detach, slots } => commands::server::up(place, output, listen, detach, slots),
+        Command::Up { listen, detach, slots, run_as } => {
+            commands::server::up(place, output, detach, &Wanted { listen, embedded: false, slots, run_as })
+        }
         Command::Down => commands::server::down(place, output),
         Command::Check => commands::project::check(place, output),
         Command::Deploy { dry_run } => commands::project::deploy(place, output, dry_run),
@@ -682,6 +730,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Retry { run, job, code, detach } => {
             commands::run::retry(place, output, &run, job.as_deref(), &code, detach)
         }
+        Command::Replay(args) => commands::replay::replay(place, output, &args),
         Command::Sql { text, file, format } => {
             commands::sql::sql(place, output, text.as_deref(), file.as_deref(), &format)
         }
@@ -712,6 +761,12 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         }
         Command::Notify(NotifyCommand::Log { in_state, limit }) => {
             commands::notify::log(place, output, in_state.as_deref(), limit)
+        }
+        Command::Import(ImportCommand::Airflow(ImportArgs { paths, into })) => {
+            commands::import::import(place, output, "airflow", &paths, into.as_deref())
+        }
+        Command::Import(ImportCommand::Pinball(ImportArgs { paths, into })) => {
+            commands::import::import(place, output, "pinball", &paths, into.as_deref())
         }
         Command::Token(TokenCommand::Create { name, role, only, expires_in }) => {
             let token = commands::server::NewToken { name, role, project: only, expires_in_seconds: expires_in };

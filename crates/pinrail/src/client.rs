@@ -25,6 +25,8 @@ pub struct Place {
     pub token: Option<String>,
     pub state: Option<PathBuf>,
     pub project: Option<PathBuf>,
+    /// The target that was named.
+    pub target: Option<String>,
 }
 
 impl Place {
@@ -41,6 +43,20 @@ impl Place {
                 .hint("Make a project with `pinrail init NAME`, or an empty pinrail.toml in your folder.")
         })?;
         Ok(Project::read(&folder)?)
+    }
+
+    /// The target of a project that a command works at: the one that was named, else the usual one of the folder. None in a
+    /// project without targets, and where the server is to say that none is named.
+    pub fn target(&self, project: &Project) -> Option<String> {
+        self.target.clone().or_else(|| project.targets.usual().map(ToString::to_string))
+    }
+
+    /// Keeps the items of a list that are of the target that was named.
+    pub fn of_target(&self, mut list: Value) -> Value {
+        if let (Some(target), Some(items)) = (&self.target, list["items"].as_array_mut()) {
+            items.retain(|item| item["target"] == target.as_str());
+        }
+        list
     }
 
     /// The state folder: named, or `.pinrail` in the project, or in the current folder.
@@ -99,7 +115,8 @@ impl Place {
                 }
             } else if let Some(locked) = Locked::take(&folder)? {
                 let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-                let server = Server::start(locked, &Wanted { listen, embedded: true, slots: None })?;
+                let server =
+                    Server::start(locked, &Wanted { listen, embedded: true, slots: None, run_as: Vec::new() })?;
                 return Ok(Client::new(server.url.clone(), server.token.clone(), Serving::Here(Box::new(server))));
             }
             std::thread::sleep(Duration::from_millis(50));

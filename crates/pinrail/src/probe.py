@@ -1,12 +1,13 @@
 # Says as JSON what the interpreter that runs this is and has. Must work with every Python 3.
-import importlib.util
-import json
 import os
 import sys
 
 if sys.path and sys.path[0] in ('', os.getcwd()):
-    # What lies in the current folder is not what the interpreter has.
+    # What lies in the current folder is not what the interpreter has; it must not stand in for what is imported here.
     del sys.path[0]
+
+import importlib.util
+import json
 
 
 def version_of(name):

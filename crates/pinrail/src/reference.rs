@@ -47,6 +47,8 @@ const ENVIRONMENT: &[(&str, &[(&str, &str)])] = &[
             ("PINRAIL_INTERVAL_START", "The begin of the data interval, in UTC"),
             ("PINRAIL_INTERVAL_END", "The end of the data interval, which is not included, in UTC"),
             ("PINRAIL_PARAM_", "Followed by a parameter's name in upper case, with `_` for `-`: its value"),
+            ("PINRAIL_TARGET", "The target of the run, in a project that has targets"),
+            ("PINRAIL_VAR_", "Followed by the name of a variable of the target, as for parameters: its value"),
             ("TMPDIR", "The attempt's scratch folder"),
             ("PINRAIL_INSTALLATION", "The id of the state folder"),
             ("PINRAIL_SOCKET", "How `pinrail output`, `save` and `secret read` reach the server"),
@@ -167,6 +169,7 @@ const LIMITS: &[(&str, &[(&str, &str)])] = &[
             ("crates/pinrail-service/src/retention.rs", "COUNTERS"),
             ("crates/pinrail-service/src/retention.rs", "RUNS"),
             ("crates/pinrail-service/src/retention.rs", "TABLE_HISTORY"),
+            ("crates/pinrail-service/src/retention.rs", "REPLAYS"),
             ("crates/pinrail-service/src/retention.rs", "TOKENS"),
             ("crates/pinrail-service/src/retention.rs", "QUERIES"),
             ("crates/pinrail-service/src/retention.rs", "NOTICES"),
@@ -254,6 +257,11 @@ fn project_file(page: &mut String) {
         }
         for (key, meaning) in section.keys {
             let _ = writeln!(page, "| `[{}]` | `{key}` | {meaning} |", section.name);
+        }
+        if section.name == "targets" {
+            for (key, meaning) in pinrail_service::targets::KEYS {
+                let _ = writeln!(page, "| `[targets.NAME]` | `{key}` | {meaning} |");
+            }
         }
     }
 }

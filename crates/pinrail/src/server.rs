@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use pinrail_exec::Launcher;
 use pinrail_exec::LocalSandbox;
+use pinrail_exec::confine::{Hidden, close_server};
 use pinrail_exec::local::kill_marked;
 use pinrail_exec::python::{Python, PythonConfig};
 use pinrail_exec::shell::Shell;
+use pinrail_exec::users::Users;
 use pinrail_model::document::ExecutorKind;
 use pinrail_model::ids::Ids;
 use pinrail_model::seam::exec::{Executor, Sandbox};
 use pinrail_model::seam::lake::{Catalog, QueryEngine};
-use pinrail_model::seam::store::{Store, StoreError};
+use pinrail_model::seam::store::{Answer, Query, Store, StoreError, Who};
 use pinrail_model::time::Clock;
 use pinrail_service::app::App;
 use pinrail_service::attempt::{AttemptParts, Attempts};
@@ -28,11 +30,13 @@ use pinrail_service::owner::{self, Input, OwnerHandle, OwnerParts};
 use pinrail_service::queries::Queries;
 use pinrail_service::retention::{Keep, Retention};
 use pinrail_service::system::{SystemClock, SystemIds, installation};
+use pinrail_service::tenancy::Tenancy;
 use pinrail_service::vault::Vault;
 use pinrail_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::commands::doctor::{NOT_HIDDEN, NOT_HIDDEN_REMEDY};
 use crate::failure::{FAILED, Failure, REFUSED, USAGE};
 use crate::interrupts;
 use crate::python::{default_interpreter, shared_environments};
@@ -46,6 +50,11 @@ const MOST_WARM: usize = 4;
 const MOST_WARM_MEMORY: u64 = 512 << 20;
 const WARM_IDLE: Duration = Duration::from_secs(60);
 
+/// What processes of users may read of the state folder besides their own: the SDK and its byte code, this binary.
+const SHARED: &[&str] = &["sdk", "pycache", "bin"];
+/// And Python environments, if they are there.
+const SHARED_ENVIRONMENTS: &str = "environments";
+
 /// How often a server that would leave looks whether it is still used, and when it says so.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const PATIENT_LOOKS: u32 = 50;
@@ -57,6 +66,8 @@ pub struct Wanted {
     /// Serves one command; resumes nothing but unfinished cleanups.
     pub embedded: bool,
     pub slots: Option<u32>,
+    /// Pairs PROJECT=USER: whose processes the jobs of each project are.
+    pub run_as: Vec<String>,
 }
 
 /// A running server. Dropping it stops it.
@@ -87,13 +98,26 @@ impl Server {
         })?;
         let binary = std::env::current_exe()?;
         // Before any thread: the launcher must not inherit half a runtime.
-        let launcher = Arc::new(Launcher::start(&binary)?);
+        close_server();
+        let users = Users::find(&wanted.run_as, &state.folder)
+            .map_err(|e| Failure::new(REFUSED, e.to_string()).hint(e.hint()))?;
+        let tenancy = tenancy(wanted, &users);
+        let environments = shared_environments().is_none().then_some(SHARED_ENVIRONMENTS);
+        let shared: Vec<&str> = SHARED.iter().copied().chain(environments).collect();
+        let hidden = Hidden::new(&state.folder, &shared).map_err(|e| failed(&e))?;
+        let launcher = Arc::new(Launcher::start(&binary, hidden, users)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
             .thread_name("control")
             .enable_all()
             .build()?;
-        let parts = Parts::new(&state.folder, Arc::clone(&launcher))?;
+        let parts = Parts::new(&state.folder, Arc::clone(&launcher), tenancy)?;
+        if matches!(parts.tenancy, Tenancy::Users(_)) {
+            Users::admit(&state.folder).map_err(|e| failed(&e))?;
+        }
+        if !wanted.embedded && pinrail_exec::confine::version().is_none() {
+            eprintln!("warning: {NOT_HIDDEN}\n  hint: {NOT_HIDDEN_REMEDY}");
+        }
         let sender = Arc::new(mail_sender()?);
         let (url, token, installation, owner, lake) = runtime.block_on(async {
             let (handle, inputs) = owner::channel();
@@ -132,6 +156,7 @@ impl Server {
                 sender: Arc::clone(&sender),
                 state: state.folder.clone(),
             });
+            take(&app).await?;
             let deliveries = Deliveries {
                 store: Arc::clone(&app.store),
                 clock: Arc::clone(&parts.clock),
@@ -248,6 +273,27 @@ fn mail_sender() -> Result<Sender, Failure> {
     }
 }
 
+/// Who shares a server that is wanted so.
+fn tenancy(wanted: &Wanted, users: &Users) -> Tenancy {
+    if !users.is_empty() {
+        return Tenancy::Users(users.numbers());
+    }
+    if wanted.listen.ip().is_loopback() { Tenancy::Local } else { Tenancy::Alone }
+}
+
+/// Refuses to serve projects that could not be taken now.
+async fn take(app: &App) -> Result<(), Failure> {
+    let tenancy = &app.attempts.parts.tenancy;
+    let Tenancy::Alone = tenancy else { return Ok(()) };
+    let known = app.store.read(&Who::default(), Query::Projects).await;
+    let Answer::Projects(known) = known.map_err(|e| Failure::new(FAILED, e.to_string()))? else { return Ok(()) };
+    for row in &known {
+        let admitted = tenancy.admit(&row.name, known.iter().map(|row| &row.name));
+        admitted.map_err(|problem| Failure { hint: problem.hint, ..Failure::new(REFUSED, problem.detail) })?;
+    }
+    Ok(())
+}
+
 /// Ends this process when its owner ends: an API over which nothing can proceed would only look alive. The next server
 /// takes over as after a crash.
 async fn end_with(working: tokio::task::JoinHandle<Result<(), StoreError>>) {
@@ -271,10 +317,11 @@ struct Parts {
     shell: Arc<Shell>,
     sandbox: Arc<dyn Sandbox>,
     compiler: Compiler,
+    tenancy: Tenancy,
 }
 
 impl Parts {
-    fn new(state: &Path, launcher: Arc<Launcher>) -> Result<Self, Failure> {
+    fn new(state: &Path, launcher: Arc<Launcher>, tenancy: Tenancy) -> Result<Self, Failure> {
         let sdk = sdk::unpack(state)?;
         let cache = state.join("pycache");
         let bin = link_to_self(state)?;
@@ -290,7 +337,8 @@ impl Parts {
         let sandbox = Arc::new(LocalSandbox::new(Arc::clone(&launcher)));
         let shell = Arc::new(Shell::new(launcher, Arc::clone(&python)));
         let compiler = Compiler { sdk, cache, interpreter: default_interpreter() };
-        Ok(Self { clock: Arc::new(SystemClock::new()), ids: Arc::new(SystemIds), python, shell, sandbox, compiler })
+        let (clock, ids) = (Arc::new(SystemClock::new()), Arc::new(SystemIds));
+        Ok(Self { clock, ids, python, shell, sandbox, compiler, tenancy })
     }
 
     fn attempts(
@@ -317,9 +365,11 @@ impl Parts {
                 default_interpreter(),
                 Arc::clone(&self.sandbox),
                 Arc::clone(&self.clock),
+                self.tenancy.clone(),
             ),
             vault: Arc::new(Vault::new(state)),
             installation: installation.to_owned(),
+            tenancy: self.tenancy.clone(),
             kill_marked,
         })
     }

@@ -72,7 +72,11 @@ impl Locked {
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).open(lock_file(&path)).map_err(cannot)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Self { folder: path, _lock: lock })),
+            Ok(lock) => {
+                // A server for several people had opened it to them.
+                make_private(&path).map_err(cannot)?;
+                Ok(Some(Self { folder: path, _lock: lock }))
+            }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(cannot(error.into())),
         }
@@ -146,7 +150,9 @@ fn unusable(folder: &Path, error: &std::io::Error) -> Failure {
 /// Makes a state folder if it is not there: only its owner may look into it, and version control ignores it.
 pub fn make(folder: &Path) -> Result<PathBuf, Failure> {
     let private = || {
-        make_private(folder)?;
+        if !folder.is_dir() {
+            make_private(folder)?;
+        }
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
             std::fs::write(ignore, "*\n")?;

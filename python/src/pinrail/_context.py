@@ -72,6 +72,7 @@ class Params:
     """The run's parameters as attributes, typed as their ``Param`` says: ``ctx.params.min_flights``."""
 
     __slots__ = ('_values',)
+    _what = 'parameter'
 
     def __init__(self, values: Mapping[str, Any], types: Mapping[str, str]) -> None:
         self._values = {name: parameter(types.get(name), value) for name, value in values.items()}
@@ -85,7 +86,7 @@ class Params:
         try:
             return self._values[name]
         except KeyError:
-            raise MissingName(f'no parameter "{name}"', did_you_mean(name, self._values)) from None
+            raise MissingName(f'no {self._what} "{name}"', did_you_mean(name, self._values)) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._values
@@ -103,7 +104,15 @@ class Params:
         return self._values.keys()
 
     def __repr__(self) -> str:
-        return f'Params({", ".join(f"{name}={value!r}" for name, value in self._values.items())})'
+        values = ', '.join(f'{name}={value!r}' for name, value in self._values.items())
+        return f'{type(self).__name__}({values})'
+
+
+class Vars(Params):
+    """The values that the run's target gives, as attributes: ``ctx.vars.bucket``. Dates and times are texts."""
+
+    __slots__ = ()
+    _what = 'variable of the target'
 
 
 class _Outputs(_Names['Any']):
@@ -164,7 +173,8 @@ class Context:
     """What a phase is given as ``ctx``.
 
     Attributes: ``ds`` (the run's local date), ``interval``, ``params``, ``upstream`` (by job name), ``run``,
-    ``attempt``, ``workflow``, ``job``, ``tz`` (IANA name), ``scratch`` (a folder of the attempt alone) and ``state``,
+    ``attempt``, ``workflow``, ``job``, ``target`` (its name, or None in a project without targets), ``vars`` (the values
+    that the target gives, as attributes), ``tz`` (IANA name), ``scratch`` (a folder of the attempt alone) and ``state``,
     a dict that the later phases of the attempt find again (JSON, at most 64 KiB).
     """
 
@@ -188,6 +198,8 @@ class Context:
         self.tz = str(start.get('tz') or 'UTC')
         self.interval = Interval(str(interval.get('start') or ''), str(interval.get('end') or ''))
         self.params = Params(start.get('params') or {}, start.get('param_types') or {})
+        self.target: str | None = start.get('target')
+        self.vars = Vars(start.get('vars') or {}, {})
         upstream: Mapping[str, Mapping[str, Any]] = start.get('upstream') or {}
         self.upstream: dict[str, Upstream] = _Upstreams(
             job,

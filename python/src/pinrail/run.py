@@ -238,6 +238,7 @@ def _failed(channel: Channel, phase: str, error: BaseException, root: str, state
         message = message or 'out of memory'
     else:
         kind = 'exception'
+        hint = _hidden(error, root)
     frames = user_frames(error, root)
     if kind in ('exception', 'memory'):
         _report(error, root)
@@ -248,6 +249,23 @@ def _failed(channel: Channel, phase: str, error: BaseException, root: str, state
     report = _error(kind, type(error).__name__, message, hint, frames, exit_code)
     channel.event({'type': 'phase-ended', 'phase': phase, 'ok': False, 'state': state, 'error': report})
     return code
+
+
+def _hidden(error: BaseException, root: str) -> str | None:
+    """Why a file that is the user's own cannot be read: the state folder, which holds the bundle, is hidden from jobs."""
+    bundles = os.path.dirname(root)
+    name = getattr(error, 'filename', None)
+    if not isinstance(error, PermissionError) or not isinstance(name, str) or os.path.basename(bundles) != 'bundles':
+        return None
+    state, path = os.path.dirname(bundles), os.path.realpath(name)
+    if path == state or path.startswith(state + os.sep):
+        return 'the state folder is hidden from jobs; ask for tables, outputs and secrets through ctx'
+    if state.startswith(os.path.dirname(path).rstrip(os.sep) + os.sep):
+        return (
+            'what comes to lie directly in a folder that holds the state folder can be read from the next attempt on; '
+            'use a folder below it, or ctx.scratch'
+        )
+    return None
 
 
 def _state_of(ctx: Context) -> Any:

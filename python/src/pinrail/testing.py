@@ -148,6 +148,8 @@ def fake_context(
     params: Optional[Mapping[str, Any]] = None,
     upstream: Optional[Mapping[str, Mapping[str, Any]]] = None,
     secrets: Optional[Mapping[str, str]] = None,
+    target: Optional[str] = None,
+    vars: Optional[Mapping[str, Any]] = None,
     root: Union[str, os.PathLike[str], None] = None,
     scratch: Union[str, os.PathLike[str], None] = None,
     sql: Optional[Callable[[str], Answer]] = None,
@@ -159,7 +161,8 @@ def fake_context(
 ) -> FakeContext:
     """A context for one phase, called as ``LoadFlights().setup(fake_context(ds='2013-01-01'))``.
 
-    ``upstream`` maps jobs to their outputs; ``secrets`` maps names to values; ``sql`` answers ``ctx.sql`` with a list
+    ``upstream`` maps jobs to their outputs; ``secrets`` maps names to values; ``target`` is the name of one and ``vars``
+    are the values that it gives; ``sql`` answers ``ctx.sql`` with a list
     of dicts; ``root`` is the project's folder, at first the nearest one with a pinrail.toml.
     """
     folder = os.fspath(scratch) if scratch is not None else _throw_away('scratch')
@@ -186,6 +189,8 @@ def fake_context(
         'tz': tz,
         'params': dict(params or {}),
         'param_types': {},
+        'target': target,
+        'vars': dict(vars or {}),
         'upstream': {
             name: {'state': 'succeeded', 'outputs': dict(outputs)} for name, outputs in (upstream or {}).items()
         },

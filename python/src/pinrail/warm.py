@@ -1,8 +1,8 @@
 """A fork server for one module: ``python -m pinrail.warm --root DIR --module jobs.load``.
 
 Imports the module once, then forks a child per attempt, which behaves as ``python -m pinrail.run`` does. The control
-socket ``PINRAIL_WARM_FD`` carries JSON lines; the three descriptors of an attempt (runner socket, stdout, stderr)
-arrive with the first byte of its line. docs/runner-protocol.md is the contract.
+socket ``PINRAIL_WARM_FD`` carries JSON lines; the descriptors of an attempt (runner socket, stdout, stderr, and where
+the line says so its ruleset) arrive with the first byte of its line. docs/runner-protocol.md is the contract.
 
 Invariants: this process holds no secret and no data of an attempt; it never runs the user's code again after the
 import; a child never outlives it; it waits only for children that it started for attempts; it sleeps until there is
@@ -33,23 +33,26 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+# The system call by which a process takes a ruleset of Landlock upon itself.
+LANDLOCK_RESTRICT_SELF = 446
+
 # The runner socket's place in a child; everything above is closed.
 RUNNER_FD = 3
 FDS_PER_FORK = 3
 
 
-def _no_prctl(*_: int) -> int:
+def _no_call(*_: int) -> int:
     return -1
 
 
-def _load_prctl() -> Callable[..., int]:
-    """The C function, loaded before any fork; elsewhere than on Linux one that does nothing."""
+def _load(name: str) -> Callable[..., int]:
+    """A C function, loaded before any fork; where there is none one that always fails."""
     try:
         import ctypes
 
-        return ctypes.CDLL(None).prctl
+        return getattr(ctypes.CDLL(None), name)
     except (ImportError, OSError, AttributeError, TypeError):
-        return _no_prctl
+        return _no_call
 
 
 def threads() -> int:
@@ -66,7 +69,8 @@ class Warm:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._prctl = _load_prctl()
+        self._prctl = _load('prctl')
+        self._syscall = _load('syscall')
         # What outlives an attempt belongs to the server's launcher, which kills it; here it would only be adopted.
         self._prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         self._children: dict[int, str] = {}
@@ -87,7 +91,7 @@ class Warm:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
-        self.send({'type': 'ready', 'threads': threads()})
+        self.send({'type': 'ready', 'threads': threads(), 'confines': self._syscall is not _no_call})
         while True:
             ready = [fd for fd, _ in poll.poll()]
             if self._wake_read in ready:
@@ -114,7 +118,7 @@ class Warm:
         """Reads what has arrived; False at the end of the socket.
 
         Lines may come in pieces or several at once. The kernel delivers descriptors no later than the byte they were
-        attached to and in order, so the next three always belong to the next line.
+        attached to and in order, so the next ones always belong to the next line.
         """
         try:
             data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 64, getattr(socket, 'MSG_CMSG_CLOEXEC', 0))
@@ -132,10 +136,11 @@ class Warm:
 
     def _fork(self, message: dict[str, Any]) -> None:
         key: str = message['key']
-        fds, self._fds = self._fds[:FDS_PER_FORK], self._fds[FDS_PER_FORK:]
+        needed = FDS_PER_FORK + (1 if message.get('confined') else 0)
+        fds, self._fds = self._fds[:needed], self._fds[needed:]
         try:
-            if len(fds) < FDS_PER_FORK:
-                raise OSError(f'{len(fds)} descriptors came with the request: 3 are needed')
+            if len(fds) < needed:
+                raise OSError(f'{len(fds)} descriptors came with the request: {needed} are needed')
             flush()
             parent = os.getpid()
             pid = os.fork()
@@ -161,7 +166,9 @@ class Warm:
             os.setsid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, self._previous)
-            _take_descriptors(fds)
+            if message.get('confined') and self._syscall(LANDLOCK_RESTRICT_SELF, fds[FDS_PER_FORK], 0) != 0:
+                raise OSError('the ruleset of the attempt cannot be taken on')
+            _take_descriptors(fds[:FDS_PER_FORK])
             _limit_memory(message.get('memory_bytes'))
             environment: dict[str, str | None] = message.get('env') or {}
             for name, value in environment.items():

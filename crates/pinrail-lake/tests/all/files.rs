@@ -233,6 +233,8 @@ async fn no_path_leads_out_of_the_project() {
     symlink("loop.csv", project.join("data/loop.csv")).unwrap();
     symlink("in.csv", project.join("data/inside.csv")).unwrap();
     symlink("/dev/zero", project.join("data/zero.csv")).unwrap();
+    symlink("/proc/self", project.join("data/self")).unwrap();
+    symlink("../.pinrail", project.join("data/state")).unwrap();
 
     let absolute = outside.join("secret.csv");
     for path in [
@@ -258,7 +260,13 @@ async fn no_path_leads_out_of_the_project() {
         "data/loop.csv",
         "data/zero.csv",
         ".pinrail/state.csv",
+        "data/../.pinrail/state.csv",
+        "data/state/state.csv",
         ".git/config.csv",
+        "/proc/self/environ",
+        "/proc/self/mem",
+        "data/self/environ",
+        "data/self/root/etc/passwd",
         "data/l*.csv",
         "../*/secret.csv",
         "data",

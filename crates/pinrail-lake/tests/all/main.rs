@@ -11,3 +11,4 @@ mod queries;
 mod results;
 mod statements;
 mod support;
+mod targets;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pinrail_lake::{Files, Lake, LakeConfig, LocalFiles};
 use pinrail_model::ids::{AttemptId, Ids, RunId, TableId};
-use pinrail_model::names::{ProjectName, TableRef};
+use pinrail_model::names::{Prefix, ProjectName, TableRef};
 use pinrail_model::seam::lake::{
     AttemptView, Catalog, Checked, FileScope, LakeError, Overlay, Pointer, PointerError, PointerSwap, Pointers, Query,
     QueryDone, QueryEngine, QueryLimits, ResultFormat, ResultSink, Value, View, WriteMode, Writes,
 };
+use pinrail_model::target::{Place, Source, Target};
 use pinrail_model::time::{Clock, Micros, Now};
 use serde_json::Value as Json;
 
@@ -28,7 +29,7 @@ pub struct MemoryPointers {
 struct Inner {
     seq: u64,
     /// From this sequence on the table has this pointer, or none.
-    history: Vec<(u64, TableRef, Option<Pointer>)>,
+    history: Vec<(u64, Option<Prefix>, TableRef, Option<Pointer>)>,
     overlays: Vec<Overlay>,
     epochs: BTreeMap<AttemptId, u64>,
     /// The table whose pointer moves before the next swap.
@@ -36,15 +37,17 @@ struct Inner {
 }
 
 impl Inner {
-    fn find(&self, table: &TableRef, at: Option<u64>) -> Option<Pointer> {
+    fn find(&self, prefix: Option<&Prefix>, table: &TableRef, at: Option<u64>) -> Option<Pointer> {
         let at = at.unwrap_or(u64::MAX);
-        let entry = self.history.iter().rev().find(|(seq, name, _)| *seq <= at && name == table);
-        entry.and_then(|(_, _, pointer)| pointer.clone())
+        let is_it = |(seq, of, name, _): &&(u64, Option<Prefix>, TableRef, Option<Pointer>)| {
+            *seq <= at && of.as_ref() == prefix && name == table
+        };
+        self.history.iter().rev().find(is_it).and_then(|(.., pointer)| pointer.clone())
     }
 
-    fn swap(&mut self, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
+    fn swap(&mut self, prefix: Option<&Prefix>, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
         for swap in &swaps {
-            let current = self.find(&swap.table, None);
+            let current = self.find(prefix, &swap.table, None);
             if current.as_ref().map(|p| &p.location) != swap.expect.as_ref() || current.is_some_and(|p| p.id != swap.id)
             {
                 return Err(PointerError::Conflict(swap.table.clone()));
@@ -53,7 +56,7 @@ impl Inner {
         self.seq += 1;
         for swap in swaps {
             let pointer = swap.new.map(|location| Pointer { id: swap.id, table: swap.table.clone(), location });
-            self.history.push((self.seq, swap.table, pointer));
+            self.history.push((self.seq, prefix.cloned(), swap.table, pointer));
         }
         Ok(())
     }
@@ -61,10 +64,11 @@ impl Inner {
 
 impl MemoryPointers {
     /// Publishes an attempt's swaps as the service does, together with its success.
-    pub fn publish(&self, attempt: AttemptId, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
+    pub fn publish(&self, view: &View, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
         self.committing();
+        let attempt = attempt_of(view);
         let mut inner = self.inner.lock().unwrap();
-        inner.swap(swaps)?;
+        inner.swap(view.place().prefix.as_ref(), swaps)?;
         inner.overlays.retain(|overlay| overlay.attempt != attempt);
         Ok(())
     }
@@ -83,17 +87,17 @@ impl MemoryPointers {
     }
 
     pub fn location(&self, table: &str) -> Option<String> {
-        self.inner.lock().unwrap().find(&table.parse().unwrap(), None).map(|p| p.location)
+        self.inner.lock().unwrap().find(None, &table.parse().unwrap(), None).map(|p| p.location)
     }
 
     /// Points a table at metadata that another engine has written.
     pub fn repoint(&self, table: &str, location: &str) {
         let table: TableRef = table.parse().unwrap();
         let mut inner = self.inner.lock().unwrap();
-        let pointer = inner.find(&table, None).unwrap();
+        let pointer = inner.find(None, &table, None).unwrap();
         let swap =
             PointerSwap { id: pointer.id, table, expect: Some(pointer.location), new: Some(location.to_owned()) };
-        inner.swap(vec![swap]).unwrap();
+        inner.swap(None, vec![swap]).unwrap();
     }
 
     /// Called at each swap and each staging, before anything is changed.
@@ -119,16 +123,16 @@ impl Pointers for MemoryPointers {
         Ok(self.seq())
     }
 
-    async fn find(&self, _: &ProjectName, table: &TableRef, at: Option<u64>) -> Result<Option<Pointer>, PointerError> {
-        Ok(self.inner.lock().unwrap().find(table, at))
+    async fn find(&self, place: &Place, table: &TableRef, at: Option<u64>) -> Result<Option<Pointer>, PointerError> {
+        Ok(self.inner.lock().unwrap().find(place.prefix.as_ref(), table, at))
     }
 
-    async fn list(&self, _project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
+    async fn list(&self, place: &Place, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
         let inner = self.inner.lock().unwrap();
-        let mut names: Vec<_> = inner.history.iter().map(|(_, name, _)| name.clone()).collect();
+        let mut names: Vec<_> = inner.history.iter().map(|(_, _, name, _)| name.clone()).collect();
         names.sort();
         names.dedup();
-        Ok(names.iter().filter_map(|name| inner.find(name, at)).collect())
+        Ok(names.iter().filter_map(|name| inner.find(place.prefix.as_ref(), name, at)).collect())
     }
 
     async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError> {
@@ -147,11 +151,11 @@ impl Pointers for MemoryPointers {
         Ok(())
     }
 
-    async fn swap(&self, _project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
+    async fn swap(&self, place: &Place, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
         self.committing();
         let mut inner = self.inner.lock().unwrap();
         if let Some(table) = inner.meddle.take() {
-            let pointer = inner.find(&table, None).unwrap();
+            let pointer = inner.find(None, &table, None).unwrap();
             let path = pointer.location.strip_prefix("file://").unwrap().to_owned();
             let moved = path.replace("/metadata/", "/metadata/9");
             std::fs::copy(&path, &moved).unwrap();
@@ -161,14 +165,14 @@ impl Pointers for MemoryPointers {
                 expect: Some(pointer.location),
                 new: Some(format!("file://{moved}")),
             };
-            inner.swap(vec![swap]).unwrap();
+            inner.swap(None, vec![swap]).unwrap();
         }
-        inner.swap(swaps)
+        inner.swap(place.prefix.as_ref(), swaps)
     }
 
     async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError> {
         let inner = self.inner.lock().unwrap();
-        let past = inner.history.iter().filter_map(|(_, _, pointer)| pointer.as_ref());
+        let past = inner.history.iter().filter_map(|(.., pointer)| pointer.as_ref());
         let mut named: Vec<_> = past.map(|pointer| (pointer.id, pointer.location.clone())).collect();
         for overlay in &inner.overlays {
             let locations = overlay.base.iter().chain(&overlay.staged);
@@ -318,6 +322,7 @@ impl Bench {
         self.pointers.set_epoch(attempt, 1);
         View {
             project: project(),
+            target: None,
             at: Some(self.pointers.seq()),
             attempt: Some(AttemptView { run, attempt, epoch: 1, generation: 3, writes }),
         }
@@ -327,7 +332,7 @@ impl Bench {
     pub async fn publish(&self, view: &View) -> Result<Vec<PointerSwap>, LakeError> {
         loop {
             let swaps = self.lake.prepare(view).await?;
-            match self.pointers.publish(attempt_of(view), swaps.clone()) {
+            match self.pointers.publish(view, swaps.clone()) {
                 Ok(()) => return Ok(swaps),
                 Err(PointerError::Conflict(_)) => {}
                 Err(other) => panic!("{other}"),
@@ -359,7 +364,22 @@ pub fn project() -> ProjectName {
 
 /// Nobody's attempt, now.
 pub fn head() -> View {
-    View { project: project(), at: None, attempt: None }
+    View::now(project(), None)
+}
+
+/// What somebody sees now at a target that has its name as prefix and reads from the tables without one.
+pub fn head_at(target: &str) -> View {
+    let source = Source { target: "prod".parse().unwrap(), prefix: None, at: None };
+    let target = Target {
+        name: target.parse().unwrap(),
+        prefix: Some(target.parse().unwrap()),
+        reads: vec![source],
+        protected: false,
+        schedules: true,
+        vars: BTreeMap::new(),
+        scratch: None,
+    };
+    View::now(project(), Some(Arc::new(target)))
 }
 
 pub fn attempt_of(view: &View) -> AttemptId {

@@ -200,6 +200,8 @@ pub enum SandboxError {
 /// What to run in a sandbox.
 #[derive(Debug, Clone)]
 pub struct SandboxCommand {
+    /// Whose files it works on.
+    pub project: Option<ProjectName>,
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub cwd: PathBuf,

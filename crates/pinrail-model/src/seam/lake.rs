@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,9 @@ use utoipa::ToSchema;
 
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, RunId, TableId};
-use crate::names::{ProjectName, TableRef};
+use crate::names::{ProjectName, TableRef, TargetName};
 use crate::tables::{Draft, Outline};
+use crate::target::{Place, Target};
 use crate::time::Micros;
 
 /// Where a table's current metadata file is.
@@ -63,13 +65,29 @@ pub enum Intent {
 }
 
 /// Whose tables a statement sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct View {
     pub project: ProjectName,
+    /// Whose tables they are; none: the project has no targets.
+    pub target: Option<Arc<Target>>,
     /// Reads see the project as of this catalog sequence; none: the head.
     pub at: Option<u64>,
     /// Writes are staged for this attempt and read back by it alone; none: every statement commits by itself.
     pub attempt: Option<AttemptView>,
+}
+
+impl View {
+    /// What a statement of its own sees: the tables as they are now.
+    #[must_use]
+    pub fn now(project: ProjectName, target: Option<Arc<Target>>) -> Self {
+        Self { project, target, at: None, attempt: None }
+    }
+
+    /// Where what it writes goes.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { project: self.project.clone(), prefix: self.target.as_ref().and_then(|target| target.prefix.clone()) }
+    }
 }
 
 /// The attempt behind a view.
@@ -117,26 +135,22 @@ pub enum PointerError {
     Failed(String),
 }
 
-/// The durable table pointers, kept by whoever owns the state database.
+/// The durable table pointers, kept by whoever owns the state database. Tables have the names that people write; where they
+/// are of, a target's prefix included, is the place's business.
 #[async_trait]
 pub trait Pointers: Send + Sync {
     /// The project's current catalog sequence, raised by every publication.
     async fn head(&self, project: &ProjectName) -> Result<u64, PointerError>;
     /// The table as of a catalog sequence (none: now), without overlays.
-    async fn find(
-        &self,
-        project: &ProjectName,
-        table: &TableRef,
-        at: Option<u64>,
-    ) -> Result<Option<Pointer>, PointerError>;
-    /// All tables of the project as of a catalog sequence (none: now), by name, without overlays.
-    async fn list(&self, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, PointerError>;
+    async fn find(&self, place: &Place, table: &TableRef, at: Option<u64>) -> Result<Option<Pointer>, PointerError>;
+    /// All tables of the place as of a catalog sequence (none: now), by name, without overlays.
+    async fn list(&self, place: &Place, at: Option<u64>) -> Result<Vec<Pointer>, PointerError>;
     /// The attempt's overlays, by table.
     async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError>;
     /// Adds or replaces one overlay durably, if (attempt, epoch) still owns its task.
     async fn stage(&self, epoch: u64, overlay: Overlay) -> Result<(), PointerError>;
     /// Commits swaps that belong to no attempt: all of them or none.
-    async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError>;
+    async fn swap(&self, place: &Place, swaps: Vec<PointerSwap>) -> Result<(), PointerError>;
     /// The locations of all metadata files that are or were a pointer's, of any project and dropped tables too, and those
     /// of all overlays; oldest first within a table. All as of one moment.
     async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError>;
@@ -196,6 +210,8 @@ pub struct TableInfo {
     pub bytes: Option<u64>,
     /// Staged by the attempt that looks, not yet published.
     pub staged: bool,
+    /// The target whose table it is, where the one that looks has none of that name and reads it from there.
+    pub read_from: Option<TargetName>,
 }
 
 /// A column of a table or result, its type by Iceberg's name, such as `decimal(10, 2)`.
@@ -317,6 +333,9 @@ pub struct QueryDone {
     pub counters: BTreeMap<String, f64>,
     /// Tables published (no attempt) or staged (attempt), each once.
     pub written: Vec<TableRef>,
+    /// Tables that the target has not, with the target that they were read from.
+    #[serde(default)]
+    pub read_from: BTreeMap<TableRef, TargetName>,
     /// Values of a one-row result, for a header `-- output: name`.
     pub outputs: BTreeMap<String, serde_json::Value>,
 }

@@ -16,10 +16,11 @@ use crate::document::{ExecutorKind, Sha};
 use crate::explain::Unpublished;
 use crate::fault::Fault;
 use crate::ids::{AttemptId, BackfillId, CommandId, NoticeId, RunId, TokenId, TransitionId};
-use crate::names::{ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, WorkflowName};
+use crate::names::{ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, TargetName, WorkflowName};
 use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
 use crate::run::{Attempt, Cause, Class, Control, Ending, Graph, Run, Task};
 use crate::seam::lake::{PointerSwap, Pointers};
+use crate::target::{Lane, Place, Target, name_of};
 use crate::time::{Interval, Micros};
 use crate::trigger::Trigger;
 
@@ -148,7 +149,7 @@ pub struct Fence {
 /// Pointers that become true with the transition, once per (task, generation).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Publication {
-    pub project: ProjectName,
+    pub place: Place,
     pub attempt: AttemptId,
     pub run: RunId,
     pub job: JobName,
@@ -212,9 +213,12 @@ pub enum Write {
         before: Micros,
     },
     Version(VersionRow),
-    /// Makes these versions the active ones of a project: what schedules and runs by name use.
+    /// Makes these versions the active ones of a project's target: what schedules and runs by name use.
     Activate {
         project: ProjectName,
+        /// As the bundle declares it; none: the project has no targets. It takes the place of every other one that has the
+        /// same tables.
+        target: Option<Arc<Target>>,
         bundle: Sha,
         versions: BTreeMap<WorkflowName, Sha>,
         /// Workflows whose active version stays.
@@ -245,9 +249,16 @@ pub enum Write {
     Log(LogRow),
     File(FileRow),
     Trigger(Box<Trigger>),
-    DropTrigger {
+    DropTrigger(Lane),
+    /// A target that is made for one run alone.
+    Scratch {
         project: ProjectName,
-        workflow: WorkflowName,
+        target: Arc<Target>,
+    },
+    /// Forgets such a target, if it is one.
+    DropScratch {
+        project: ProjectName,
+        name: TargetName,
     },
     Backfill(Box<BackfillRow>),
     /// How far a backfill is, and what that makes of it.
@@ -546,6 +557,8 @@ pub enum CommandKind {
     Pause {
         project: ProjectName,
         workflow: WorkflowName,
+        #[serde(default)]
+        target: Option<TargetName>,
         paused: bool,
         reason: Option<String>,
     },
@@ -597,9 +610,12 @@ pub enum CommandKind {
 }
 
 /// What a deploy makes active.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Activation {
     pub project: ProjectName,
+    /// As the bundle declares it; none: the project has no targets.
+    #[serde(default)]
+    pub target: Option<Arc<Target>>,
     pub bundle: Sha,
     pub versions: BTreeMap<WorkflowName, Sha>,
     /// Workflows whose active version stays.
@@ -608,6 +624,16 @@ pub struct Activation {
     #[serde(default)]
     pub channels: BTreeMap<ChannelName, Channel>,
     pub at: Micros,
+}
+
+impl Activation {
+    /// Whether it takes the place of what is deployed to another target, or was before there were any: the tables are the
+    /// same, and two versions at work on them would be one too many.
+    #[must_use]
+    pub fn takes_over(&self, other: Option<&Arc<Target>>) -> bool {
+        let prefix = |target: Option<&Arc<Target>>| target.and_then(|target| target.prefix.clone());
+        name_of(other) != name_of(self.target.as_ref()) && prefix(other) == prefix(self.target.as_ref())
+    }
 }
 
 /// A change of a backfill as one thing.
@@ -636,6 +662,8 @@ pub struct Code {
 pub struct NewRun {
     pub id: RunId,
     pub project: ProjectName,
+    #[serde(default)]
+    pub target: Option<Arc<Target>>,
     pub workflow: WorkflowName,
     pub version: Sha,
     pub bundle: Sha,
@@ -655,9 +683,18 @@ pub struct NewRun {
     /// Who is told of what becomes of it.
     #[serde(default)]
     pub notify: Option<Rules>,
+    /// The run that it does again.
+    #[serde(default)]
+    pub replay_of: Option<RunId>,
 }
 
 impl NewRun {
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
     /// The run that is asked for, with the jobs of this graph; it has to be created.
     #[must_use]
     pub fn run(&self, graph: Graph, created_at: Micros) -> Run {
@@ -666,6 +703,7 @@ impl NewRun {
             id: self.id,
             project: self.project.clone(),
             workflow: self.workflow.clone(),
+            target: self.target.clone(),
             class: self.class,
             cause: if self.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
             interval: self.interval,
@@ -681,6 +719,7 @@ impl NewRun {
             pending: None,
             hold: None,
             jobs: self.jobs.clone(),
+            replay_of: self.replay_of,
             outside: self.outside.clone(),
             executors: self.executors.clone(),
             notify: self.notify.clone().map(Arc::new),
@@ -735,6 +774,7 @@ pub enum Query {
     Runs {
         project: Option<ProjectName>,
         workflow: Option<WorkflowName>,
+        target: Option<TargetName>,
         state: Option<String>,
         backfill: Option<BackfillId>,
         /// The last characters of the id, two at least.
@@ -766,13 +806,17 @@ pub enum Query {
         project: ProjectName,
         version: Sha,
     },
+    /// Of all targets, by target and name.
     ActiveVersions {
+        project: ProjectName,
+    },
+    /// The targets of a project as they were last deployed to, and those that were made for one run.
+    Targets {
         project: ProjectName,
     },
     /// The latest succeeded task of each job of a workflow for one interval.
     Succeeded {
-        project: ProjectName,
-        workflow: WorkflowName,
+        lane: Lane,
         interval: Interval,
     },
     Secrets {
@@ -804,13 +848,12 @@ pub enum Query {
     Inputs(RunId),
     /// The same of the last run of a workflow that succeeded before another run was made; nothing when none did.
     InputsOfLastSuccess {
-        project: ProjectName,
-        workflow: WorkflowName,
+        lane: Lane,
         before: RunId,
     },
     /// The tables that an attempt wrote and did not publish.
     Unpublished {
-        project: ProjectName,
+        place: Place,
         attempt: AttemptId,
     },
     /// Schedules at work, by name; of one project or of all.
@@ -834,8 +877,7 @@ pub enum Query {
     },
     /// The succeeded tasks of a workflow for the intervals that begin in a stretch of time.
     SucceededBetween {
-        project: ProjectName,
-        workflow: WorkflowName,
+        lane: Lane,
         from: Micros,
         until: Micros,
     },
@@ -892,6 +934,7 @@ impl SystemTable {
 /// An active workflow of a project.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActiveVersion {
+    pub target: Option<TargetName>,
     pub workflow: WorkflowName,
     pub version: Sha,
     pub bundle: Sha,
@@ -931,6 +974,7 @@ pub enum Answer {
     Blobs(std::collections::BTreeSet<Sha>),
     Version(Box<VersionRow>),
     ActiveVersions(Vec<ActiveVersion>),
+    Targets(Vec<Target>),
     Succeeded(Vec<SucceededTask>),
     Secrets(Vec<SecretRow>),
     Tokens(Vec<TokenRow>),
@@ -980,6 +1024,7 @@ pub fn system_columns(table: SystemTable) -> &'static [(&'static str, &'static s
         SystemTable::Runs => &[
             ("run_id", "string"),
             ("project", "string"),
+            ("target", "string"),
             ("workflow", "string"),
             ("class", "string"),
             ("state", "string"),

@@ -22,11 +22,10 @@ use crate::seam::store::{
     Activation, BackfillChange, BackfillRow, Code, Command, CommandKind, LimitName, LimitSet, NewRun, RunRow, Write,
 };
 use crate::select::select;
+use crate::target::{Lane, name_of};
 use crate::time::{Micros, Now};
 use crate::trigger::{Fire, PassedOver, Trigger};
 
-/// A workflow of a project.
-type Line = (ProjectName, WorkflowName);
 /// When, on the monotonic clock, which task, in which epoch, and what for.
 type Alarm = (Duration, RunId, TaskIx, u64, Timer);
 
@@ -82,7 +81,7 @@ pub struct Batch {
     pub reply: Option<Write>,
     /// Whether work may begin only when it is durable.
     pub durable: bool,
-    triggers: BTreeSet<Line>,
+    triggers: BTreeSet<Lane>,
     backfills: BTreeSet<BackfillId>,
 }
 
@@ -120,14 +119,14 @@ pub struct Owner<S> {
     pub around: S,
     pub runs: BTreeMap<RunId, Run>,
     pub shard: Shard,
-    pub triggers: BTreeMap<Line, Trigger>,
+    pub triggers: BTreeMap<Lane, Trigger>,
     pub backfills: BTreeMap<BackfillId, Filling>,
     /// Backfills whose next rows are to be made.
     pub fills: VecDeque<BackfillId>,
     /// Where admission and a run disagreed; always empty in a correct core.
     pub disagreements: Vec<String>,
     timers: BinaryHeap<Reverse<Alarm>>,
-    wheel: BinaryHeap<Reverse<(Micros, ProjectName, WorkflowName)>>,
+    wheel: BinaryHeap<Reverse<(Micros, Lane)>>,
     batch: Batch,
 }
 
@@ -177,12 +176,11 @@ impl<S: Surroundings> Owner<S> {
     fn fire(&mut self) {
         let now = self.around.now().wall;
         let mut fired = 0;
-        while let Some(Reverse((due, project, workflow))) = self.wheel.peek().cloned() {
+        while let Some(Reverse((due, key))) = self.wheel.peek().cloned() {
             if due > now || fired >= MOST_FIRED {
                 return;
             }
             self.wheel.pop();
-            let key = (project, workflow);
             let Some(trigger) = self.triggers.get_mut(&key) else { continue };
             // It has changed since, and has another entry.
             if trigger.due_at() != Some(due) {
@@ -198,29 +196,29 @@ impl<S: Surroundings> Owner<S> {
         }
     }
 
-    fn turn_wheel(&mut self, key: &Line) {
+    fn turn_wheel(&mut self, key: &Lane) {
         if let Some(due) = self.triggers.get(key).and_then(Trigger::due_at) {
-            self.wheel.push(Reverse((due, key.0.clone(), key.1.clone())));
+            self.wheel.push(Reverse((due, key.clone())));
         }
     }
 
-    fn make(&mut self, key: &Line, fire: Fire) {
+    fn make(&mut self, key: &Lane, fire: Fire) {
         let Some(trigger) = self.triggers.get_mut(key) else { return };
-        let outcome = self.shard.on_fire(&key.0, &key.1, trigger.overrun);
+        let outcome = self.shard.on_fire(key, trigger.overrun);
         if let Some(run) = outcome.passed_over {
             trigger.pass(&[fire.at], PassedOver::Overrun { run });
             return;
         }
         let now = self.around.now().wall;
         let id = run_id(now, self.around.random());
-        let run = trigger.run(fire, id, now);
+        let (run, unique_key) = (trigger.run(fire, id, now), trigger.run_key(fire.at));
         for run in outcome.stopped {
             let reason = Some(format!("the fire time {} came, and overrun is abort-running", fire.at));
             // One that has ended meanwhile needs no stop.
             let _ = self.apply(run, &Event::Stop { task: None, by: "schedule".to_owned(), reason });
         }
         self.runs.insert(id, run);
-        self.batch.changes.entry(id).or_default().unique_key = Some(trigger_key(key, fire.at));
+        self.batch.changes.entry(id).or_default().unique_key = Some(unique_key);
         let _ = self.apply(id, &Event::Created);
     }
 
@@ -283,8 +281,8 @@ impl<S: Surroundings> Owner<S> {
         let Some(run) = self.runs.get(&id) else { return };
         match run.cause {
             Cause::Schedule { .. } if after.is_final() => {
-                let key = (run.project.clone(), run.workflow.clone());
-                let failed = self.shard.failed(&key.0, &key.1);
+                let key = run.lane();
+                let failed = self.shard.failed(&key);
                 if let Some(trigger) = self.triggers.get_mut(&key)
                     && trigger.failed != failed
                 {
@@ -448,8 +446,8 @@ impl<S: Surroundings> Owner<S> {
             self.apply_limit(&project, &name, Some(value));
         }
         for trigger in triggers {
-            let key = (trigger.project.clone(), trigger.workflow.clone());
-            self.shard.set_failed(&key.0, &key.1, trigger.failed);
+            let key = trigger.lane();
+            self.shard.set_failed(&key, trigger.failed);
             self.triggers.insert(key.clone(), trigger);
             self.turn_wheel(&key);
         }
@@ -684,8 +682,8 @@ impl<S: Surroundings> Owner<S> {
                 self.activate(activation);
                 Ok(())
             }
-            CommandKind::Pause { project, workflow, paused, reason } => {
-                let key = (project.clone(), workflow.clone());
+            CommandKind::Pause { project, workflow, target, paused, reason } => {
+                let key = Lane { project: project.clone(), workflow: workflow.clone(), target: target.clone() };
                 let now = self.around.now().wall;
                 let trigger = self.triggers.get_mut(&key).ok_or_else(|| Refusal("no such schedule".to_owned()))?;
                 if *paused {
@@ -728,7 +726,7 @@ impl<S: Surroundings> Owner<S> {
             return Ok(());
         }
         if !new.one_off
-            && let Some(other) = beside(self.runs.values(), &new.project, &new.workflow, new.interval, new.id).next()
+            && let Some(other) = beside(self.runs.values(), &new.lane(), new.interval, new.id).next()
         {
             return Err(Refusal(format!("run {} for the same interval is active", other.id)));
         }
@@ -754,7 +752,8 @@ impl<S: Surroundings> Owner<S> {
         if !run.cause.is_of_a_workflow() || !run.state().is_final() {
             return Ok(());
         }
-        let mut others = beside(self.runs.values(), &run.project, &run.workflow, run.interval, id);
+        let lane = run.lane();
+        let mut others = beside(self.runs.values(), &lane, run.interval, id);
         // One that has not begun may be waiting for just this, and waits on.
         match others.find(|other| other.pending.is_none()) {
             Some(other) => Err(Refusal(format!("run {} for the same interval is active", other.id))),
@@ -772,18 +771,23 @@ impl<S: Surroundings> Owner<S> {
     }
 
     fn activate(&mut self, activation: &Activation) {
-        let Activation { project, bundle, versions, keep, at, channels: _ } = activation;
-        let mut stored: BTreeMap<WorkflowName, Trigger> = self
-            .triggers
-            .iter()
-            .filter(|((of, _), _)| of == project)
-            .map(|((_, workflow), trigger)| (workflow.clone(), trigger.clone()))
-            .collect();
+        let Activation { project, target, bundle, versions, keep, at, channels: _ } = activation;
+        let name = name_of(target.as_ref());
+        let of_project = self.triggers.values().filter(|trigger| trigger.project == *project).cloned();
+        let (own, others): (Vec<Trigger>, Vec<Trigger>) =
+            of_project.partition(|trigger| name_of(trigger.target.as_ref()) == name);
+        for before in others.iter().filter(|trigger| activation.takes_over(trigger.target.as_ref())) {
+            self.drop_trigger(before.lane());
+        }
+        let mut stored: BTreeMap<WorkflowName, Trigger> =
+            own.into_iter().map(|trigger| (trigger.workflow.clone(), trigger)).collect();
+        let fires = target.as_ref().is_none_or(|target| target.schedules);
         for (workflow, version) in versions {
             let Some(document) = self.around.document(*version) else { continue };
             let old = stored.remove(workflow);
-            let new = Trigger::of(project, &document, (*version, *bundle), *at, BTreeMap::new(), BTreeMap::new());
-            let key = (project.clone(), workflow.clone());
+            let (code, params, types) = ((*version, *bundle), BTreeMap::new(), BTreeMap::new());
+            let new = Trigger::of(project, target.clone(), &document, code, *at, params, types).filter(|_| fires);
+            let key = Lane { project: project.clone(), workflow: workflow.clone(), target: name.clone() };
             match (new, old) {
                 (Some(new), Some(mut old)) => {
                     old.replace(new, *at);
@@ -798,15 +802,14 @@ impl<S: Surroundings> Owner<S> {
             self.batch.triggers.insert(key.clone());
             self.turn_wheel(&key);
         }
-        for workflow in stored.into_keys().filter(|workflow| !keep.contains(workflow)) {
-            self.drop_trigger((project.clone(), workflow));
+        for (_, gone) in stored.into_iter().filter(|(workflow, _)| !keep.contains(workflow)) {
+            self.drop_trigger(gone.lane());
         }
     }
 
-    fn drop_trigger(&mut self, key: Line) {
+    fn drop_trigger(&mut self, key: Lane) {
         self.triggers.remove(&key);
-        let (project, workflow) = key;
-        self.batch.writes.push(Write::DropTrigger { project, workflow });
+        self.batch.writes.push(Write::DropTrigger(key));
     }
 
     fn hold_scope(&mut self, scope: &Scope, held: bool, abort: bool, control: &Control) {
@@ -839,11 +842,6 @@ impl Filling {
         let state = self.backfill.state(&self.progress);
         Write::Progress { id: self.backfill.id, state, progress: Box::new(self.progress.clone()) }
     }
-}
-
-/// What makes a fire time one run.
-fn trigger_key(key: &Line, fire: Micros) -> String {
-    format!("schedule {}/{} {fire}", key.0, key.1)
 }
 
 fn millis(at: Micros) -> u64 {

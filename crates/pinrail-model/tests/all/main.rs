@@ -1,6 +1,7 @@
 //! Tests of the core from outside.
 #![allow(clippy::unwrap_used)]
 
+mod admission;
 mod edges;
 mod machine;
 mod notices;

@@ -68,6 +68,7 @@ impl World {
         let run = Run {
             id: RunId::from_parts(1, 1),
             project: "p".parse().unwrap(),
+            target: None,
             workflow: "w".parse().unwrap(),
             class: Class::Interactive,
             cause: Cause::Request { by: "test".to_owned() },
@@ -84,6 +85,7 @@ impl World {
             pending: None,
             hold: None,
             jobs: None,
+            replay_of: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: None,

@@ -1,10 +1,13 @@
 //! Installs the packages of a plan into a new folder, by `uv` if it is there, else by what the interpreter has.
 //!
-//! The programs that do it are contained as user code is, but with a network, unless a folder of wheels is given.
+//! The programs that do it are contained as user code is, but with a network, unless a folder of wheels is given. They run
+//! code of packages: at the latest when the new environment is asked whether it is complete.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +29,9 @@ const RETRIES: &str = "2";
 const OLDEST_PIP: u32 = 23;
 /// Scripts are small; a larger file is a program.
 const LARGEST_SCRIPT: u64 = 1 << 20;
+/// What lies in the folder of a build.
+const REQUIREMENTS: &str = "requirements.txt";
+const WHEELS: &str = "wheels";
 
 /// What builds environments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +63,8 @@ struct Build<'a> {
     sandbox: &'a dyn Sandbox,
     plan: &'a Plan,
     folder: &'a Path,
+    /// For what it needs meanwhile.
+    work: &'a Path,
     /// The wheels from which alone it is built, if the project has some.
     wheels: &'a Path,
     builder: &'static str,
@@ -71,10 +79,18 @@ pub(super) async fn build(
 ) -> Result<(), EnvironmentError> {
     // Beside the environment, which has to be made by the builder, and named like it, to go with it.
     let work = folder.with_extension(format!("{}-work", folder.extension().unwrap_or_default().to_string_lossy()));
-    let (requirements, wheels) = (work.join("requirements.txt"), work.join("wheels"));
+    let (requirements, wheels) = (work.join(REQUIREMENTS), work.join(WHEELS));
     let (text, from, to) = (plan.lock.requirements(), plan.wheels.clone(), work.clone());
-    aside(folder, move || lay_out(&to, &text, from.as_ref())).await?;
-    let build = Build { sandbox, plan, folder, wheels: &wheels, builder: builder.name() };
+    let (given, user) = (folder.to_owned(), plan.user);
+    aside(folder, move || {
+        lay_out(&to, &text, from.as_ref())?;
+        match user {
+            Some(user) => give(&given, &to, user),
+            None => make_caches(),
+        }
+    })
+    .await?;
+    let build = Build { sandbox, plan, folder, work: &work, wheels: &wheels, builder: builder.name() };
     match builder {
         Builder::Uv(uv) => build.by_uv(&uv.display().to_string(), &requirements).await?,
         Builder::Pip => build.by_pip(&requirements).await?,
@@ -82,17 +98,46 @@ pub(super) async fn build(
     aside(folder, move || fs::remove_dir_all(work)).await
 }
 
+/// For temporary files of a build: what comes to lie directly in `/tmp` cannot be read by contained processes where the
+/// state folder is there too.
+const TEMPORARY: &str = "tmp";
+
+/// Lets a user build: makes the environment's folder, which is the user's until it is built.
+fn give(folder: &Path, work: &Path, user: u32) -> std::io::Result<()> {
+    for own in [folder.to_owned(), work.join(TEMPORARY)] {
+        fs::create_dir_all(&own)?;
+        lchown(own, Some(user), None)?;
+    }
+    // Wheels are links to files of the bundle, which can be read as they are.
+    fs::set_permissions(work, Permissions::from_mode(0o755))?;
+    fs::set_permissions(work.join(WHEELS), Permissions::from_mode(0o755))?;
+    fs::set_permissions(work.join(REQUIREMENTS), Permissions::from_mode(0o644))
+}
+
+/// Makes the folders where builders keep what they fetched: one made by them beside the way to the state folder could not
+/// be read by them.
+fn make_caches() -> std::io::Result<()> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let usual = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
+    for folder in [usual, named("UV_CACHE_DIR"), named("PIP_CACHE_DIR")].into_iter().flatten() {
+        // Without one nothing is kept.
+        let _ = fs::create_dir_all(folder);
+    }
+    Ok(())
+}
+
 /// Puts what the builder needs into a folder. It gets to see no other wheels, and nothing of the project.
 fn lay_out(work: &Path, requirements: &str, wheels: Option<&Wheels>) -> std::io::Result<()> {
-    let folder = work.join("wheels");
+    let folder = work.join(WHEELS);
     fs::create_dir_all(&folder)?;
+    fs::create_dir_all(work.join(TEMPORARY))?;
     if let Some(wheels) = wheels {
         for name in wheels.files.keys() {
             let (source, target) = (wheels.folder.join(name), folder.join(name));
             fs::hard_link(&source, &target).or_else(|_| fs::copy(&source, &target).map(drop))?;
         }
     }
-    fs::write(work.join("requirements.txt"), requirements)
+    fs::write(work.join(REQUIREMENTS), requirements)
 }
 
 impl Build<'_> {
@@ -178,9 +223,12 @@ impl Build<'_> {
     }
 
     async fn output(&self, argv: Vec<String>) -> Result<SandboxOutput, EnvironmentError> {
+        let mut env = settings(self.plan.wheels.is_some(), self.plan.user.is_some());
+        env.insert("TMPDIR".to_owned(), self.work.join(TEMPORARY).display().to_string());
         let command = SandboxCommand {
+            project: Some(self.plan.project.clone()),
             argv,
-            env: settings(self.plan.wheels.is_some()),
+            env,
             cwd: self.folder.parent().unwrap_or(self.folder).to_owned(),
             limit: LIMIT,
             memory: MEMORY,
@@ -344,16 +392,24 @@ fn words_of(output: &SandboxOutput) -> Vec<String> {
 }
 
 /// How the machine's `pip` and `uv` are set up by variables, and the way to the network; nothing of it where a folder of
-/// wheels is all that there is.
-fn settings(offline: bool) -> BTreeMap<String, String> {
+/// wheels is all that there is. A project's user gets none of the folders that are the server's.
+fn settings(offline: bool, as_user: bool) -> BTreeMap<String, String> {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    // Users without a home have no place for what was fetched.
+    let uncached = [("PIP_NO_CACHE_DIR", "1"), ("UV_NO_CACHE", "1")].into_iter().filter(|_| as_user).map(owned);
     if offline {
         let alone = [("PIP_CONFIG_FILE", "/dev/null"), ("UV_NO_CONFIG", "1")];
-        return alone.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        return alone.map(owned).into_iter().chain(uncached).collect();
     }
     let retries = ["PIP_RETRIES", "UV_HTTP_RETRIES"].map(|name| (name.to_owned(), RETRIES.to_owned()));
+    let is_own = |name: &str| as_user && FOLDERS.contains(&name);
     let is_one = |name: &str| SETTINGS.contains(&name.to_ascii_uppercase().as_str()) || name.starts_with("UV_INDEX");
-    retries.into_iter().chain(std::env::vars().filter(|(name, _)| is_one(name))).collect()
+    let machine = std::env::vars().filter(|(name, _)| is_one(name) && !is_own(name));
+    retries.into_iter().chain(machine).chain(uncached).collect()
 }
+
+/// Of these the folders of whoever started the server.
+const FOLDERS: &[&str] = &["PIP_CACHE_DIR", "UV_CACHE_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"];
 
 /// Where packages come from and how they are reached. Others, such as where they are installed or in which versions, are
 /// not for the machine to say.
@@ -410,8 +466,11 @@ pub(super) fn installed(environment: &Path) -> BTreeMap<String, String> {
 /// Makes the scripts of an environment speak of the place where it will be.
 pub(super) fn relocate(from: &Path, to: &Path) -> std::io::Result<()> {
     let (old, new) = (from.display().to_string().into_bytes(), to.display().to_string().into_bytes());
-    let scripts = match fs::read_dir(from.join("bin")) {
-        Ok(entries) => entries.collect::<Result<Vec<_>, _>>()?,
+    let bin = from.join("bin");
+    let scripts = match fs::symlink_metadata(&bin) {
+        // A link would lead to files of others.
+        Ok(found) if found.is_dir() => fs::read_dir(bin)?.collect::<Result<Vec<_>, _>>()?,
+        Ok(_) => Vec::new(),
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::ids::BackfillId;
-use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::names::{ProjectName, TargetName, WorkflowName};
 use pinrail_model::seam::store::BackfillChange;
 use serde::Deserialize;
 use serde_json::Value;
@@ -45,6 +45,23 @@ pub(super) struct ReasonBody {
     pub reason: Option<String>,
 }
 
+/// Which schedule of a workflow, and why.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ScheduleBody {
+    #[serde(default)]
+    reason: Option<String>,
+    /// The target of its runs; none: the only one at which the workflow has a schedule.
+    #[serde(default)]
+    target: Option<TargetName>,
+}
+
+impl ScheduleBody {
+    fn parts(self) -> Result<(Option<TargetName>, Option<String>), Problem> {
+        Ok((self.target, ReasonBody { reason: self.reason }.short()?))
+    }
+}
+
 impl ReasonBody {
     pub fn short(self) -> Result<Option<String>, Problem> {
         self.reason.map(|reason| short_text("/reason", reason)).transpose()
@@ -64,7 +81,9 @@ async fn schedules(
     Parameters(query): Parameters<PageQuery>,
 ) -> Result<Json<Page<ScheduleView>>, Problem> {
     let wanted = query.of("schedules")?;
-    Ok(Json(wanted.page(app.schedules(&caller, &project).await?, |view| view.workflow.to_string())))
+    Ok(Json(wanted.page(app.schedules(&caller, &project).await?, |view| {
+        format!("{}\0{}", view.workflow, view.target.as_ref().map_or("", TargetName::as_str))
+    })))
 }
 
 /// Stops the schedule of a workflow from firing.
@@ -72,17 +91,18 @@ async fn schedules(
     post, path = "/projects/{project}/schedules/{workflow}/pause", tag = "schedules",
     security(("token" = ["operator"])),
     params(("project" = ProjectName, Path), ("workflow" = WorkflowName, Path)),
-    request_body(content = ReasonBody, example = json!({"reason": "the source is being repaired"})),
+    request_body(content = ScheduleBody, example = json!({"reason": "the source is being repaired"})),
     responses((status = 200, description = "The schedule", body = ScheduleView)),
-    extensions(("x-codes" = json!(["owner-gone", "schedule-not-found"]))),
+    extensions(("x-codes" = json!(["bad-parameter", "owner-gone", "schedule-not-found"]))),
 )]
 async fn pause_schedule(
     State(app): Shared,
     Caller(caller): Caller,
     At((project, workflow)): At<(ProjectName, WorkflowName)>,
-    Body(body): Body<ReasonBody>,
+    Body(body): Body<ScheduleBody>,
 ) -> Result<Json<ScheduleView>, Problem> {
-    app.pause(&caller, &project, &workflow, true, body.short()?).await.map(Json)
+    let (target, reason) = body.parts()?;
+    app.pause(&caller, &project, (&workflow, target), true, reason).await.map(Json)
 }
 
 /// Lets the schedule of a workflow fire again. What passed meanwhile is caught up with as the schedule says.
@@ -90,17 +110,18 @@ async fn pause_schedule(
     post, path = "/projects/{project}/schedules/{workflow}/resume", tag = "schedules",
     security(("token" = ["operator"])),
     params(("project" = ProjectName, Path), ("workflow" = WorkflowName, Path)),
-    request_body(content = ReasonBody, example = json!({})),
+    request_body(content = ScheduleBody, example = json!({})),
     responses((status = 200, description = "The schedule", body = ScheduleView)),
-    extensions(("x-codes" = json!(["owner-gone", "schedule-not-found"]))),
+    extensions(("x-codes" = json!(["bad-parameter", "owner-gone", "schedule-not-found"]))),
 )]
 async fn resume_schedule(
     State(app): Shared,
     Caller(caller): Caller,
     At((project, workflow)): At<(ProjectName, WorkflowName)>,
-    Body(body): Body<ReasonBody>,
+    Body(body): Body<ScheduleBody>,
 ) -> Result<Json<ScheduleView>, Problem> {
-    app.pause(&caller, &project, &workflow, false, body.short()?).await.map(Json)
+    let (target, reason) = body.parts()?;
+    app.pause(&caller, &project, (&workflow, target), false, reason).await.map(Json)
 }
 
 /// Asks for many runs of a workflow together, or with `dry_run` says what that would come to.
@@ -115,8 +136,8 @@ async fn resume_schedule(
         (status = 201, description = "The backfill", body = BackfillView, headers(("Location", description = "Its path"))),
     ),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
-        "bad-parameter", "bad-document", "job-not-found", "owner-gone", "parents-missing", "version-not-found",
-        "workflow-not-found",
+        "bad-parameter", "bad-document", "job-not-found", "owner-gone", "parents-missing", "target-not-found",
+        "target-protected", "version-not-found", "workflow-not-found",
     ]))),
 )]
 async fn create_backfill(

@@ -187,7 +187,8 @@ struct ReloadBody {
     params(("id" = RunId, Path)), request_body(content = ReloadBody, example = json!({})),
     responses((status = 200, description = "The run", body = Run)),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
-        "bad-document", "job-not-found", "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+        "bad-document", "job-not-found", "owner-gone", "target-protected", "version-not-found", "workflow-not-found",
+        "wrong-state",
     ]))),
 )]
 async fn reload_run(

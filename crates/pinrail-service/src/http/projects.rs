@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use pinrail_model::document::Sha;
-use pinrail_model::names::ProjectName;
+use pinrail_model::names::{ProjectName, TargetName};
 use pinrail_model::seam::store::{BundleFile, ProjectRow};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -78,7 +78,7 @@ struct Announced {
     params(("project" = ProjectName, Path)),
     request_body(content = BundleBody, example = json!({"files": {"jobs/a.py": {"sha": EXAMPLE, "size": 0}}})),
     responses((status = 200, description = "What became of it", body = Announced)),
-    extensions(("x-codes" = json!(["bad-bundle"]))),
+    extensions(("x-codes" = json!(["bad-bundle", "project-refused"]))),
 )]
 async fn announce_bundle(
     State(app): Shared,
@@ -112,6 +112,9 @@ async fn put_blob(
 #[serde(deny_unknown_fields)]
 struct CodeBody {
     bundle: Sha,
+    /// Whose tables and values the SQL is checked with; none: the usual target, if the project has any.
+    #[serde(default)]
+    target: Option<TargetName>,
 }
 
 /// Compiles the workflow files of a bundle, and checks the SQL of their jobs.
@@ -119,7 +122,7 @@ struct CodeBody {
     post, path = "/projects/{project}/compilations", tag = "projects", security(("token" = ["operator"])),
     params(("project" = ProjectName, Path)), request_body(content = CodeBody, example = json!({"bundle": EXAMPLE})),
     responses((status = 200, description = "Good documents and what is wrong", body = Compiled)),
-    extensions(("x-compiles" = json!(true))),
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!(["bad-parameter", "target-not-found"]))),
 )]
 async fn compile(
     State(app): Shared,
@@ -127,13 +130,16 @@ async fn compile(
     At(project): At<ProjectName>,
     Body(body): Body<CodeBody>,
 ) -> Result<Json<Compiled>, Problem> {
-    app.check(&caller, &project, body.bundle).await.map(Json)
+    app.check(&caller, &project, (body.bundle, body.target.as_ref())).await.map(Json)
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeployBody {
     bundle: Sha,
+    /// Where they are to be active; none: at the usual target, if the project has any.
+    #[serde(default)]
+    target: Option<TargetName>,
     /// Only say what it would come to.
     #[serde(default)]
     dry_run: bool,
@@ -144,7 +150,7 @@ struct DeployBody {
     post, path = "/projects/{project}/deploys", tag = "projects", security(("token" = ["developer"])),
     params(("project" = ProjectName, Path)), request_body(content = DeployBody, example = json!({"bundle": EXAMPLE, "dry_run": true})),
     responses((status = 200, description = "What it came to", body = Deployed)),
-    extensions(("x-compiles" = json!(true))),
+    extensions(("x-compiles" = json!(true)), ("x-codes" = json!(["bad-parameter", "target-not-found", "target-protected"]))),
 )]
 async fn deploy(
     State(app): Shared,
@@ -152,10 +158,10 @@ async fn deploy(
     At(project): At<ProjectName>,
     Body(body): Body<DeployBody>,
 ) -> Result<Json<Deployed>, Problem> {
-    app.deploy(&caller, &project, body.bundle, body.dry_run).await.map(Json)
+    app.deploy(&caller, &project, (body.bundle, body.target.as_ref()), body.dry_run).await.map(Json)
 }
 
-/// Lists the active workflows of a project, by name.
+/// Lists the active workflows of a project, by name and target.
 #[utoipa::path(
     get, path = "/projects/{project}/workflows", tag = "projects", security(("token" = ["viewer"])),
     params(("project" = ProjectName, Path), PageQuery),
@@ -169,5 +175,7 @@ async fn workflows(
 ) -> Result<Json<Page<views::Workflow>>, Problem> {
     let wanted = query.of("workflows")?;
     let items = app.workflows(&caller, &project).await?.into_iter().map(views::workflow).collect();
-    Ok(Json(wanted.page(items, |workflow| workflow.name.to_string())))
+    Ok(Json(wanted.page(items, |workflow| {
+        format!("{}\0{}", workflow.name, workflow.target.as_ref().map_or("", TargetName::as_str))
+    })))
 }

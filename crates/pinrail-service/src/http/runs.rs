@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::document::Sha;
 use pinrail_model::explain::{Explanation, Pace};
 use pinrail_model::ids::{BackfillId, RunId};
-use pinrail_model::names::{JobName, ProjectName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
 use pinrail_model::run::RunState;
 use pinrail_model::seam::store::{Answer, CounterRow, FileRow, Query, Who};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,6 +37,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(run))
         .routes(routes!(cancel_run))
         .routes(routes!(retry_run))
+        .routes(routes!(replay_run))
+        .routes(routes!(drop_replay))
         .routes(routes!(follow_run))
         .routes(routes!(explain_run))
         .routes(routes!(run_pace))
@@ -53,7 +55,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     responses((status = 201, description = "The run", body = Run, headers(("Location", description = "Its path")))),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
         "bad-parameter", "bad-document", "executor-impossible", "job-not-found", "owner-gone", "parents-missing",
-        "run-exists", "version-not-found", "workflow-not-found", "wrong-state",
+        "run-exists", "target-not-found", "target-protected", "version-not-found", "workflow-not-found", "wrong-state",
     ]))),
 )]
 async fn create_run(
@@ -75,6 +77,8 @@ async fn create_run(
 struct RunsQuery {
     project: Option<ProjectName>,
     workflow: Option<WorkflowName>,
+    /// Only runs at this target.
+    target: Option<TargetName>,
     state: Option<RunState>,
     /// Only runs of this backfill.
     backfill: Option<BackfillId>,
@@ -108,10 +112,16 @@ async fn runs(
     let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("runs")?;
     let state = query.state.map(|state| state.name().to_owned());
     let one_more = u32::try_from(wanted.limit + 1).unwrap_or(u32::MAX);
-    let (project, workflow, before) = (query.project, query.workflow, wanted.after()?);
-    let found = app
-        .runs(&caller, RunsPage { project, workflow, state, backfill: query.backfill, before, limit: one_more })
-        .await?;
+    let page = RunsPage {
+        project: query.project,
+        workflow: query.workflow,
+        target: query.target,
+        state,
+        backfill: query.backfill,
+        before: wanted.after()?,
+        limit: one_more,
+    };
+    let found = app.runs(&caller, page).await?;
     let lines = found.iter().map(|listed| views::run_line(&listed.run, &listed.state)).collect();
     Ok(Json(wanted.cut(lines, |run: &RunLine| run.id.to_string())).into_response())
 }
@@ -198,7 +208,8 @@ struct RetryBody {
     params(("id" = RunId, Path)), request_body(content = RetryBody, example = json!({})),
     responses((status = 200, description = "The run, which goes on", body = Run)),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
-        "bad-document", "job-not-found", "owner-gone", "version-not-found", "workflow-not-found", "wrong-state",
+        "bad-document", "job-not-found", "owner-gone", "target-protected", "version-not-found", "workflow-not-found",
+        "wrong-state",
     ]))),
 )]
 async fn retry_run(
@@ -209,6 +220,66 @@ async fn retry_run(
 ) -> Result<Json<Run>, Problem> {
     let stored = app.retry(&caller, id, body.jobs, body.bundle).await?;
     Ok(Json(views::run(&stored)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ReplayBody {
+    /// Which jobs, as in `a`, `a+`, `+a`; none: those of the run.
+    #[serde(default)]
+    jobs: Option<String>,
+}
+
+/// Runs a run again from exactly what it was made of, at a target of its own.
+///
+/// What the jobs write goes to that target's tables alone; what they read and it lacks is read as the first run found it.
+/// Side effects outside of tables happen again.
+#[utoipa::path(
+    post, path = "/runs/{id}/replay", tag = "runs", security(("token" = ["operator"])),
+    params(("id" = RunId, Path)), request_body(content = ReplayBody, example = json!({"jobs": "daily_delays"})),
+    responses((status = 201, description = "The new run", body = Run, headers(("Location", description = "Its path")))),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-document", "definition-errors", "job-not-found", "owner-gone", "parents-missing",
+        "version-not-found", "wrong-state",
+    ]))),
+)]
+async fn replay_run(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Body(body): Body<ReplayBody>,
+) -> Result<Response, Problem> {
+    let stored = app.replay(&caller, id, body.jobs).await?;
+    let location = format!("/api/v1/runs/{}", stored.run.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(views::run(&stored))).into_response())
+}
+
+/// What was dropped.
+#[derive(Serialize, ToSchema)]
+struct Dropped {
+    /// How many there were.
+    tables: usize,
+}
+
+/// Nothing but an empty object.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct DropBody {}
+
+/// Drops the tables that a replay has made.
+#[utoipa::path(
+    post, path = "/runs/{id}/replay/drop", tag = "runs", security(("token" = ["operator"])),
+    params(("id" = RunId, Path)), request_body(content = DropBody, example = json!({})),
+    responses((status = 200, description = "What was dropped", body = Dropped)),
+    extensions(("x-codes" = json!(["wrong-state"]))),
+)]
+async fn drop_replay(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Body(DropBody {}): Body<DropBody>,
+) -> Result<Json<Dropped>, Problem> {
+    Ok(Json(Dropped { tables: app.drop_replay(&caller, id).await? }))
 }
 
 /// Follows what happens to a run, until it has ended.

@@ -64,7 +64,7 @@ fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     params(("project" = ProjectName, Path), ("name" = SecretName, Path)),
     request_body(content = SecretBody, example = json!({"value": "correct horse battery"})),
     responses((status = 200, description = "The secret, without its value", body = Secret)),
-    extensions(("x-codes" = json!(["bad-secret", "name-taken"]))),
+    extensions(("x-codes" = json!(["bad-secret", "name-taken", "project-refused"]))),
 )]
 async fn set_secret(
     State(app): Shared,

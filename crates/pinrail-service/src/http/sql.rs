@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 use pinrail_model::document::Sha;
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::QueryId;
-use pinrail_model::names::ProjectName;
+use pinrail_model::names::{ProjectName, TargetName};
 use pinrail_model::seam::lake::{Checked, Column, LakeError, ResultFormat, ResultSink, TableInfo};
 use serde::Deserialize;
 use serde_json::Value;
@@ -44,21 +44,39 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(render))
 }
 
-/// Lists the tables of a project, by name.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct TablesQuery {
+    /// The bundle that declares the targets; none: those that are deployed to.
+    bundle: Option<Sha>,
+    /// Whose tables; none: the usual target of the bundle, or the only one that is deployed to.
+    target: Option<TargetName>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Tables at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+}
+
+/// Lists the tables of a project, by name; with targets those that one of them sees.
 #[utoipa::path(
     get, path = "/projects/{project}/tables", tag = "sql", security(("token" = ["viewer"])),
-    params(("project" = ProjectName, Path), PageQuery),
+    params(("project" = ProjectName, Path), TablesQuery),
     responses((status = 200, description = "A page of tables", body = Page<TableInfo>)),
-    extensions(("x-codes" = json!(["bad-sql", "engine-missing"]))),
+    extensions(("x-codes" = json!([
+        "bad-bundle", "bad-parameter", "bad-sql", "definition-errors", "engine-missing", "target-not-found",
+    ]))),
 )]
 async fn tables(
     State(app): Shared,
     Caller(caller): Caller,
     At(project): At<ProjectName>,
-    Parameters(query): Parameters<PageQuery>,
+    Parameters(query): Parameters<TablesQuery>,
 ) -> Result<Json<Page<TableInfo>>, Problem> {
-    let wanted = query.of("tables")?;
-    Ok(Json(wanted.page(app.tables(&caller, &project).await?, |table| table.table.to_string())))
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("tables")?;
+    let target = (query.bundle, query.target.as_ref());
+    Ok(Json(wanted.page(app.tables(&caller, &project, target).await?, |table| table.table.to_string())))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -69,6 +87,9 @@ struct QueryBody {
     /// The bundle whose files the statements may read; none: the deployed one.
     #[serde(default)]
     bundle: Option<Sha>,
+    /// Whose tables it sees; none: the usual target of the bundle, or the only one that is deployed to.
+    #[serde(default)]
+    target: Option<TargetName>,
     /// Seconds to wait for the end before the answer.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 60)]
@@ -81,7 +102,7 @@ struct QueryBody {
     params(("project" = ProjectName, Path)),
     request_body(content = QueryBody, example = json!({"sql": "select 1 as one", "wait": 60})),
     responses((status = 201, description = "The query", body = AdHoc, headers(("Location", description = "Its path")))),
-    extensions(("x-codes" = json!(["bad-bundle", "bad-parameter", "definition-errors", "engine-missing"]))),
+    extensions(("x-codes" = json!(["bad-bundle", "bad-parameter", "definition-errors", "engine-missing", "target-not-found"]))),
 )]
 async fn begin_query(
     State(app): Shared,
@@ -90,7 +111,7 @@ async fn begin_query(
     Body(body): Body<QueryBody>,
 ) -> Result<Response, Problem> {
     let wait = checked_wait(body.wait)?;
-    let begun = app.begin_query(&caller, &project, body.sql, body.bundle).await?;
+    let begun = app.begin_query(&caller, &project, body.sql, (body.bundle, body.target.as_ref())).await?;
     let query = if wait.is_zero() { begun } else { app.wait_query(&caller, begun.id, wait).await? };
     let location = format!("/api/v1/queries/{}", query.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(query)).into_response())
@@ -235,7 +256,8 @@ async fn query_result(
     })),
     responses((status = 200, description = "The text as it would run, and what it would do", body = Checked)),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
-        "bad-parameter", "bad-sql", "engine-missing", "file-not-found", "job-not-found", "workflow-not-found",
+        "bad-parameter", "bad-sql", "engine-missing", "file-not-found", "job-not-found", "target-not-found",
+        "workflow-not-found",
     ]))),
 )]
 async fn render(

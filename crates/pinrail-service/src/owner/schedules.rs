@@ -11,6 +11,7 @@ use pinrail_model::names::{ProjectName, WorkflowName};
 use pinrail_model::run::{Cause, Control, Event, Graph, RunState};
 use pinrail_model::seam::store::{Activation, Answer, Query, StoreError, Who, Write};
 use pinrail_model::step;
+use pinrail_model::target::{Lane, name_of};
 use pinrail_model::time::Micros;
 use pinrail_model::trigger::{Fire, PassedOver, Trigger};
 use serde_json::{Value, json};
@@ -43,12 +44,11 @@ impl Owner {
     pub(super) fn fire(&mut self, batch: &mut Batch) {
         let now = self.parts.clock.now().wall;
         let mut fired = 0;
-        while let Some(Reverse((due, project, workflow))) = self.wheel.peek().cloned() {
+        while let Some(Reverse((due, key))) = self.wheel.peek().cloned() {
             if due > now || fired >= super::MOST_AT_ONCE {
                 return;
             }
             self.wheel.pop();
-            let key = (project, workflow);
             let Some(trigger) = self.triggers.get_mut(&key) else { continue };
             // It has changed since, and has another entry.
             if trigger.due_at() != Some(due) {
@@ -65,16 +65,16 @@ impl Owner {
         }
     }
 
-    fn turn_wheel(&mut self, key: &(ProjectName, WorkflowName)) {
+    fn turn_wheel(&mut self, key: &Lane) {
         if let Some(due) = self.triggers.get(key).and_then(Trigger::due_at) {
-            self.wheel.push(Reverse((due, key.0.clone(), key.1.clone())));
+            self.wheel.push(Reverse((due, key.clone())));
         }
     }
 
     /// Makes the run of one fire time, as the overrun policy says.
-    fn make(&mut self, key: &(ProjectName, WorkflowName), fire: Fire, batch: &mut Batch) {
+    fn make(&mut self, key: &Lane, fire: Fire, batch: &mut Batch) {
         let Some(trigger) = self.triggers.get_mut(key) else { return };
-        let outcome = self.shard.on_fire(&key.0, &key.1, trigger.overrun);
+        let outcome = self.shard.on_fire(key, trigger.overrun);
         if let Some(run) = outcome.passed_over {
             trigger.pass(&[fire.at], PassedOver::Overrun { run });
             return;
@@ -87,7 +87,7 @@ impl Owner {
         }
         let id: RunId = fresh(self.parts.ids.as_ref());
         let run = trigger.run(fire, id, self.parts.clock.now().wall);
-        let unique_key = Some(format!("schedule {}/{} {}", key.0, key.1, fire.at));
+        let unique_key = Some(trigger.run_key(fire.at));
         self.runs.insert(id, Held { run, unique_key, last_event: 0 });
         batch.changes.entry(id).or_default().created_by = Some(Maker::Schedule);
         // A run that was just made can be created.
@@ -131,10 +131,10 @@ impl Owner {
     /// Takes note of a run that went from one state to another.
     pub(super) fn run_moved(&mut self, id: RunId, before: RunState, after: RunState, batch: &mut Batch) {
         let Some(run) = self.runs.get(&id).map(|held| &held.run) else { return };
-        let key = (run.project.clone(), run.workflow.clone());
+        let key = run.lane();
         match run.cause {
             Cause::Schedule { .. } if after.is_final() => {
-                let failed = self.shard.failed(&key.0, &key.1);
+                let failed = self.shard.failed(&key);
                 if let Some(trigger) = self.triggers.get_mut(&key)
                     && trigger.failed != failed
                 {
@@ -147,29 +147,37 @@ impl Owner {
         }
     }
 
-    pub(super) fn trigger_row(&self, key: &(ProjectName, WorkflowName)) -> Option<Write> {
+    pub(super) fn trigger_row(&self, key: &Lane) -> Option<Write> {
         self.triggers.get(key).map(|trigger| Write::Trigger(Box::new(trigger.clone())))
     }
 
     /// Makes versions active, and their schedules those that fire. Also an owner that fires none stores them.
     pub(super) async fn activate(&mut self, new: &Activation, batch: &mut Batch) -> Result<Value, Refusal> {
-        let Activation { project, bundle, versions, keep, channels, at } = new.clone();
+        let Activation { project, target, bundle, versions, keep, channels, at } = new.clone();
+        let name = name_of(target.as_ref());
         let failed = |error: StoreError| Refusal::new("state-failed", error.to_string());
         let query = Query::Triggers { project: Some(project.clone()) };
         let stored = match self.parts.store.read(&Who::default(), query).await.map_err(failed)? {
             Answer::Triggers(rows) => rows,
             _ => Vec::new(),
         };
+        let (own, others): (Vec<Trigger>, Vec<Trigger>) =
+            stored.into_iter().partition(|trigger| name_of(trigger.target.as_ref()) == name);
+        for before in others.iter().filter(|trigger| new.takes_over(trigger.target.as_ref())) {
+            self.drop_trigger(before.lane(), batch);
+        }
         let mut stored: BTreeMap<WorkflowName, Trigger> =
-            stored.into_iter().map(|trigger| (trigger.workflow.clone(), trigger)).collect();
+            own.into_iter().map(|trigger| (trigger.workflow.clone(), trigger)).collect();
         for (workflow, version) in &versions {
             let document = self.document_at(&project, *version).await.map_err(failed)?;
             let document = document
                 .ok_or_else(|| Refusal::new("version-not-found", format!("version \"{version}\" is not known")))?;
             let old = stored.remove(workflow);
+            let fires = target.as_ref().is_none_or(|target| target.schedules);
             let params = crate::app::params(&document, &BTreeMap::new()).unwrap_or_default();
             let types = crate::app::param_types(&document);
-            match Trigger::of(&project, &document, (*version, bundle), at, params, types) {
+            let code = (*version, bundle);
+            match Trigger::of(&project, target.clone(), &document, code, at, params, types).filter(|_| fires) {
                 Some(new) => {
                     let trigger = match old {
                         Some(mut old) => {
@@ -180,20 +188,23 @@ impl Owner {
                     };
                     self.put_trigger(trigger, batch);
                 }
-                None if old.is_some() => self.drop_trigger(&project, workflow, batch),
-                None => {}
+                None => {
+                    if let Some(old) = old {
+                        self.drop_trigger(old.lane(), batch);
+                    }
+                }
             }
         }
-        for workflow in stored.into_keys().filter(|workflow| !keep.contains(workflow)) {
-            self.drop_trigger(&project, &workflow, batch);
+        for (_, gone) in stored.into_iter().filter(|(workflow, _)| !keep.contains(workflow)) {
+            self.drop_trigger(gone.lane(), batch);
         }
         batch.replies.push(Write::Channels { project: project.clone(), channels });
-        batch.replies.push(Write::Activate { project, bundle, versions, keep, at });
+        batch.replies.push(Write::Activate { project, target, bundle, versions, keep, at });
         Ok(json!({}))
     }
 
     fn put_trigger(&mut self, trigger: Trigger, batch: &mut Batch) {
-        let key = (trigger.project.clone(), trigger.workflow.clone());
+        let key = trigger.lane();
         batch.replies.push(Write::Trigger(Box::new(trigger.clone())));
         if self.fires() {
             self.triggers.insert(key.clone(), trigger);
@@ -201,28 +212,26 @@ impl Owner {
         }
     }
 
-    fn drop_trigger(&mut self, project: &ProjectName, workflow: &WorkflowName, batch: &mut Batch) {
-        let (project, workflow) = (project.clone(), workflow.clone());
-        self.triggers.remove(&(project.clone(), workflow.clone()));
-        batch.replies.push(Write::DropTrigger { project, workflow });
+    fn drop_trigger(&mut self, lane: Lane, batch: &mut Batch) {
+        self.triggers.remove(&lane);
+        batch.replies.push(Write::DropTrigger(lane));
     }
 
     /// Pauses a schedule, or resumes it.
     pub(super) async fn pause(
         &mut self,
-        project: &ProjectName,
-        workflow: &WorkflowName,
+        lane: &Lane,
         control: Option<Control>,
         batch: &mut Batch,
     ) -> Result<Value, Refusal> {
-        let query = Query::Triggers { project: Some(project.clone()) };
+        let query = Query::Triggers { project: Some(lane.project.clone()) };
         let answer = self.parts.store.read(&Who::default(), query).await;
         let Answer::Triggers(rows) = answer.map_err(|e| Refusal::new("state-failed", e.to_string()))? else {
             return Err(Refusal::new("state-failed", "schedules cannot be read".to_owned()));
         };
-        let found = rows.into_iter().find(|trigger| trigger.workflow == *workflow);
+        let found = rows.into_iter().find(|trigger| trigger.lane() == *lane);
         let mut trigger = found.ok_or_else(|| {
-            Refusal::new("schedule-not-found", format!("no deployed workflow \"{workflow}\" has a schedule"))
+            Refusal::new("schedule-not-found", format!("no deployed workflow \"{}\" has a schedule", lane.workflow))
         })?;
         match control {
             Some(control) => trigger.pause(control),
@@ -249,8 +258,8 @@ impl Owner {
         }
         if let Answer::Triggers(triggers) = triggers {
             for trigger in triggers {
-                let key = (trigger.project.clone(), trigger.workflow.clone());
-                self.shard.set_failed(&key.0, &key.1, trigger.failed);
+                let key = trigger.lane();
+                self.shard.set_failed(&key, trigger.failed);
                 self.triggers.insert(key.clone(), trigger);
                 self.turn_wheel(&key);
             }

@@ -195,6 +195,7 @@ fn a_workflow(bundle: Sha) -> Vec<Write> {
     let trigger = Trigger {
         project: project.clone(),
         workflow: workflow.clone(),
+        target: None,
         version,
         bundle,
         schedule: Schedule::new(Fires::Every(86_400)),
@@ -219,7 +220,7 @@ fn a_workflow(bundle: Sha) -> Vec<Write> {
     let versions = BTreeMap::from([(workflow, version)]);
     vec![
         Write::Version(row),
-        Write::Activate { project, bundle, versions, keep: BTreeSet::new(), at: Micros(0) },
+        Write::Activate { project, target: None, bundle, versions, keep: BTreeSet::new(), at: Micros(0) },
         Write::Trigger(Box::new(trigger)),
     ]
 }
@@ -229,6 +230,7 @@ fn a_backfill() -> Backfill {
         id: fresh(&SystemIds as &dyn Ids),
         project: MINE.parse().unwrap(),
         workflow: WORKFLOW.parse().unwrap(),
+        target: None,
         version: Sha::of(b""),
         bundle: Sha::of(b""),
         by: "anna".to_owned(),

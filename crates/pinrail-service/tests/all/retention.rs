@@ -17,6 +17,7 @@ use pinrail_model::seam::store::{
     Answer, AttemptRow, BundleFile, BundleRow, CounterRow, Durability, EventRow, FileRow, ProjectRow, Query, RunRow,
     Store, TaskRow, Transition, VersionRow, Who, Write,
 };
+use pinrail_model::target::{Place, Target};
 use pinrail_model::time::{Clock, Interval, Micros, Now};
 use pinrail_service::bundles::{Bundles, Manifest, sha};
 use pinrail_service::logs::LogWriter;
@@ -55,6 +56,10 @@ struct State {
 
 fn project() -> ProjectName {
     "p".parse().unwrap()
+}
+
+fn place() -> Place {
+    Place::plain(project())
 }
 
 fn document() -> serde_json::Value {
@@ -135,6 +140,7 @@ impl State {
         let mut run = Run {
             id: RunId::from_parts(millis, u128::from(n)),
             project: project(),
+            target: None,
             workflow: document.workflow,
             class: Class::Interactive,
             cause: Cause::Request { by: "test".to_owned() },
@@ -151,6 +157,7 @@ impl State {
             pending: None,
             hold: None,
             jobs: None,
+            replay_of: None,
             outside: BTreeMap::new(),
             executors: BTreeMap::new(),
             notify: None,
@@ -209,8 +216,8 @@ impl State {
         ];
         self.commit(writes, vec![event(1), event(2)]).await;
         LogWriter::new(&self.path("logs"), id, true).append(at, None, Stream::Stdout, b"said");
-        write(&self.path(&format!("scratch/{id}/left")), "x");
-        write(&self.path(&format!("scratch/{id}.socket")), "");
+        write(&self.path(&format!("scratch/projects/p/{id}/left")), "x");
+        write(&self.path(&format!("scratch/projects/p/{id}.socket")), "");
         (run.id, id)
     }
 
@@ -333,16 +340,55 @@ async fn what_tables_were_is_forgotten_a_month_after_it_was_true() {
         expect: expect.map(str::to_owned),
         new: Some(new.to_owned()),
     };
-    let old = async || state.store.find(&project(), &"a.x".parse().unwrap(), Some(1)).await.unwrap().is_some();
-    state.store.swap(&project(), vec![swap(None, "1")]).await.unwrap();
-    state.store.swap(&project(), vec![swap(Some("1"), "2")]).await.unwrap();
+    let old = async || state.store.find(&place(), &"a.x".parse().unwrap(), Some(1)).await.unwrap().is_some();
+    state.store.swap(&place(), vec![swap(None, "1")]).await.unwrap();
+    state.store.swap(&place(), vec![swap(Some("1"), "2")]).await.unwrap();
     for (day, there) in [(0, true), (29, true), (31, false)] {
         state.on_day(TODAY + day);
         state.retention(Arc::clone(&state.store)).pass().await.unwrap();
         assert_eq!(old().await, there, "after {day} days");
     }
-    let now = state.store.find(&project(), &"a.x".parse().unwrap(), Some(2)).await.unwrap();
+    let now = state.store.find(&place(), &"a.x".parse().unwrap(), Some(2)).await.unwrap();
     assert_eq!(now.unwrap().location, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_a_replay_go_after_a_week_and_no_others() {
+    let state = State::new();
+    let at = state.on_day(TODAY);
+    let target = |name: &str, scratch| {
+        Arc::new(Target {
+            name: name.parse().unwrap(),
+            prefix: Some(name.parse().unwrap()),
+            reads: Vec::new(),
+            protected: false,
+            schedules: false,
+            vars: BTreeMap::new(),
+            scratch,
+        })
+    };
+    let write = |target| Write::Scratch { project: project(), target };
+    let known = Write::Project(ProjectRow { name: project(), folder: None, created_at: at });
+    state.commit(vec![known, write(target("replay_x", Some(at))), write(target("dev", None))], Vec::new()).await;
+    let places = ["replay_x", "dev"].map(|name| Place { project: project(), prefix: Some(name.parse().unwrap()) });
+    let made = |n| PointerSwap {
+        id: TableId::from_parts(1, n),
+        table: "a.x".parse().unwrap(),
+        expect: None,
+        new: Some("1".to_owned()),
+    };
+    for (n, place) in [1, 2].into_iter().zip(&places) {
+        state.store.swap(place, vec![made(n)]).await.unwrap();
+    }
+    for (day, there) in [(6, true), (8, false)] {
+        state.on_day(TODAY + day);
+        state.retention(Arc::clone(&state.store)).pass().await.unwrap();
+        assert_eq!(state.store.list(&places[0], None).await.unwrap().len() == 1, there, "after {day} days");
+        assert_eq!(state.store.list(&places[1], None).await.unwrap().len(), 1, "a declared target keeps its tables");
+    }
+    let query = Query::Targets { project: project() };
+    let Answer::Targets(left) = state.store.read(&Who::default(), query).await.unwrap() else { panic!("not targets") };
+    assert_eq!(left.iter().map(|target| target.name.as_str()).collect::<Vec<_>>(), ["dev"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -371,8 +417,8 @@ async fn what_is_old_goes_and_what_is_named_or_used_stays() {
     let scratch: Vec<_> = files.iter().filter(|path| path.starts_with("scratch/")).collect();
     assert_eq!(
         scratch.len(),
-        4,
-        "the live attempt's folder with its file, its socket, and the backup of today: {scratch:?}"
+        6,
+        "the live attempt's folder with its file and those above it, its socket, and the backup of today: {scratch:?}"
     );
     let there = |path: &str| files.contains(path);
     assert!(there("bundles/fresh.1f") && !there("bundles/half.1f"));
@@ -449,6 +495,7 @@ async fn environments_go_when_nobody_used_them_for_a_month_and_nobody_may_need_t
     let row = ProjectRow { name: project(), folder: None, created_at: at };
     let active = Write::Activate {
         project: project(),
+        target: None,
         bundle: deployed,
         versions: BTreeMap::from([("w".parse().unwrap(), Sha::of(b"v"))]),
         keep: BTreeSet::new(),

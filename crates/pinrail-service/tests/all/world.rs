@@ -87,6 +87,7 @@ impl World {
         let scripted: Arc<dyn Executor> = Arc::new(Scripted { told: Mutex::new(told) });
         let attempts = Attempts::new(AttemptParts {
             state: state.clone(),
+            tenancy: Default::default(),
             store: Arc::clone(&store),
             clock: clock.clone(),
             bundles: bundles.clone(),
@@ -99,6 +100,7 @@ impl World {
                 "python3".into(),
                 Arc::new(Printed),
                 clock.clone(),
+                Default::default(),
             ),
             vault: Arc::new(Vault::new(&state)),
             installation: "installed".to_owned(),

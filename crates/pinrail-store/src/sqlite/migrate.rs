@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_indexes.sql"),
     include_str!("../../migrations/0005_notices.sql"),
     include_str!("../../migrations/0006_orchestration.sql"),
+    include_str!("../../migrations/0007_targets.sql"),
 ];
 
 /// The schema that this version writes.

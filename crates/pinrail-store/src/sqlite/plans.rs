@@ -20,7 +20,7 @@ pub(super) fn seen(sql: &str) {
 }
 
 /// Tables that hold a row for each thing that people set up by hand.
-const SMALL: &[&str] = &["projects", "catalogs", "triggers", "holds", "limits"];
+const SMALL: &[&str] = &["projects", "catalogs", "triggers", "active", "targets", "holds", "limits"];
 
 /// Statements that may look at everything: what they begin with, and why.
 const WHOLE: &[(&str, &str)] = &[
@@ -33,7 +33,7 @@ const WHOLE: &[(&str, &str)] = &[
     ("select u.namespace, u.name", "it goes through the few rows that it has just found"),
     ("select b.project, b.sha from bundles b", "retention asks for it, once an hour"),
     ("select f.value ->> 'sha' from bundles", "retention asks for it, once an hour"),
-    ("select id, project, workflow, class", "system.runs is asked for as a whole"),
+    ("select id, project, nullif(target", "system.runs is asked for as a whole"),
     ("select t.run, r.project, t.job", "system.tasks is asked for as a whole"),
     ("select id, run, project, job, number", "system.attempts is asked for as a whole"),
     ("select c.attempt, c.run, c.grp", "system.counters is asked for as a whole"),

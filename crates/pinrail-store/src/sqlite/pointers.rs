@@ -5,6 +5,7 @@ use pinrail_model::ids::{AttemptId, TableId};
 use pinrail_model::names::{ProjectName, TableRef};
 use pinrail_model::seam::lake::{Overlay, Pointer, PointerError, PointerSwap, Pointers};
 use pinrail_model::seam::store::{Publication, Reply, StoreError};
+use pinrail_model::target::Place;
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, Row, params};
 
@@ -20,19 +21,14 @@ impl Pointers for SqliteStore {
         self.reading(move |connection| head(connection, &project)).await.map_err(unreadable)
     }
 
-    async fn find(
-        &self,
-        project: &ProjectName,
-        table: &TableRef,
-        at: Option<u64>,
-    ) -> Result<Option<Pointer>, PointerError> {
-        let (project, table) = (project.clone(), table.clone());
-        self.reading(move |connection| find(connection, &project, &table, at)).await.map_err(unreadable)
+    async fn find(&self, place: &Place, table: &TableRef, at: Option<u64>) -> Result<Option<Pointer>, PointerError> {
+        let (place, table) = (place.clone(), table.clone());
+        self.reading(move |connection| find(connection, &place, &table, at)).await.map_err(unreadable)
     }
 
-    async fn list(&self, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
-        let project = project.clone();
-        self.reading(move |connection| list(connection, &project, at)).await.map_err(unreadable)
+    async fn list(&self, place: &Place, at: Option<u64>) -> Result<Vec<Pointer>, PointerError> {
+        let place = place.clone();
+        self.reading(move |connection| list(connection, &place, at)).await.map_err(unreadable)
     }
 
     async fn overlays(&self, attempt: AttemptId) -> Result<Vec<Overlay>, PointerError> {
@@ -50,9 +46,9 @@ impl Pointers for SqliteStore {
         self.ordered(|answer| Order::Stage { epoch, overlay, answer }).await.map_err(unreadable)?
     }
 
-    async fn swap(&self, project: &ProjectName, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
-        let project = project.clone();
-        self.ordered(|answer| Order::Swap { project, swaps, answer }).await.map_err(unreadable)?
+    async fn swap(&self, place: &Place, swaps: Vec<PointerSwap>) -> Result<(), PointerError> {
+        let place = place.clone();
+        self.ordered(|answer| Order::Swap { place, swaps, answer }).await.map_err(unreadable)?
     }
 
     async fn named(&self) -> Result<Vec<(TableId, String)>, PointerError> {
@@ -72,11 +68,11 @@ fn head(connection: &Connection, project: &ProjectName) -> Result<u64, StoreErro
 
 fn find(
     connection: &Connection,
-    project: &ProjectName,
+    place: &Place,
     table: &TableRef,
     at: Option<u64>,
 ) -> Result<Option<Pointer>, StoreError> {
-    let key = (project.as_str(), table.namespace.as_str(), table.name.as_str());
+    let key = (place.project.as_str(), place.stored(&table.namespace), table.name.as_str());
     let found = match at {
         None => one(
             connection,
@@ -93,25 +89,26 @@ fn find(
             pointer_row,
         )?,
     };
-    found.flatten().map(pointer).transpose()
+    Ok(found.flatten().map(|raw| pointer(place, raw)).transpose()?.flatten())
 }
 
-fn list(connection: &Connection, project: &ProjectName, at: Option<u64>) -> Result<Vec<Pointer>, StoreError> {
+fn list(connection: &Connection, place: &Place, at: Option<u64>) -> Result<Vec<Pointer>, StoreError> {
+    let project = place.project.as_str();
     let rows = match at {
         None => {
             let sql = "select namespace, name, id, location from tables where project = ?1 order by 1, 2";
-            all(connection, sql, [project.as_str()], pointer_row)?
+            all(connection, sql, [project], pointer_row)?
         }
         // With `max`, SQLite gives the other columns from the row that has it.
         Some(at) => all(
             connection,
             "select namespace, name, id, location, max(from_seq) from table_history
               where project = ?1 and from_seq <= ?2 group by namespace, name order by 1, 2",
-            params![project.as_str(), at.cast_signed()],
+            params![project, at.cast_signed()],
             pointer_row,
         )?,
     };
-    rows.into_iter().flatten().map(pointer).collect()
+    rows.into_iter().flatten().filter_map(|raw| pointer(place, raw).transpose()).collect()
 }
 
 /// History and overlays are read by one statement, because what a publication moves from one to the other must not be
@@ -143,12 +140,14 @@ fn pointer_row(row: &Row<'_>) -> rusqlite::Result<Option<Raw>> {
     Ok(location.map(|location| (namespace, name, id, location)))
 }
 
-fn pointer((namespace, name, id, location): Raw) -> Result<Pointer, StoreError> {
+/// A row as a pointer of its place; none when it is another target's.
+fn pointer(place: &Place, (stored, name, id, location): Raw) -> Result<Option<Pointer>, StoreError> {
+    let Some(namespace) = place.written(&stored) else { return Ok(None) };
     let table = TableRef {
         namespace: namespace.parse().map_err(|e| broken("a namespace", e))?,
         name: name.parse().map_err(|e| broken("a table name", e))?,
     };
-    Ok(Pointer { id: id.parse().map_err(|e| broken("a table id", e))?, table, location })
+    Ok(Some(Pointer { id: id.parse().map_err(|e| broken("a table id", e))?, table, location }))
 }
 
 /// Adds or replaces an overlay if its attempt is still the owner's.
@@ -170,43 +169,44 @@ pub(super) fn stage(connection: &Connection, epoch: u64, overlay: &Overlay) -> R
 /// Swaps all pointers under one new catalog sequence, or names the table whose pointer has moved.
 pub(super) fn swap_all(
     connection: &Connection,
-    project: &ProjectName,
+    place: &Place,
     swaps: &[PointerSwap],
     at: Option<Micros>,
 ) -> Result<Result<u64, TableRef>, StoreError> {
     let sql = "insert into catalogs (project, seq) values (?1, 1)
                on conflict (project) do update set seq = seq + 1 returning seq";
-    let seq: i64 = prepare(connection, sql)?.query_row([project.as_str()], |row| row.get(0)).map_err(failed)?;
+    let seq: i64 = prepare(connection, sql)?.query_row([place.project.as_str()], |row| row.get(0)).map_err(failed)?;
     for swap in swaps {
-        let found = find(connection, project, &swap.table, None)?;
+        let found = find(connection, place, &swap.table, None)?;
         let moved = found.as_ref().map(|pointer| &pointer.location) != swap.expect.as_ref();
         if moved {
             return Ok(Err(swap.table.clone()));
         }
-        put(connection, project, swap, seq, at)?;
+        put(connection, place, swap, seq, at)?;
     }
     Ok(Ok(seq.cast_unsigned()))
 }
 
 fn put(
     connection: &Connection,
-    project: &ProjectName,
+    place: &Place,
     swap: &PointerSwap,
     seq: i64,
     at: Option<Micros>,
 ) -> Result<(), StoreError> {
-    let (namespace, name, id) = (swap.table.namespace.as_str(), swap.table.name.as_str(), swap.id.to_string());
+    let (namespace, name, id) = (place.stored(&swap.table.namespace), swap.table.name.as_str(), swap.id.to_string());
+    let project = place.project.as_str();
     match &swap.new {
         Some(location) => execute(
             connection,
             "insert into tables (project, namespace, name, id, location) values (?1, ?2, ?3, ?4, ?5)
              on conflict (project, namespace, name) do update set id = excluded.id, location = excluded.location",
-            params![project.as_str(), namespace, name, id, location],
+            params![project, namespace, name, id, location],
         )?,
         None => execute(
             connection,
             "delete from tables where project = ?1 and namespace = ?2 and name = ?3",
-            params![project.as_str(), namespace, name],
+            params![project, namespace, name],
         )?,
     }
     execute(
@@ -215,16 +215,16 @@ fn put(
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          on conflict (project, namespace, name, from_seq) do update
          set id = excluded.id, location = excluded.location, at = excluded.at",
-        params![project.as_str(), namespace, name, seq, id, swap.new, at.map(|at| at.0)],
+        params![project, namespace, name, seq, id, swap.new, at.map(|at| at.0)],
     )
 }
 
 /// Makes an attempt's tables true, once per task and generation.
 pub(super) fn publish(connection: &Connection, publication: &Publication) -> Result<Result<(), Reply>, StoreError> {
     let seq = if publication.swaps.is_empty() {
-        head(connection, &publication.project)?
+        head(connection, &publication.place.project)?
     } else {
-        match swap_all(connection, &publication.project, &publication.swaps, Some(publication.at))? {
+        match swap_all(connection, &publication.place, &publication.swaps, Some(publication.at))? {
             Ok(seq) => seq,
             Err(table) => return Ok(Err(Reply::Conflict(table))),
         }
@@ -238,7 +238,7 @@ pub(super) fn publish(connection: &Connection, publication: &Publication) -> Res
             publication.instance,
             publication.generation,
             publication.attempt.to_string(),
-            publication.project.as_str(),
+            publication.place.project.as_str(),
             seq.cast_signed(),
             publication.at.0,
         ])

@@ -6,18 +6,19 @@ use pinrail_model::admit::Scope;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, QueryId, RunId, TransitionId};
-use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, TargetName, WorkflowName};
 use pinrail_model::run::{Attempt, Run, Task};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow,
     ListedRun, Load, LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt, StoredReply,
     StoredRun, SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
 };
+use pinrail_model::target::{Lane, Place, Target};
 use pinrail_model::time::{Interval, Micros};
 use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params_from_iter};
 use serde_json::Value;
 
-use super::rows::{IDLE_BEFORE, decode};
+use super::rows::{IDLE_BEFORE, decode, target_column};
 use super::{broken, failed, notices, prepare, scheduling, sha};
 
 pub(super) fn all<T>(
@@ -198,15 +199,13 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
         Query::RunState(id) => run_state(connection, who, id)?,
-        Query::Runs { project, workflow, state, backfill, ends_with, before, limit } => {
+        Query::Runs { project, workflow, target, state, backfill, ends_with, before, limit } => {
             if project.as_ref().is_some_and(|project| !visible(who, project)) {
                 return Ok(Answer::Runs(Vec::new()));
             }
             let project = project.or_else(|| who.project.clone());
-            Answer::Runs(runs(
-                connection,
-                &RunsWanted { project, workflow, state, backfill, ends_with, before, limit },
-            )?)
+            let wanted = RunsWanted { project, workflow, target, state, backfill, ends_with, before, limit };
+            Answer::Runs(runs(connection, &wanted)?)
         }
         Query::Attempt(id) => attempt(connection, who, id)?,
         Query::Events { run, after, limit } if sees_run(connection, who, run)? => {
@@ -226,8 +225,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             Answer::ActiveVersions(active_versions(connection, &project)?)
         }
         Query::ActiveVersions { .. } => Answer::ActiveVersions(Vec::new()),
-        Query::Succeeded { project, workflow, interval } if visible(who, &project) => {
-            Answer::Succeeded(succeeded(connection, &project, &workflow, interval)?)
+        Query::Targets { project } if visible(who, &project) => Answer::Targets(targets(connection, &project)?),
+        Query::Targets { .. } => Answer::Targets(Vec::new()),
+        Query::Succeeded { lane, interval } if visible(who, &lane.project) => {
+            Answer::Succeeded(succeeded(connection, &lane, interval)?)
         }
         Query::Succeeded { .. } => Answer::Succeeded(Vec::new()),
         Query::Secrets { project } if visible(who, &project) => Answer::Secrets(secrets(connection, &project)?),
@@ -250,14 +251,14 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::Files(_) => Answer::Files(Vec::new()),
         Query::Inputs(run) if sees_run(connection, who, run)? => Answer::Inputs(inputs(connection, run)?),
         Query::Inputs(_) => Answer::Inputs(Vec::new()),
-        Query::InputsOfLastSuccess { project, workflow, before } if visible(who, &project) => {
-            inputs_of_last_success(connection, &project, &workflow, before)?
+        Query::InputsOfLastSuccess { lane, before } if visible(who, &lane.project) => {
+            inputs_of_last_success(connection, &lane, before)?
         }
         Query::InputsOfLastSuccess { .. } => Answer::Nothing,
-        Query::Unpublished { project, attempt }
-            if sees_attempt(connection, who, attempt)? && visible(who, &project) =>
+        Query::Unpublished { place, attempt }
+            if sees_attempt(connection, who, attempt)? && visible(who, &place.project) =>
         {
-            Answer::Unpublished(unpublished(connection, &project, attempt)?)
+            Answer::Unpublished(unpublished(connection, &place, attempt)?)
         }
         Query::Unpublished { .. } => Answer::Unpublished(Vec::new()),
         Query::Triggers { project } => Answer::Triggers(scheduling::triggers(connection, who, project.as_ref())?),
@@ -269,8 +270,8 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::BackfillCounts(id) => scheduling::counts(connection, who, id)?,
         Query::Holds => Answer::Holds(scheduling::holds(connection, who)?),
         Query::Limits { project } => Answer::Limits(scheduling::limits(connection, who, project.as_ref())?),
-        Query::SucceededBetween { project, workflow, from, until } if visible(who, &project) => {
-            Answer::SucceededBetween(scheduling::succeeded_between(connection, &project, &workflow, from, until)?)
+        Query::SucceededBetween { lane, from, until } if visible(who, &lane.project) => {
+            Answer::SucceededBetween(scheduling::succeeded_between(connection, &lane, from, until)?)
         }
         Query::SucceededBetween { .. } => Answer::SucceededBetween(Vec::new()),
         Query::Notices { project, state, before, limit } if visible(who, &project) => {
@@ -295,6 +296,7 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
 struct RunsWanted {
     project: Option<ProjectName>,
     workflow: Option<WorkflowName>,
+    target: Option<TargetName>,
     state: Option<String>,
     backfill: Option<BackfillId>,
     ends_with: Option<String>,
@@ -305,7 +307,7 @@ struct RunsWanted {
 /// The newest first. A statement for each shape, because a condition that may be absent keeps SQLite from using an index;
 /// each walks the index that leaves the fewest rows over, and looks at no row that the index can already rule out.
 fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
-    let RunsWanted { project, workflow, state, backfill, ends_with, before, limit } = wanted;
+    let RunsWanted { project, workflow, target, state, backfill, ends_with, before, limit } = wanted;
     let index = match (ends_with, state, workflow, project) {
         _ if backfill.is_some() => "indexed by runs_backfill",
         (Some(_), ..) => "indexed by runs_ending",
@@ -335,6 +337,9 @@ fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, 
     }
     if let Some(workflow) = workflow {
         and("workflow = ?", Box::new(workflow.as_str().to_owned()));
+    }
+    if let Some(target) = target {
+        and("target = ?", Box::new(target.as_str().to_owned()));
     }
     if let Some(project) = project {
         and("project = ?", Box::new(project.as_str().to_owned()));
@@ -406,18 +411,19 @@ fn blobs(connection: &Connection, who: &Who) -> Result<BTreeSet<Sha>, StoreError
     digests.iter().map(|digest| sha(digest)).collect()
 }
 
-fn succeeded(
-    connection: &Connection,
-    project: &ProjectName,
-    workflow: &WorkflowName,
-    interval: Interval,
-) -> Result<Vec<SucceededTask>, StoreError> {
+fn succeeded(connection: &Connection, lane: &Lane, interval: Interval) -> Result<Vec<SucceededTask>, StoreError> {
     let rows: Vec<(String, String, String)> = all(
         connection,
         "select r.id, t.job, t.data from runs r indexed by runs_interval cross join tasks t on t.run = r.id
           where r.project = ?1 and r.workflow = ?2 and r.interval_start = ?3 and r.interval_end = ?4
-            and t.ending = 'succeeded' order by r.id",
-        params![project.as_str(), workflow.as_str(), interval.start.0, interval.end.0],
+            and r.target = ?5 and t.ending = 'succeeded' order by r.id",
+        params![
+            lane.project.as_str(),
+            lane.workflow.as_str(),
+            interval.start.0,
+            interval.end.0,
+            target_column(lane.target.as_ref())
+        ],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
     rows.into_iter()
@@ -603,16 +609,20 @@ fn version_row(connection: &Connection, project: &ProjectName, version: Sha) -> 
 }
 
 fn active_versions(connection: &Connection, project: &ProjectName) -> Result<Vec<ActiveVersion>, StoreError> {
-    let rows: Vec<(String, String, String, i64, String)> = all(
+    let rows: Vec<(String, String, String, String, i64, String)> = all(
         connection,
-        "select workflow, version, bundle, deployed_at, document from versions
-          where project = ?1 and active = 1 order by workflow",
+        "select a.target, a.workflow, a.version, a.bundle, a.deployed_at, v.document
+           from active a cross join versions v
+             on v.project = a.project and v.version = a.version and v.bundle = a.bundle
+          where a.project = ?1 order by a.target, a.workflow",
         [project.as_str()],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?)),
     )?;
     rows.into_iter()
-        .map(|(workflow, version, bundle, at, document)| {
+        .map(|(target, workflow, version, bundle, at, document)| {
+            let target = if target.is_empty() { None } else { Some(parsed("a target name", &target)?) };
             Ok(ActiveVersion {
+                target,
                 workflow: parsed("a workflow name", &workflow)?,
                 version: sha(&version)?,
                 bundle: sha(&bundle)?,
@@ -621,6 +631,12 @@ fn active_versions(connection: &Connection, project: &ProjectName) -> Result<Vec
             })
         })
         .collect()
+}
+
+fn targets(connection: &Connection, project: &ProjectName) -> Result<Vec<Target>, StoreError> {
+    let sql = "select data from targets where project = ?1 order by name";
+    let texts: Vec<String> = all(connection, sql, [project.as_str()], |row| row.get(0))?;
+    texts.iter().map(|text| decode("a target", text)).collect()
 }
 
 fn secrets(connection: &Connection, project: &ProjectName) -> Result<Vec<SecretRow>, StoreError> {
@@ -717,17 +733,13 @@ fn files(connection: &Connection, run: RunId) -> Result<Vec<FileRow>, StoreError
         .collect()
 }
 
-fn inputs_of_last_success(
-    connection: &Connection,
-    project: &ProjectName,
-    workflow: &WorkflowName,
-    before: RunId,
-) -> Result<Answer, StoreError> {
+fn inputs_of_last_success(connection: &Connection, lane: &Lane, before: RunId) -> Result<Answer, StoreError> {
     let found: Option<String> = one(
         connection,
         "select id from runs indexed by runs_state
-          where state = 'succeeded' and id < ?3 and project = ?1 and workflow = ?2 order by id desc limit 1",
-        params![project.as_str(), workflow.as_str(), before.to_string()],
+          where state = 'succeeded' and id < ?3 and project = ?1 and workflow = ?2 and target = ?4
+          order by id desc limit 1",
+        params![lane.project.as_str(), lane.workflow.as_str(), before.to_string(), target_column(lane.target.as_ref())],
         |row| row.get(0),
     )?;
     let Some(run) = found else { return Ok(Answer::Nothing) };
@@ -747,22 +759,18 @@ fn inputs(connection: &Connection, run: RunId) -> Result<Vec<InputRow>, StoreErr
 }
 
 /// What an attempt wrote that nobody else saw, whether it is discarded already or still to be.
-fn unpublished(
-    connection: &Connection,
-    project: &ProjectName,
-    attempt: AttemptId,
-) -> Result<Vec<Unpublished>, StoreError> {
+fn unpublished(connection: &Connection, place: &Place, attempt: AttemptId) -> Result<Vec<Unpublished>, StoreError> {
     let rows: Vec<(String, String, bool, Option<i64>)> = all(
         connection,
         "select u.namespace, u.name, t.id is not null,
                 (select h.at from table_history h
-                  where h.project = ?2 and h.namespace = u.namespace and h.name = u.name
+                  where h.project = ?2 and h.namespace = ?3 || u.namespace and h.name = u.name
                   order by h.from_seq desc limit 1)
            from (select namespace, name from unpublished where attempt = ?1
                  union select namespace, name from overlays where attempt = ?1) u
-           left join tables t on t.project = ?2 and t.namespace = u.namespace and t.name = u.name
+           left join tables t on t.project = ?2 and t.namespace = ?3 || u.namespace and t.name = u.name
           order by 1, 2",
-        params![attempt.to_string(), project.as_str()],
+        params![attempt.to_string(), place.project.as_str(), place.before()],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
     )?;
     rows.into_iter()
@@ -778,8 +786,8 @@ fn unpublished(
 fn system(connection: &Connection, who: &Who, table: SystemTable) -> Result<Vec<Vec<Value>>, StoreError> {
     let sql = match table {
         SystemTable::Runs => {
-            "select id, project, workflow, class, state, interval_start, interval_end, created_at, started_at, ended_at,
-                    bundle, version from runs where ?1 is null or project = ?1 order by id"
+            "select id, project, nullif(target, ''), workflow, class, state, interval_start, interval_end, created_at, started_at,
+                    ended_at, bundle, version from runs where ?1 is null or project = ?1 order by id"
         }
         SystemTable::Tasks => {
             "select t.run, r.project, t.job, t.state, t.generation, t.attempts from tasks t join runs r on r.id = t.run

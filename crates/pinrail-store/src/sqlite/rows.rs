@@ -1,11 +1,13 @@
 //! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
 
 use pinrail_model::ids::TokenId;
+use pinrail_model::names::{Prefix, ProjectName, TargetName};
 use pinrail_model::run::{Cause, Pending};
 use pinrail_model::seam::store::{
     AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Who,
     Write, attempt_fault, attempt_state,
 };
+use pinrail_model::target::Target;
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -36,7 +38,7 @@ fn micros(at: Option<Micros>) -> Option<i64> {
 
 /// Holds for a bundle `b` that was announced last before `?1` and that nothing names.
 pub(super) const IDLE_BEFORE: &str = "b.created_at < ?1
-    and not exists (select 1 from versions v where v.project = b.project and v.bundle = b.sha and v.active = 1)
+    and not exists (select 1 from active a where a.project = b.project and a.bundle = b.sha)
     and not exists (select 1 from runs r where r.bundle = b.sha)
     and not exists (select 1 from tasks t where t.bundle = b.sha and t.generation > 1)";
 
@@ -87,19 +89,38 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             }
         }
         Write::Version(row) => version(connection, row)?,
-        Write::Activate { project, bundle, versions, keep, at } => {
+        Write::Activate { project, target, bundle, versions, keep, at } => {
+            let name = target.as_ref().map_or("", |target| target.name.as_str());
             let keep = serde_json::to_string(keep).map_err(|e| StoreError::Failed(e.to_string()))?;
             execute(
                 connection,
-                "update versions set active = 0
-                  where project = ?1 and active = 1 and workflow not in (select value from json_each(?2))",
-                params![project.as_str(), keep],
+                "delete from active
+                  where project = ?1 and target = ?2 and workflow not in (select value from json_each(?3))",
+                params![project.as_str(), name, keep],
             )?;
-            for version in versions.values() {
+            let prefix = target.as_ref().and_then(|target| target.prefix.as_ref()).map_or("", Prefix::as_str);
+            for table in ["active", "targets"] {
+                let named = if table == "active" { "target" } else { "name" };
+                let sql = format!(
+                    "delete from {table} where project = ?1 and {named} in
+                       (select name from targets where project = ?1 and name <> ?2 and prefix = ?3)"
+                );
+                execute(connection, &sql, params![project.as_str(), name, prefix])?;
+            }
+            if prefix.is_empty() && target.is_some() {
+                execute(connection, "delete from active where project = ?1 and target = ''", [project.as_str()])?;
+            }
+            if let Some(target) = target {
+                put_target(connection, project, target)?;
+            }
+            for (workflow, version) in versions {
                 execute(
                     connection,
-                    "update versions set active = 1, deployed_at = ?4 where project = ?1 and version = ?2 and bundle = ?3",
-                    params![project.as_str(), version.to_string(), bundle.to_string(), at.0],
+                    "insert into active (project, target, workflow, version, bundle, deployed_at)
+                     values (?1, ?2, ?3, ?4, ?5, ?6)
+                     on conflict (project, target, workflow) do update
+                     set version = excluded.version, bundle = excluded.bundle, deployed_at = excluded.deployed_at",
+                    params![project.as_str(), name, workflow.as_str(), version.to_string(), bundle.to_string(), at.0],
                 )?;
             }
         }
@@ -157,10 +178,16 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             }
         }
         Write::Trigger(trigger) => scheduling::trigger(connection, trigger)?,
-        Write::DropTrigger { project, workflow } => execute(
+        Write::Scratch { project, target } => put_target(connection, project, target)?,
+        Write::DropScratch { project, name } => execute(
             connection,
-            "delete from triggers where project = ?1 and workflow = ?2",
-            params![project.as_str(), workflow.as_str()],
+            "delete from targets where project = ?1 and name = ?2 and data ->> '$.data.scratch' is not null",
+            params![project.as_str(), name.as_str()],
+        )?,
+        Write::DropTrigger(lane) => execute(
+            connection,
+            "delete from triggers where project = ?1 and target = ?2 and workflow = ?3",
+            params![lane.project.as_str(), target_column(lane.target.as_ref()), lane.workflow.as_str()],
         )?,
         Write::Backfill(row) => scheduling::backfill(connection, row)?,
         Write::Progress { id, state, progress } => scheduling::progress(connection, *id, *state, progress)?,
@@ -219,8 +246,8 @@ fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, Store
     execute(
         connection,
         "insert into runs (id, project, workflow, class, state, finished, interval_start, interval_end, created_at,
-                           started_at, ended_at, bundle, version, unique_key, data, dormant, backfill)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+                           started_at, ended_at, bundle, version, unique_key, data, dormant, backfill, target)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
          on conflict (id) do update set state = excluded.state, finished = excluded.finished,
            started_at = excluded.started_at, ended_at = excluded.ended_at, data = excluded.data,
            dormant = excluded.dormant",
@@ -242,9 +269,29 @@ fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, Store
             encode(run)?,
             run.pending == Some(Pending::Backfill),
             backfill,
+            run.target.as_ref().map_or("", |target| target.name.as_str()),
         ],
     )?;
     Ok(Ok(()))
+}
+
+fn put_target(connection: &Connection, project: &ProjectName, target: &Target) -> Result<(), StoreError> {
+    execute(
+        connection,
+        "insert into targets (project, name, prefix, data) values (?1, ?2, ?3, ?4)
+         on conflict (project, name) do update set prefix = excluded.prefix, data = excluded.data",
+        params![
+            project.as_str(),
+            target.name.as_str(),
+            target.prefix.as_ref().map_or("", Prefix::as_str),
+            encode(target)?
+        ],
+    )
+}
+
+/// A target as columns name it.
+pub(super) fn target_column(target: Option<&TargetName>) -> &str {
+    target.map_or("", TargetName::as_str)
 }
 
 fn task(connection: &Connection, row: &TaskRow) -> Result<(), StoreError> {

@@ -5,23 +5,30 @@ use std::collections::BTreeMap;
 use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{BackfillState, Progress};
 use pinrail_model::ids::BackfillId;
-use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::names::ProjectName;
 use pinrail_model::run::Control;
 use pinrail_model::seam::store::{Answer, BackfillRow, LimitName, LimitRow, LimitSet, StoreError, SucceededIn, Who};
+use pinrail_model::target::Lane;
 use pinrail_model::time::{Interval, Micros};
 use pinrail_model::trigger::Trigger;
 use rusqlite::{Connection, Row, params};
 
 use super::read::{all, one, parsed, visible};
-use super::rows::{decode, encode, execute};
+use super::rows::{decode, encode, execute, target_column};
 use super::{broken, sha};
 
 pub(super) fn trigger(connection: &Connection, trigger: &Trigger) -> Result<(), StoreError> {
     execute(
         connection,
-        "insert into triggers (project, workflow, due_at, data) values (?1, ?2, ?3, ?4)
-         on conflict (project, workflow) do update set due_at = excluded.due_at, data = excluded.data",
-        params![trigger.project.as_str(), trigger.workflow.as_str(), trigger.due_at().map(|at| at.0), encode(trigger)?],
+        "insert into triggers (project, target, workflow, due_at, data) values (?1, ?2, ?3, ?4, ?5)
+         on conflict (project, target, workflow) do update set due_at = excluded.due_at, data = excluded.data",
+        params![
+            trigger.project.as_str(),
+            trigger.target.as_ref().map_or("", |target| target.name.as_str()),
+            trigger.workflow.as_str(),
+            trigger.due_at().map(|at| at.0),
+            encode(trigger)?
+        ],
     )
 }
 
@@ -32,9 +39,9 @@ pub(super) fn triggers(
 ) -> Result<Vec<Trigger>, StoreError> {
     let only = project.or(who.project.as_ref());
     let texts: Vec<String> = match only {
-        None => all(connection, "select data from triggers order by project, workflow", [], |row| row.get(0))?,
+        None => all(connection, "select data from triggers order by project, workflow, target", [], |row| row.get(0))?,
         Some(project) => {
-            let sql = "select data from triggers where project = ?1 order by workflow";
+            let sql = "select data from triggers where project = ?1 order by workflow, target";
             all(connection, sql, [project.as_str()], |row| row.get(0))?
         }
     };
@@ -231,8 +238,7 @@ pub(super) fn limits(
 /// From the first start to the end of each attempt that succeeded, latest runs first.
 pub(super) fn succeeded_between(
     connection: &Connection,
-    project: &ProjectName,
-    workflow: &WorkflowName,
+    lane: &Lane,
     from: Micros,
     until: Micros,
 ) -> Result<Vec<SucceededIn>, StoreError> {
@@ -241,8 +247,8 @@ pub(super) fn succeeded_between(
         "select r.interval_start, r.interval_end, t.job, t.bundle
            from runs r indexed by runs_interval cross join tasks t on t.run = r.id
           where r.project = ?1 and r.workflow = ?2 and r.interval_start >= ?3 and r.interval_start < ?4
-            and t.ending = 'succeeded' order by r.interval_start, r.id",
-        params![project.as_str(), workflow.as_str(), from.0, until.0],
+            and r.target = ?5 and t.ending = 'succeeded' order by r.interval_start, r.id",
+        params![lane.project.as_str(), lane.workflow.as_str(), from.0, until.0, target_column(lane.target.as_ref())],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
     )?;
     rows.into_iter()

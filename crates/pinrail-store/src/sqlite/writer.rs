@@ -7,10 +7,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use pinrail_model::ids::AttemptId;
-use pinrail_model::names::ProjectName;
 use pinrail_model::seam::lake::{Overlay, PointerError, PointerSwap};
 use pinrail_model::seam::store::{Command, Forget, Reply, StoreError, Topic, Transition};
 use pinrail_model::step;
+use pinrail_model::target::Place;
 use pinrail_model::time::Micros;
 use rusqlite::{Connection, params};
 use tokio::sync::{broadcast, oneshot};
@@ -44,7 +44,7 @@ pub(super) enum Order {
         answer: oneshot::Sender<Result<(), PointerError>>,
     },
     Swap {
-        project: ProjectName,
+        place: Place,
         swaps: Vec<PointerSwap>,
         answer: oneshot::Sender<Result<(), PointerError>>,
     },
@@ -195,9 +195,9 @@ fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut
             let staged = whole(transaction, |connection| Ok(pointers::stage(connection, epoch, &overlay)));
             reply(Some(answer), staged.map_err(pointer_failed).flatten(), pointer_failed)
         }
-        Order::Swap { project, swaps, answer } => {
+        Order::Swap { place, swaps, answer } => {
             let swapped =
-                whole(transaction, |order| savepoint(order, |part| pointers::swap_all(part, &project, &swaps, None)));
+                whole(transaction, |order| savepoint(order, |part| pointers::swap_all(part, &place, &swaps, None)));
             let result = match swapped {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(table)) => Err(PointerError::Conflict(table)),

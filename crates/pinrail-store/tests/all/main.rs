@@ -7,6 +7,7 @@ use pinrail_model::ids::{AttemptId, RunId, TransitionId};
 use pinrail_model::seam::store::{
     Answer, Durability, ProjectRow, Publication, Query, Reply, Store, StoreError, Transition, Who, Write,
 };
+use pinrail_model::target::Place;
 use pinrail_model::time::Micros;
 use pinrail_store::{SqliteStore, adopt};
 
@@ -135,7 +136,7 @@ async fn an_epoch_or_an_answer_that_cannot_be_read_is_not_taken_for_none() {
     let store = SqliteStore::open(folder.path()).unwrap();
     store.lease("one").await.unwrap();
     let publication = Publication {
-        project: "p".parse().unwrap(),
+        place: Place::plain("p".parse().unwrap()),
         attempt: AttemptId::from_parts(1, 1),
         run: RunId::from_parts(1, 1),
         job: "a".parse().unwrap(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::project::without_empty_last;
 use super::run::parameters;
 use super::schedules::{control, interval, short};
 use crate::client::{Client, Place};
@@ -110,6 +111,7 @@ pub fn backfill(place: &Place, output: Output, args: &BackfillArgs) -> Result<Ex
         "order": if args.oldest_first { "oldest" } else { "newest" },
         "class": args.class,
         "redo": args.redo,
+        "target": place.target(&project),
         "dry_run": args.dry_run,
     });
     for (name, value) in [("from", &args.from), ("to", &args.to), ("jobs", &args.job)] {
@@ -304,10 +306,10 @@ pub fn backfills(place: &Place, output: Output, id: Option<&str>) -> Result<Exit
         output.document(&found);
         return Ok(ExitCode::SUCCESS);
     }
-    let found = client.get(&format!("/backfills?limit=50{}", of_project(place)))?;
+    let found = place.of_target(client.get(&format!("/backfills?limit=50{}", of_project(place)))?);
     if !output.json {
         let heads = ["backfill", "workflow", "jobs", "state", "done", "failed", "first", "last", "by", "created at"];
-        let mut rows = vec![heads.map(str::to_owned).to_vec()];
+        let mut rows = vec![heads.into_iter().chain(["target"]).map(str::to_owned).collect()];
         for item in found["items"].as_array().into_iter().flatten() {
             let count = |name: &str| item[name].as_u64().unwrap_or_default();
             let ended = count("succeeded") + count("failed") + count("cancelled");
@@ -322,9 +324,10 @@ pub fn backfills(place: &Place, output: Output, id: Option<&str>) -> Result<Exit
                 begins(&item["last"]),
                 cell(&item["by"]),
                 cell(&item["created_at"]),
+                cell(&item["target"]),
             ]);
         }
-        output.say(&table(&rows));
+        output.say(&table(&without_empty_last(rows)));
     }
     output.document(&found);
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 # Says as JSON how the process that runs this is contained: by what it finds, not by what it was told.
 import json
 import os
+import sys
 import time
 
 
@@ -19,6 +20,15 @@ def is_adopted():
     return int(os.read(read, 32) or 0) == me
 
 
+def is_hidden(path):
+    """Whether a file that is there cannot be read."""
+    try:
+        open(path).close()
+    except PermissionError:
+        return os.path.exists(path)
+    return False
+
+
 with open('/proc/self/status') as file:
     status = dict(line.rstrip('\n').split(':\t', 1) for line in file if ':\t' in line)
 with open('/proc/self/net/dev') as file:
@@ -30,6 +40,7 @@ print(
             'offline': set(links) <= {'lo'},
             'own_session': os.getsid(0) == os.getpid(),
             'adopts': is_adopted(),
+            'hidden': is_hidden(sys.argv[1]),
         }
     )
 )

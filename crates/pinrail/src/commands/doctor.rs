@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use pinrail_exec::confine::Hidden;
+use pinrail_exec::users::Users;
 use pinrail_exec::{Launcher, LocalSandbox};
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
 use pinrail_service::environments::{Builder, builder};
@@ -21,6 +23,7 @@ use crate::failure::{FAILED, Failure};
 use crate::output::{Output, cell, visible};
 use crate::python::{Interpreter, OLDEST, interpreter_of};
 use crate::state::live;
+use crate::user::make_private;
 
 /// Less free space than this stops the state database sooner or later, and less than that at once.
 const LITTLE_SPACE: u64 = 1 << 30;
@@ -136,6 +139,7 @@ struct Contained {
     offline: bool,
     own_session: bool,
     adopts: bool,
+    hidden: bool,
 }
 
 /// Starts a process as workflow files are compiled, and has it look around.
@@ -178,21 +182,67 @@ fn containment(interpreter: Option<&Interpreter>) -> Vec<Check> {
             "processes could escape their job",
             kernel,
         ),
+        if found.hidden {
+            Check::ok("landlock", "the state folder is hidden from jobs")
+        } else {
+            Check::note("landlock", NOT_HIDDEN, NOT_HIDDEN_REMEDY)
+        },
     ]
 }
 
+/// What is said where the kernel offers nothing to hide the state folder with.
+pub const NOT_HIDDEN: &str = "jobs can read the state folder: this kernel offers no Landlock";
+pub const NOT_HIDDEN_REMEDY: &str =
+    "Use Linux 5.19 or later with landlock among its security modules, in a container that lets it be used.";
+
 fn look_around(interpreter: &Interpreter) -> Result<Contained, String> {
-    let launcher = std::env::current_exe().and_then(|binary| Launcher::start(&binary)).map_err(|e| e.to_string())?;
+    let secret = Secret::new().map_err(|e| e.to_string())?;
+    let hidden = Hidden::new(&secret.0, &[]).map_err(|e| e.to_string())?;
+    let launcher = std::env::current_exe()
+        .and_then(|binary| Launcher::start(&binary, hidden, Users::default()))
+        .map_err(|e| e.to_string())?;
     let sandbox = LocalSandbox::new(Arc::new(launcher));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let argv = vec![interpreter.path.display().to_string(), "-c".to_owned(), include_str!("doctor.py").to_owned()];
+    let argv = [&interpreter.path.display().to_string(), "-c", include_str!("doctor.py"), &secret.file()];
+    let argv = argv.map(str::to_owned).to_vec();
     let cwd = PathBuf::from("/");
-    let command = SandboxCommand { argv, env: BTreeMap::new(), cwd, limit: PATIENCE, memory: MEMORY, network: false };
+    let command = SandboxCommand {
+        project: None,
+        argv,
+        env: BTreeMap::new(),
+        cwd,
+        limit: PATIENCE,
+        memory: MEMORY,
+        network: false,
+    };
     let printed = runtime.block_on(sandbox.run(command)).map_err(|e| e.to_string())?;
     serde_json::from_slice(&printed.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&printed.stderr);
         format!("a contained process failed: {}", said.lines().next_back().unwrap_or("it said nothing"))
     })
+}
+
+/// A folder as secret as the state folder, for as long as it is tried to look into it.
+struct Secret(PathBuf);
+
+impl Secret {
+    fn new() -> std::io::Result<Self> {
+        let folder = std::env::temp_dir().join(format!(".pinrail-doctor-{}", std::process::id()));
+        make_private(&folder)?;
+        let secret = Self(folder);
+        std::fs::write(secret.file(), "")?;
+        Ok(secret)
+    }
+
+    fn file(&self) -> String {
+        self.0.join("secret").display().to_string()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn state(folder: &Path) -> Vec<Check> {

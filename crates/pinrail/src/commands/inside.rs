@@ -1,8 +1,10 @@
 //! Commands for use inside an attempt. They speak for it over the socket that its processes inherit by name, with the
 //! requests of the runner protocol (docs/runner-protocol.md).
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -100,7 +102,9 @@ impl Attempt {
 
     fn exchange(&self, request: &Value) -> std::io::Result<Value> {
         // The name of a socket is shorter than many paths, so it is reached by way of its folder's descriptor.
-        let folder = std::fs::File::open(self.socket.parent().unwrap_or(Path::new("/")))?;
+        // Which the user of a shared server's project may enter, but not list.
+        let parent = self.socket.parent().unwrap_or(Path::new("/"));
+        let folder = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(parent)?;
         let name = self.socket.file_name().unwrap_or_default();
         let near = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
         let mut stream = UnixStream::connect(near)?;

@@ -14,7 +14,10 @@ pub fn check(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
     let client = place.connect()?;
     let bundle = client.send_code(&project, &place.state()?, output)?;
-    let answer = client.post(&format!("/projects/{}/compilations", project.name), &json!({"bundle": bundle}))?;
+    let answer = client.post(
+        &format!("/projects/{}/compilations", project.name),
+        &json!({"bundle": bundle, "target": place.target(&project)}),
+    )?;
     let diagnostics: Vec<Diagnostic> = serde_json::from_value(answer["diagnostics"].clone()).unwrap_or_default();
     let errors = diagnostics.iter().filter(|d| d.level == "error").count();
     if !output.json {
@@ -83,7 +86,7 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
     let project = place.project()?;
     let client = place.connect()?;
     let bundle = client.send_code(&project, &place.state()?, output)?;
-    let body = json!({"bundle": bundle, "dry_run": dry_run});
+    let body = json!({"bundle": bundle, "dry_run": dry_run, "target": place.target(&project)});
     let deployed = client.post(&format!("/projects/{}/deploys", project.name), &body).inspect_err(|failure| {
         if !output.json {
             tell_definition_errors(failure, output);
@@ -98,9 +101,10 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
         for diagnostic in diagnostics.iter().filter(told) {
             eprintln!("{}", render(diagnostic, output));
         }
-        let paused = Paused::of(&client, project.name.as_str())?;
+        let paused = Paused::of(&client, project.name.as_str(), &deployed["target"])?;
         let verb = if dry_run { "would deploy" } else { "deployed" };
-        output.say(&format!("{verb} project {} (bundle {})", project.name, short(&deployed["bundle"])));
+        let there = deployed["target"].as_str().map_or_else(String::new, |target| format!(" to target {target}"));
+        output.say(&format!("{verb} project {}{there} (bundle {})", project.name, short(&deployed["bundle"])));
         for workflow in deployed["workflows"].as_array().into_iter().flatten() {
             let (name, version) = (cell(&workflow["name"]), short(&workflow["version"]));
             let jobs = plural(workflow["jobs"].as_u64().unwrap_or_default(), "job");
@@ -132,6 +136,14 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
     Ok(ExitCode::from(if broken { DEFINITION } else { 0 }))
 }
 
+/// A table without its last column if no row has anything there: what a project without targets has no use for.
+pub fn without_empty_last(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    if rows.iter().skip(1).all(|row| row.last().is_none_or(String::is_empty)) {
+        rows.iter_mut().for_each(|row| drop(row.pop()));
+    }
+    rows
+}
+
 /// The first characters of a digest.
 pub fn short(digest: &Value) -> String {
     digest.as_str().unwrap_or_default().chars().take(8).collect()
@@ -139,14 +151,15 @@ pub fn short(digest: &Value) -> String {
 
 pub fn workflows(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let found = place.connect()?.list(&format!("/projects/{}/workflows", project.name))?;
+    let found = place.of_target(place.connect()?.list(&format!("/projects/{}/workflows", project.name))?);
     if !output.json {
-        let mut rows = vec![["workflow", "version", "jobs", "deployed at"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["workflow", "version", "jobs", "deployed at", "target"].map(str::to_owned).to_vec()];
         for item in found["items"].as_array().into_iter().flatten() {
             let jobs = item["document"]["jobs"].as_array().map_or(0, Vec::len);
-            rows.push(vec![cell(&item["name"]), short(&item["version"]), jobs.to_string(), cell(&item["deployed_at"])]);
+            let (name, version, at) = (cell(&item["name"]), short(&item["version"]), cell(&item["deployed_at"]));
+            rows.push(vec![name, version, jobs.to_string(), at, cell(&item["target"])]);
         }
-        output.say(&table(&rows));
+        output.say(&table(&without_empty_last(rows)));
     }
     output.document(&found);
     Ok(ExitCode::SUCCESS)

@@ -25,7 +25,8 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
         return Err(failure.hint(format!("Did you mean `pinrail run {name}`?")));
     }
     let client = place.connect_for_run(args.detach)?;
-    let mut body = json!({"workflow": args.workflow, "params": parameters(&args.params)?});
+    let target = place.target(&project);
+    let mut body = json!({"workflow": args.workflow, "params": parameters(&args.params)?, "target": target});
     let mut code = "deployed version".to_owned();
     if !args.deployed {
         let bundle = client.send_code(&project, &place.state()?, output)?;
@@ -50,7 +51,8 @@ pub fn run(place: &Place, output: Output, args: &RunArgs) -> Result<ExitCode, Fa
             tell_definition_errors(failure, output);
         }
     })?;
-    output.say(&format!("{} · {} · {code} · run {}", args.workflow, cell(&run["ds"]), last(&run)));
+    let there = run["target"].as_str().map_or_else(String::new, |target| format!("target {target} · "));
+    output.say(&format!("{} · {} · {code} · {there}run {}", args.workflow, cell(&run["ds"]), last(&run)));
     if args.detach {
         return Ok(detached(output, &run));
     }
@@ -83,6 +85,7 @@ pub fn submit(place: &Place, output: Output, args: &SubmitArgs) -> Result<ExitCo
     let project = match place.project() {
         Ok(project) => {
             body["bundle"] = client.send_code(&project, &place.state()?, output)?.into();
+            body["target"] = json!(place.target(&project));
             project.name.to_string()
         }
         // A command needs no project, and no files.
@@ -152,7 +155,7 @@ fn end(client: &Client, output: Output, run: &Value, detach: bool) -> Result<Exi
     follow_and_tell(client, output, run).map(|run| exit_code(&run))
 }
 
-fn detached(output: Output, run: &Value) -> ExitCode {
+pub fn detached(output: Output, run: &Value) -> ExitCode {
     let id = cell(&run["id"]);
     output.say(&hint(&format!("  follow with `pinrail logs {id} -f`, end with `pinrail cancel {id}`")));
     output.document(run);
@@ -180,7 +183,7 @@ fn has_ended(run: &Value) -> bool {
 }
 
 /// Shows tasks as they end, until the run has.
-fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
+pub fn follow(client: &Client, output: Output, id: &str) -> Result<Value, Failure> {
     interrupts::count();
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     let mut cancelled = false;
@@ -408,7 +411,7 @@ pub fn retry(
     let id = cell(&found["id"]);
     let bundle = match code {
         "folder" => Some(client.send_code(&place.project()?, &place.state()?, output)?),
-        "deployed" => Some(deployed_bundle(&client, &cell(&found["project"]), &cell(&found["workflow"]))?),
+        "deployed" => Some(deployed_bundle(&client, &found)?),
         _ => None,
     };
     let run = client.post(&format!("/runs/{id}/retry"), &json!({"jobs": jobs, "bundle": bundle}))?;

@@ -8,6 +8,7 @@ use pinrail_model::schedule::zone;
 use pinrail_model::time::Micros;
 use serde_json::{Value, json};
 
+use super::project::without_empty_last;
 use crate::client::{Client, Place};
 use crate::failure::{Failure, REFUSED, USAGE};
 use crate::output::{Output, cell, command, plural, table, visible};
@@ -18,7 +19,7 @@ const MOST_NAMED: usize = 3;
 pub fn schedules(place: &Place, output: Output, workflow: Option<&str>) -> Result<ExitCode, Failure> {
     let project = place.project()?;
     let client = place.connect()?;
-    let found = client.list(&format!("/projects/{}/schedules", project.name))?;
+    let found = place.of_target(client.list(&format!("/projects/{}/schedules", project.name))?);
     let items: Vec<&Value> = found["items"].as_array().into_iter().flatten().collect();
     if let Some(name) = workflow {
         let one = items.iter().find(|item| item["workflow"] == name).ok_or_else(|| {
@@ -34,10 +35,10 @@ pub fn schedules(place: &Place, output: Output, workflow: Option<&str>) -> Resul
         if items.is_empty() {
             output.say("no deployed workflow has a schedule");
         } else {
-            let heads = ["workflow", "schedule", "next fire time", "covers", "zone", ""];
+            let heads = ["workflow", "schedule", "next fire time", "covers", "zone", "", "target"];
             let mut rows = vec![heads.map(str::to_owned).to_vec()];
             rows.extend(items.iter().map(|item| row(item)));
-            output.say(&table(&rows));
+            output.say(&table(&without_empty_last(rows)));
         }
     }
     output.document(&found);
@@ -54,7 +55,7 @@ fn row(item: &Value) -> Vec<String> {
     let passed = item["passed"].as_array().and_then(|passed| passed.last()).map(|one| passed_over(one, &tz));
     let paused = item["paused"].as_object().map(|_| control("paused", &item["paused"]));
     let notes: Vec<String> = paused.into_iter().chain(passed).collect();
-    vec![cell(&item["workflow"]), cell(&item["schedule"]), fire, covers, tz, notes.join("; ")]
+    vec![cell(&item["workflow"]), cell(&item["schedule"]), fire, covers, tz, notes.join("; "), cell(&item["target"])]
 }
 
 /// One schedule, with its next fire times and those that made no run.
@@ -147,7 +148,7 @@ pub fn pause(
     let workflow: WorkflowName = workflow.parse().map_err(|e| Failure::new(USAGE, format!("{e}")))?;
     let verb = if paused { "pause" } else { "resume" };
     let path = format!("/projects/{}/schedules/{workflow}/{verb}", project.name);
-    let schedule = place.connect()?.post(&path, &json!({"reason": reason}))?;
+    let schedule = place.connect()?.post(&path, &json!({"reason": reason, "target": place.target}))?;
     if paused {
         output.say(&format!("the schedule of {workflow} is paused; runs that have been made go on"));
         output.say(&format!("  next        {}", command(&format!("pinrail resume {workflow}"))));
@@ -165,9 +166,11 @@ pub fn pause(
 pub struct Paused(BTreeMap<String, String>);
 
 impl Paused {
-    pub fn of(client: &Client, project: &str) -> Result<Self, Failure> {
+    /// Those of a project at a target, null in one without targets.
+    pub fn of(client: &Client, project: &str, target: &Value) -> Result<Self, Failure> {
         let found = client.list(&format!("/projects/{project}/schedules"))?;
-        let items = found["items"].as_array().into_iter().flatten().filter(|item| !item["paused"].is_null());
+        let items = found["items"].as_array().into_iter().flatten();
+        let items = items.filter(|item| !item["paused"].is_null() && item["target"] == *target);
         Ok(Self(items.map(|item| (cell(&item["workflow"]), control("paused", &item["paused"]))).collect()))
     }
 }
@@ -254,11 +257,12 @@ pub fn short(id: &Value) -> String {
     id[id.len().saturating_sub(pinrail_model::ids::SHORT)..].to_owned()
 }
 
-/// A deployed workflow's bundle.
-pub fn deployed_bundle(client: &Client, project: &str, workflow: &str) -> Result<String, Failure> {
+/// The bundle of the version that is deployed where a run belongs.
+pub fn deployed_bundle(client: &Client, run: &Value) -> Result<String, Failure> {
+    let (project, workflow) = (cell(&run["project"]), cell(&run["workflow"]));
     let found = client.list(&format!("/projects/{project}/workflows"))?;
     let mut items = found["items"].as_array().into_iter().flatten();
-    let one = items.find(|item| item["name"] == workflow);
+    let one = items.find(|item| item["name"] == run["workflow"] && item["target"] == run["target"]);
     one.map(|item| cell(&item["bundle"])).ok_or_else(|| {
         Failure::new(REFUSED, format!("workflow \"{workflow}\" is not deployed"))
             .hint("Deploy it with `pinrail deploy`.")

@@ -1,6 +1,5 @@
 //! Starting and stopping a server, and the tokens for it.
 
-use std::net::SocketAddr;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -19,19 +18,13 @@ use crate::state::{Locked, live};
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-pub fn up(
-    place: &Place,
-    output: Output,
-    listen: SocketAddr,
-    detach: bool,
-    slots: Option<u32>,
-) -> Result<ExitCode, Failure> {
+pub fn up(place: &Place, output: Output, detach: bool, wanted: &Wanted) -> Result<ExitCode, Failure> {
     let folder = place.state()?;
     if detach {
-        return up_detached(&folder, output, listen, slots);
+        return up_detached(&folder, output, wanted);
     }
     let locked = Locked::take_over(&folder)?;
-    let server = Server::start(locked, &Wanted { listen, embedded: false, slots })?;
+    let server = Server::start(locked, wanted)?;
     output.say(&format!("ready at {} (state in {})", server.url, folder.display()));
     output.document(&json!({"url": server.url, "pid": std::process::id()}));
     server.wait_for_signal()?;
@@ -39,20 +32,18 @@ pub fn up(
 }
 
 /// The same in the background, with its log in the state folder.
-fn up_detached(
-    folder: &std::path::Path,
-    output: Output,
-    listen: SocketAddr,
-    slots: Option<u32>,
-) -> Result<ExitCode, Failure> {
+fn up_detached(folder: &std::path::Path, output: Output, wanted: &Wanted) -> Result<ExitCode, Failure> {
     // Only to look: the process below takes the lock for itself, and would say so in its log if it could not.
     drop(Locked::take_over(folder)?);
     let log_path = folder.join("server.log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("up").arg("--listen").arg(listen.to_string()).arg("--state").arg(folder);
-    if let Some(slots) = slots {
+    command.arg("up").arg("--listen").arg(wanted.listen.to_string()).arg("--state").arg(folder);
+    if let Some(slots) = wanted.slots {
         command.arg("--slots").arg(slots.to_string());
+    }
+    for pair in &wanted.run_as {
+        command.arg("--run-as").arg(pair);
     }
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A session of its own, so that it does not die with the terminal.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use pinrail_model::fault::Reason;
 use serde_json::Value;
 
+use super::project::without_empty_last;
 use super::run::{Left, last, task_line};
 use super::{backfills, pace, waiting};
 use crate::client::{Client, Place, encoded};
@@ -44,14 +45,14 @@ pub fn runs(
     if let Ok(project) = place.project() {
         path.push_str(&format!("&project={}", project.name));
     }
-    for (name, value) in [("workflow", workflow), ("state", state)] {
+    for (name, value) in [("workflow", workflow), ("state", state), ("target", place.target.as_deref())] {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={value}"));
         }
     }
     let found = client.get(&path)?;
     if !output.json {
-        let heads = ["run", "workflow", "ds", "state", "created at", "took"];
+        let heads = ["run", "workflow", "ds", "state", "created at", "took", "target"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         for run in found["items"].as_array().into_iter().flatten() {
             let id = cell(&run["id"]);
@@ -64,9 +65,10 @@ pub fn runs(
                 cell(&run["state"]),
                 cell(&run["created_at"]),
                 took,
+                cell(&run["target"]),
             ]);
         }
-        output.say(&table(&rows));
+        output.say(&table(&without_empty_last(rows)));
     }
     output.document(&found);
     Ok(ExitCode::SUCCESS)
@@ -77,8 +79,9 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
     let run = find(place, &client, reference)?;
     if !output.json {
         let left = Left::of(&client, &run)?;
+        let there = run["target"].as_str().map_or_else(String::new, |target| format!("target {target} · "));
         let line = format!(
-            "{} · {} · {} · run {}",
+            "{} · {} · {} · {there}run {}",
             cell(&run["workflow"]),
             cell(&run["ds"]),
             cell(&run["state"]),

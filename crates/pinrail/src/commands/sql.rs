@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::project::tell_definition_errors;
+use super::project::{tell_definition_errors, without_empty_last};
 use super::run::parameters;
 use crate::cli::RenderArgs;
 use crate::client::{Place, project_path};
@@ -60,7 +60,7 @@ fn ask(place: &Place, output: Output, text: &str, format: &str) -> Result<ExitCo
     let client = place.connect()?;
     let bundle = client.send_bundle(&project, &place.state()?)?;
     interrupts::count();
-    let body = json!({"sql": text, "bundle": bundle, "wait": WAIT});
+    let body = json!({"sql": text, "bundle": bundle, "target": place.target(&project), "wait": WAIT});
     let mut query = client.post(&format!("/projects/{}/queries", project.name), &body)?;
     let path = format!("/queries/{}", cell(&query["id"]));
     while query["state"] == "running" {
@@ -99,6 +99,7 @@ pub fn render(place: &Place, output: Output, args: &RenderArgs) -> Result<ExitCo
         "params": parameters(&args.params)?,
         "at": args.at,
         "workflow": args.workflow,
+        "target": place.target(&project),
     });
     if args.target.ends_with(".sql") {
         body["file"] = project_path(&project, &args.target).into();
@@ -136,14 +137,21 @@ fn null_cell(value: &Value) -> String {
 
 pub fn tables(place: &Place, output: Output) -> Result<ExitCode, Failure> {
     let project = place.project()?;
-    let found = place.connect()?.list(&format!("/projects/{}/tables", project.name))?;
+    let client = place.connect()?;
+    let mut path = format!("/projects/{}/tables", project.name);
+    // What the targets are stands in the folder's file.
+    if let Some(target) = place.target(&project) {
+        path.push_str(&format!("?bundle={}&target={target}", client.send_bundle(&project, &place.state()?)?));
+    }
+    let found = client.list(&path)?;
     if !output.json {
-        let mut rows = vec![["table", "rows", "bytes", "partitioned by"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["table", "rows", "bytes", "partitioned by", "read from"].map(str::to_owned).to_vec()];
         for item in found["items"].as_array().into_iter().flatten() {
             let parts: Vec<String> = item["partitioned_by"].as_array().into_iter().flatten().map(cell).collect();
-            rows.push(vec![cell(&item["table"]), cell(&item["rows"]), cell(&item["bytes"]), parts.join(", ")]);
+            let (rows_of, bytes) = (cell(&item["rows"]), cell(&item["bytes"]));
+            rows.push(vec![cell(&item["table"]), rows_of, bytes, parts.join(", "), cell(&item["read_from"])]);
         }
-        output.say(&table(&rows));
+        output.say(&table(&without_empty_last(rows)));
     }
     output.document(&found);
     Ok(ExitCode::SUCCESS)

@@ -35,6 +35,7 @@ pages! {
     backfills "docs/backfills.md"
     environments "docs/environments.md"
     explain "docs/explain.md"
+    importing "docs/importing.md"
     notifications "docs/notifications.md"
     operations "docs/operations.md"
     pools "docs/pools.md"
@@ -47,11 +48,15 @@ pages! {
     sql "docs/sql.md"
     testing "docs/testing.md"
     executors "docs/executors.md"
+    replay "docs/replay.md"
+    targets "docs/targets.md"
     rest "docs/rest.md"
 }
 
 /// Pages without a command.
-const PLAIN: &[&str] = &["docs/README.md", "docs/isolation.md", "docs/runner-protocol.md"];
+const PLAIN: &[&str] = &["docs/README.md", COMPARISON, "docs/isolation.md", "docs/runner-protocol.md"];
+/// What we have beside other tools; each row says which test proves it.
+const COMPARISON: &str = "docs/compare.md";
 
 #[test]
 fn every_page_is_tested() {
@@ -79,10 +84,41 @@ fn links_lead_somewhere() {
             assert!(path.exists(), "{page} leads to {target}, which does not exist");
             if !anchor.is_empty() {
                 let there = std::fs::read_to_string(&path).unwrap();
-                assert!(anchors(&there).iter().any(|one| one == anchor), "{page} leads to {target}: no such heading");
+                let is_code = path.extension().is_some_and(|extension| extension == "rs");
+                let (places, what) = if is_code { (tests(&there), "test") } else { (anchors(&there), "heading") };
+                assert!(places.iter().any(|one| one == anchor), "{page} leads to {target}: no such {what}");
             }
         }
     }
+}
+
+#[test]
+fn every_row_of_the_comparison_leads_to_a_test() {
+    let text = std::fs::read_to_string(repository().join(COMPARISON)).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| | "));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 9, "{row}");
+        assert!(cells[1].starts_with("[yes](../crates/"), "{row}");
+        assert!(cells[1].split("](").skip(1).all(|link| link.contains(".rs#")), "{row}");
+        for word in cells[2..].iter().filter_map(|cell| cell.strip_prefix('[')?.split_once("][")) {
+            let name = word.1.split(']').next().unwrap();
+            assert!(text.contains(&format!("\n[{name}]: https://")), "{COMPARISON} has no link \"{name}\"");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{COMPARISON} has {count} rows");
+}
+
+/// The names of the tests of a file.
+fn tests(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let after_mark =
+        lines.windows(2).filter(|pair| pair[0].starts_with("#[test]") || pair[0].starts_with("#[tokio::test"));
+    let names =
+        after_mark.filter_map(|pair| pair[1].trim_start_matches("async ").strip_prefix("fn ")?.split('(').next());
+    names.map(str::to_owned).collect()
 }
 
 /// The names under which the headings of a page can be linked.

@@ -24,6 +24,7 @@ fn a_machine_that_has_all_is_well() {
         "namespaces",
         "no-new-privileges",
         "subreaper",
+        "landlock",
         "state",
         "schema",
         "environments",

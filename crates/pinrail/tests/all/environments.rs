@@ -84,7 +84,7 @@ impl Builder {
     }
 }
 
-fn wheel(folder: &Path, name: &str, version: &str, source: &str, requirements: &[&str]) {
+pub fn wheel(folder: &Path, name: &str, version: &str, source: &str, requirements: &[&str]) {
     let mut make = Command::new(test_python());
     make.arg(repository().join("crates/pinrail/tests/all/make_wheel.py")).arg(folder).args([name, version, source]);
     let made = make.args(requirements).output().unwrap();
@@ -126,7 +126,7 @@ fn nothing_is_left_over(project: &Project) {
     assert!(others.iter().all(|name| name == "files" || name == "lock"), "{others:?}");
 }
 
-fn digest(task: &Value) -> String {
+pub fn digest(task: &Value) -> String {
     task["attempts"][0]["environment"].as_str().unwrap_or_else(|| panic!("no environment: {task}")).to_owned()
 }
 

@@ -50,7 +50,7 @@ if __name__ == '__main__':
 const KINDS: [&str; 4] = ["job in Python", "class on `shell`", "command", "loading workflow files"];
 
 /// The interpreter itself: what is found by its name may be a script that adds to the environment.
-fn interpreter(user: Option<u32>) -> String {
+pub fn interpreter(user: Option<u32>) -> String {
     let mut command = std::process::Command::new("python3");
     if let Some(user) = user {
         // Another user may find another one.

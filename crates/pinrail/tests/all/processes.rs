@@ -41,9 +41,14 @@ fn a_job_killed_by_somebody_else_is_of_unknown_fault() {
 
 #[test]
 fn a_lost_warm_process_is_the_platforms_fault_and_free() {
-    let job = "import os, signal, time\ndef a(ctx):\n    if ctx.attempt.number == 1:\n        os.kill(os.getppid(), signal.SIGKILL)\n        time.sleep(30)\n";
-    let project = python_project("", job);
-    let run = project.run(&["run", "w", "--json"]).json();
+    let job = "import os, time\ndef a(ctx):\n    if ctx.attempt.number == 1:\n        open(PATH, 'w').write(str(os.getppid()))\n        time.sleep(30)\n";
+    let project = python_project("", "");
+    project.write("jobs/a.py", &job.replace("PATH", &format!("{:?}", project.path().join("warm"))));
+    project.write(".pinrailignore", "warm\nserver.log\n");
+    let _server = project.up();
+    assert_eq!(project.run(&["run", "w", "--detach"]).code, Some(0));
+    sigkill(pid_in(&project, "warm"));
+    let run = project.wait_for_end();
     assert_eq!(run["state"], "succeeded", "{run}");
     let attempts = task(&run, "a")["attempts"].as_array().unwrap();
     assert_eq!((&attempts[0]["state"], &attempts[0]["fault"]), (&"lost".into(), &"platform".into()));

@@ -24,7 +24,7 @@ fn a_server_clears_what_others_left_and_nothing_that_is_needed() {
     let attempt = task(&run, "a")["attempts"][0]["id"].as_str().unwrap().to_owned();
     let unknown = "att_00000000000000000000000000";
     let left = [
-        format!("scratch/{attempt}/left"),
+        format!("scratch/projects/demo/{attempt}/left"),
         format!("scratch/{unknown}/left"),
         "scratch/backup-1f/state.db".to_owned(),
         format!("logs/{unknown}.log"),

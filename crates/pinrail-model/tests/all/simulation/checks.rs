@@ -178,21 +178,21 @@ impl Checks {
         let mut scheduled: BTreeMap<_, u32> = BTreeMap::new();
         let begun = |run: &&Run| run.pending.is_none() && !run.state().is_final();
         for run in owner.runs.values().filter(begun) {
-            let line = (&run.project, &run.workflow);
-            let alone = intervals.insert((line, run.interval));
+            let lane = run.lane();
+            let alone = intervals.insert((lane.clone(), run.interval));
             self.hold(alone, || format!("two runs of {} are under way for {:?}", run.workflow, run.interval));
             if matches!(run.cause, Cause::Schedule { .. }) {
-                *scheduled.entry(line).or_default() += 1;
+                *scheduled.entry(lane).or_default() += 1;
             }
         }
         for run in owner.runs.values().filter(begun) {
             let Cause::Schedule { .. } = run.cause else { continue };
             let is_new = self.begun.insert(run.id);
-            let most =
-                owner.triggers.get(&(run.project.clone(), run.workflow.clone())).map(|t| (t.overrun, t.most_active));
+            let lane = run.lane();
+            let most = owner.triggers.get(&lane).map(|t| (t.overrun, t.most_active));
             // A deploy may have changed the policy after the run was made with another one.
             let Some((overrun, most)) = most.filter(|_| is_new) else { continue };
-            let active = scheduled.get(&(&run.project, &run.workflow)).copied().unwrap_or(0);
+            let active = scheduled.get(&lane).copied().unwrap_or(0);
             let most = if overrun == pinrail_model::trigger::Overrun::StartNew { most.max(1) } else { 1 };
             self.hold(active <= most, || format!("run {} begins as one of {active}, where {most} may", run.id));
         }

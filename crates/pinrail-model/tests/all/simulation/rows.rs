@@ -7,10 +7,11 @@ use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{Backfill, Progress};
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{BackfillId, CommandId, RunId};
-use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Attempt, Cause, Control, Graph, Outcome, Pending, Run, RunState, Task, TaskIx};
 use pinrail_model::seam::store::{LimitName, Write};
 use pinrail_model::simulation::Change;
+use pinrail_model::target::Lane;
 use pinrail_model::trigger::Trigger;
 
 type Documents = BTreeMap<Sha, Arc<Document>>;
@@ -21,13 +22,13 @@ const MOST_FIRES: usize = 10_000;
 #[derive(Clone, Default)]
 pub struct Rows {
     pub runs: BTreeMap<RunId, StoredRun>,
-    pub triggers: BTreeMap<(ProjectName, WorkflowName), Trigger>,
+    pub triggers: BTreeMap<Lane, Trigger>,
     pub backfills: BTreeMap<BackfillId, (Backfill, Progress)>,
     pub holds: BTreeMap<Scope, Control>,
     pub limits: BTreeMap<(ProjectName, LimitName), u32>,
     pub answered: BTreeSet<CommandId>,
     keys: BTreeMap<String, RunId>,
-    fires: BTreeMap<(ProjectName, WorkflowName), BTreeSet<pinrail_model::time::Micros>>,
+    fires: BTreeMap<Lane, BTreeSet<pinrail_model::time::Micros>>,
 }
 
 /// A run's row and those of its tasks.
@@ -74,8 +75,7 @@ impl Rows {
                 }
                 if let Some(row) = row {
                     if let Cause::Schedule { fire_at } = row.cause {
-                        let line = (row.project.clone(), row.workflow.clone());
-                        self.fires.entry(line).or_default().insert(fire_at);
+                        self.fires.entry(row.lane()).or_default().insert(fire_at);
                     }
                     let empty = || StoredRun { row: Arc::clone(row), state: *state, tasks: Vec::new() };
                     let stored = self.runs.entry(*id).or_insert_with(empty);
@@ -112,14 +112,14 @@ impl Rows {
                 }
             }
             Write::Trigger(trigger) => {
-                let key = (trigger.project.clone(), trigger.workflow.clone());
+                let key = trigger.lane();
                 if let Some(old) = self.triggers.get(&key) {
                     self.accounts_for(&key, old, trigger)?;
                 }
                 self.triggers.insert(key, trigger.as_ref().clone());
             }
-            Write::DropTrigger { project, workflow } => {
-                self.triggers.remove(&(project.clone(), workflow.clone()));
+            Write::DropTrigger(lane) => {
+                self.triggers.remove(lane);
             }
             Write::Backfill(row) => {
                 self.backfills.insert(row.backfill.id, (row.backfill.clone(), row.progress.clone()));
@@ -150,9 +150,12 @@ impl Rows {
     }
 
     /// Each fire time that a trigger has dealt with is a run, or was passed over with a reason.
-    fn accounts_for(&self, key: &(ProjectName, WorkflowName), old: &Trigger, new: &Trigger) -> Result<(), String> {
+    fn accounts_for(&self, key: &Lane, old: &Trigger, new: &Trigger) -> Result<(), String> {
         if new.done_until < old.done_until {
-            return Err(format!("the schedule of {} goes back from {} to {}", key.1, old.done_until, new.done_until));
+            return Err(format!(
+                "the schedule of {} goes back from {} to {}",
+                key.workflow, old.done_until, new.done_until
+            ));
         }
         let passed = |trigger: &Trigger| trigger.passed.iter().map(|passed| passed.count as usize).sum::<usize>();
         // Of a longer list the oldest have been forgotten.
@@ -168,7 +171,7 @@ impl Rows {
         }
         Err(format!(
             "the schedule of {} dealt with {} fire times after {} until {}: {made} runs, {left_out} passed over",
-            key.1,
+            key.workflow,
             due.len(),
             old.done_until,
             new.done_until

@@ -791,6 +791,7 @@ impl<'a> World<'a> {
         let versions = BTreeMap::from([(workflow_name(workflow), sha)]);
         self.send(CommandKind::Activate(Box::new(Activation {
             project,
+            target: None,
             bundle: sha,
             versions,
             keep,
@@ -976,6 +977,7 @@ impl<'a> World<'a> {
             id,
             project: self.case.project(workflow),
             workflow: workflow_name(workflow),
+            target: None,
             version: sha,
             bundle: sha,
             class: Class::Interactive,
@@ -990,6 +992,7 @@ impl<'a> World<'a> {
             jobs: None,
             unique_key: None,
             notify: None,
+            replay_of: None,
         })))
     }
 
@@ -1007,6 +1010,7 @@ impl<'a> World<'a> {
             id,
             project: self.case.project(workflow),
             workflow: workflow_name(workflow),
+            target: None,
             version: sha,
             bundle: sha,
             by: "anna".to_owned(),
@@ -1031,7 +1035,7 @@ impl<'a> World<'a> {
 
     fn pause(&self, workflow: usize, paused: bool) -> CommandKind {
         let project = self.case.project(workflow);
-        CommandKind::Pause { project, workflow: workflow_name(workflow), paused, reason: None }
+        CommandKind::Pause { project, workflow: workflow_name(workflow), target: None, paused, reason: None }
     }
 
     fn drain(&mut self, which: u64) {
@@ -1067,6 +1071,7 @@ impl<'a> World<'a> {
             let (versions, keep) = (BTreeMap::new(), BTreeSet::new());
             self.send(CommandKind::Activate(Box::new(Activation {
                 project,
+                target: None,
                 bundle,
                 versions,
                 keep,

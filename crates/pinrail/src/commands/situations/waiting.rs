@@ -82,6 +82,7 @@ fn in_backfill(explanation: &mut Explanation, paused: bool) {
         id: BackfillId::from_parts(1, 9),
         project: project(),
         workflow: "daily".parse().expect("a name"),
+        target: None,
         version: sha,
         bundle: sha,
         by: "ben".to_owned(),
