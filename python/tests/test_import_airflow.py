@@ -789,19 +789,19 @@ def test_what_has_no_counterpart_is_a_job_that_fails_and_a_note(files: Files) ->
     assert set(made.jobs) == {'file', 'http', 'branch', 'short', 'own', 's3', 'a', 'ready'}
     assert 'branch>own' in made.edges and 's3>a' in made.edges
     assert made.notes() == [
-        '14: FileSensor "file": Pinrail does not wait by itself yet',
-        '15: HttpSensor "http": Pinrail does not wait by itself yet',
+        '14: FileSensor "file": jobs here wait themselves',
+        '15: HttpSensor "http": jobs here wait themselves',
         '16: BranchPythonOperator "branch": it chooses which tasks run',
         '17: ShortCircuitOperator "short": it chooses which tasks run',
         '18: OwnOperator "own": its class is the file\'s own and derives from EmptyOperator',
         '19: S3ListOperator "s3": it is an operator without a counterpart',
-        '26: @task.sensor "ready": Pinrail does not wait by itself yet',
+        '26: @task.sensor "ready": jobs here wait themselves',
     ]
     assert all(note['todo'] for note in made.document['notes'])
     assert [(one['jobs'], one['unwritten']) for one in made.document['sources']] == [(8, 7)]
     errors = made.play().errors
     assert set(errors) == {'file', 'http', 'branch', 'short', 'own', 's3', 'ready'}
-    assert 'dags.py:14 is not translated: Pinrail does not wait by itself yet' in str(errors['file'])
+    assert 'dags.py:14 is not translated: jobs here wait themselves' in str(errors['file'])
 
 
 def test_operators_of_ones_own_are_made_by_their_jobs(files: Files) -> None:

@@ -309,6 +309,14 @@ pub fn kill_marked(installation: &str, attempts: &BTreeSet<String>) {
     });
 }
 
+/// Kills every process of an attempt, wherever it is.
+pub(crate) async fn kill_strays(attempt: &str) {
+    let attempt = attempt.to_owned();
+    let killing = move || kill_all(|value| value(ATTEMPT_VARIABLE).as_deref() == Some(&attempt));
+    // A panic would have been told of.
+    let _ = tokio::task::spawn_blocking(killing).await;
+}
+
 /// Kills every process in whose environment something holds, until there is none. What the kernel cannot end in time,
 /// such as a process that waits for a broken disk, is told of.
 fn kill_all(holds: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) {

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::channel::{Outputs, STREAMS_LINGER, Streams, account, converse, judge, socket};
 use crate::commands::{CommandSocket, while_serving};
 use crate::confine::{Around, Ruleset};
-use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher};
+use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher, kill_strays};
 use crate::process;
 use crate::shell::{Ended, cannot, environment, of_environment, run_process, stop, uses};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
@@ -165,6 +165,15 @@ impl Python {
             }
             self.launcher.unwatch(&key);
             exit.map_or(Fork::Lost, |exit| Fork::Ended(exit, over))
+        };
+        let watched = async {
+            let fork = watched.await;
+            if matches!(fork, Fork::Lost) {
+                // Nobody else may know of it any more: the launcher can have died as well, and its successor kills
+                // only those that are waited for. What has escaped still holds the socket and the streams.
+                kill_strays(&key).await;
+            }
+            fork
         };
         let drained = Streams::drain(&mut out, &mut err, sink);
         tokio::pin!(drained);

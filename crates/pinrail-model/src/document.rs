@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use crate::condition::Condition;
 use crate::fault::Fault;
 use crate::names::{JobName, ParamName, PoolName, SecretName, WorkflowName};
 use crate::near::nearest;
@@ -251,6 +252,9 @@ pub struct Job {
     /// Labels that a worker must have to run it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// What must be so outside of the run before it begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wait_for: Vec<Condition>,
     #[serde(default)]
     pub description: Option<String>,
     #[serde(default)]

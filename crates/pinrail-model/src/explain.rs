@@ -12,6 +12,7 @@ pub use estimate::{Estimate, History, Upcoming, estimate, estimate_pending, name
 pub use slow::{Pace, Part, PartTime, Parts, Past, PathJob, SLOW_CODES, pace, parts};
 
 use crate::admit::{Barred, LimitId, Scope, Shard, Standing};
+use crate::condition::{Condition, Seen};
 use crate::fault::{ERROR, Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId};
 use crate::names::{JobName, ProjectName, TableRef, WorkflowName};
@@ -71,6 +72,10 @@ pub enum Why {
     /// The jobs it waits for have not ended.
     WaitingForJobs {
         jobs: Vec<Awaited>,
+    },
+    /// Something outside of the run is not yet as it must be.
+    WaitingForConditions {
+        conditions: Vec<Looked>,
     },
     /// Every worker slot that new work may take is held.
     WaitingForSlot {
@@ -184,9 +189,11 @@ pub enum Why {
     UpstreamFailed {
         jobs: Vec<Awaited>,
     },
-    /// Its trigger rule was not met.
+    /// Its trigger rule was not met, or a condition.
     Skipped {
         jobs: Vec<Awaited>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        conditions: Vec<Looked>,
     },
     /// It succeeded; its state says so.
     Ended,
@@ -218,6 +225,7 @@ impl Why {
     pub fn code(&self) -> &'static str {
         match self {
             Self::WaitingForJobs { .. } => "waiting-for-jobs",
+            Self::WaitingForConditions { .. } => "waiting-for-conditions",
             Self::WaitingForSlot { .. } => "waiting-for-slot",
             Self::WaitingForLimit { .. } => "waiting-for-limit",
             Self::WaitingForWorker { .. } => "waiting-for-worker",
@@ -293,6 +301,15 @@ pub enum Limit {
 pub struct Awaited {
     pub job: JobName,
     pub state: String,
+}
+
+/// A condition of a task, and what was last seen of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Looked {
+    #[serde(flatten)]
+    pub seen: Seen,
+    /// When it is given up, if it is not met.
+    pub until: Micros,
 }
 
 /// Who holds a slot.
@@ -375,7 +392,8 @@ pub struct Tries {
 /// A failure with its evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
-    pub attempt: AttemptId,
+    /// None: it failed before it had one.
+    pub attempt: Option<AttemptId>,
     pub phase: Option<Phase>,
     pub ends: Ends,
     pub fault: Fault,
@@ -391,6 +409,11 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
     let task = &run.tasks[ix];
     let mut behind = Vec::new();
     let why = match (task.position, shard) {
+        (Position::Waiting, shard) if task.watch.as_ref().is_some_and(|watch| !watch.is_met()) => {
+            let conditions = looked(run, ix);
+            let heard_at = conditions.iter().filter_map(|looked| looked.seen.at).max();
+            shard.map_or(Why::WaitingForServer { heard_at }, |_| Why::WaitingForConditions { conditions })
+        }
         (Position::Waiting, _) => Why::WaitingForJobs { jobs: awaited(run, ix, |t| t.ending.is_none()) },
         (Position::Held, _) => Why::Held { reason: task.held.clone().unwrap_or_default() },
         (Position::Done, _) => done(run, ix),
@@ -534,6 +557,7 @@ fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
         }
         Why::HeldByScope { scope, .. } => (None, Some(release(scope))),
         Why::RunHeld { .. } => (None, Some(format!("pinrail release {run_id}"))),
+        Why::WaitingForConditions { .. } => (None, Some(format!("pinrail release {run_id} --job {}", task.job))),
         Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", task.job))),
         _ => (None, None),
     }
@@ -580,6 +604,19 @@ fn awaited(run: &Run, ix: TaskIx, which: impl Fn(&Task) -> bool) -> Vec<Awaited>
     parents
         .filter(|task| which(task))
         .map(|task| Awaited { job: task.job.clone(), state: task.state_name().to_owned() })
+        .collect()
+}
+
+/// The conditions of a task that are not met.
+fn looked(run: &Run, ix: TaskIx) -> Vec<Looked> {
+    let Some(watch) = &run.tasks[ix].watch else { return Vec::new() };
+    let conditions = run.graph.jobs[ix].wait_for.iter().zip(&watch.seen).filter(|(_, seen)| !seen.met);
+    let named = |condition: &Condition, seen: &Seen| match seen.what.is_empty() {
+        true => Seen { what: condition.that.to_string(), ..seen.clone() },
+        false => seen.clone(),
+    };
+    conditions
+        .map(|(condition, seen)| Looked { seen: named(condition, seen), until: watch.since.plus(condition.patience()) })
         .collect()
 }
 
@@ -663,7 +700,10 @@ fn under_way(run: &Run, shard: &Shard, ix: TaskIx, position: Position) -> Why {
 
 fn done(run: &Run, ix: TaskIx) -> Why {
     let task = &run.tasks[ix];
-    let failure = || task.attempt().and_then(failure);
+    let failure = || match &task.given_up {
+        Some(verdict) => Some(told(None, verdict)),
+        None => task.attempt().and_then(failure),
+    };
     let not_good = |t: &Task| !t.ending.is_some_and(Ending::is_good);
     match (task.ending, failure()) {
         (Some(Ending::Failed), Some(failure)) => Why::Failed { failure, tries: tries(run, ix) },
@@ -673,7 +713,7 @@ fn done(run: &Run, ix: TaskIx) -> Why {
             None => Why::Cancelled { failure, stopped: None },
         },
         (Some(Ending::UpstreamFailed), _) => Why::UpstreamFailed { jobs: awaited(run, ix, not_good) },
-        (Some(Ending::Skipped), _) => Why::Skipped { jobs: awaited(run, ix, |_| true) },
+        (Some(Ending::Skipped), _) => Why::Skipped { jobs: awaited(run, ix, |_| true), conditions: looked(run, ix) },
         _ => Why::Ended,
     }
 }
@@ -693,12 +733,16 @@ fn failure(attempt: &Attempt) -> Option<Failure> {
         (Some(Outcome::Ended(verdict)), _) | (None, Some(verdict)) => verdict,
         _ => return None,
     };
-    Some(Failure {
-        attempt: attempt.id,
+    Some(told(Some(attempt.id), verdict))
+}
+
+fn told(attempt: Option<AttemptId>, verdict: &Verdict) -> Failure {
+    Failure {
+        attempt,
         phase: verdict.phase,
         ends: verdict.ends,
         fault: verdict.fault,
         retry_helps: verdict.fault.retried_by_default() || verdict.fault.free_attempts() > 0,
         evidence: verdict.evidence.clone(),
-    })
+    }
 }

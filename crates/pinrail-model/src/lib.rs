@@ -10,6 +10,7 @@
 
 pub mod admit;
 pub mod backfill;
+pub mod condition;
 pub mod document;
 pub mod explain;
 pub mod fault;

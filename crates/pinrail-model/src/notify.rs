@@ -278,7 +278,8 @@ fn follow(run: &Run, happening: &Happening, now: Micros) -> Vec<Told> {
     let ended = |state: &str| happening.data["state"] == state;
     match (happening.kind, happening.task) {
         ("task-ended", Some(ix)) if ended("failed") && !run.graph.jobs[ix].may_fail => failed(run, ix, now),
-        ("task-held", Some(ix)) => failed(run, ix, now),
+        // What a person holds is no failure.
+        ("task-held", Some(ix)) if run.tasks[ix].hold.is_none() => failed(run, ix, now),
         ("attempt-slow", Some(ix)) => vec![slow(run, ix)],
         ("run-ended", _) if ended(RunState::Succeeded.name()) => {
             let took = run.started_at.map(|at| format!("it took {}", human(now.since(at))));

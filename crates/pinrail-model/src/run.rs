@@ -15,7 +15,7 @@ mod apply;
 mod edges;
 mod graph;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ pub use edges::{EDGES, Edge, edges_markdown};
 pub use graph::Graph;
 
 use crate::admit::{LimitId, Need};
+use crate::condition::{Look, Watch};
 use crate::document::{ExecutorKind, Sha};
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
@@ -190,6 +191,12 @@ pub struct Task {
     /// Who said what became of it, instead of an attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marked: Option<Control>,
+    /// What is known of the conditions that it waits for, once the jobs that it waits for allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// Why it was given up before it had an attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<Box<Verdict>>,
     /// Deaths of the owner in a row while this task had a live attempt.
     #[serde(default)]
     pub owner_deaths: u32,
@@ -581,6 +588,16 @@ pub enum Event {
         epoch: u64,
         timer: Timer,
     },
+    /// Whoever watches a condition of a waiting task says what it saw.
+    Observed {
+        task: TaskIx,
+        epoch: u64,
+        condition: usize,
+        look: Look,
+        /// The condition with its templates filled in.
+        what: String,
+        found: String,
+    },
     /// A person or program wants the run, or one of its tasks, to end.
     Stop {
         task: Option<TaskIx>,
@@ -704,6 +721,8 @@ pub enum Loss {
 pub enum Timer {
     /// A task in `backoff` is ready again.
     Backoff,
+    /// A condition was waited for as long as its author would.
+    Patience,
     /// An attempt takes longer than its author expected.
     Warn,
     /// An attempt takes longer than its author allows.
@@ -728,7 +747,7 @@ pub struct Effects {
     pub work: Vec<Work>,
     pub history: Vec<Happening>,
     /// Tasks whose rows (and whose latest attempt's) changed.
-    pub touched: std::collections::BTreeSet<TaskIx>,
+    pub touched: BTreeSet<TaskIx>,
     /// Which tasks moved along which edges, in order.
     pub moves: Vec<(TaskIx, Position, Position)>,
     pub run_touched: bool,
@@ -769,6 +788,11 @@ pub enum Work {
         task: TaskIx,
         epoch: u64,
         graceful: bool,
+    },
+    /// Look at the conditions of a task that are not met, and tell what is seen.
+    Watch {
+        task: TaskIx,
+        epoch: u64,
     },
     Set {
         task: TaskIx,
@@ -935,6 +959,12 @@ impl Run {
         filled
     }
 
+    /// Whether nothing outside of the run keeps a task from beginning, as far as was seen.
+    #[must_use]
+    pub fn conditions_met(&self, task: TaskIx) -> bool {
+        self.graph.jobs[task].wait_for.is_empty() || self.tasks[task].watch.as_ref().is_some_and(Watch::is_met)
+    }
+
     /// Whether a piece of work is still to be done: what was decided after it, before it could begin, may have made it
     /// pointless.
     #[must_use]
@@ -945,20 +975,27 @@ impl Run {
         | Work::Complete { task, epoch }
         | Work::Publish { task, epoch }
         | Work::Clean { task, epoch, .. }
+        | Work::Watch { task, epoch }
         | Work::Set { task, epoch, .. }) = work;
         self.tasks.get(*task).is_some_and(|task| task.epoch == *epoch)
     }
 
-    /// Timers to set again after a restart, with the time that is left. Those of attempts follow from what becomes of the
-    /// attempts.
+    /// Timers to set again after a restart, with the time that is left, and conditions to look at. Those of attempts follow
+    /// from what becomes of the attempts.
     #[must_use]
     pub fn timers(&self, now: Micros) -> Vec<Work> {
-        let waiting = self.tasks.iter().enumerate().filter(|(_, task)| task.position == Position::Backoff);
-        let timer = |(ix, task): (TaskIx, &Arc<Task>)| {
-            let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
-            Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after }
-        };
-        waiting.map(timer).collect()
+        let mut timers = Vec::new();
+        for (ix, task) in self.tasks.iter().enumerate() {
+            match (task.position, &task.watch) {
+                (Position::Waiting, Some(watch)) if !watch.is_met() => timers.extend(self.watching(ix, now)),
+                (Position::Backoff, _) => {
+                    let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
+                    timers.push(Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after });
+                }
+                _ => {}
+            }
+        }
+        timers
     }
 
     /// The timers of a live attempt, with the time that is left.
@@ -971,6 +1008,16 @@ impl Run {
             Some(Work::Set { task: ix, epoch: task.epoch, timer, after })
         };
         limits.into_iter().filter_map(timer).collect()
+    }
+
+    /// What is to be done about the conditions of a task that are not met.
+    pub(crate) fn watching(&self, ix: TaskIx, now: Micros) -> Vec<Work> {
+        let (task, epoch) = (ix, self.tasks[ix].epoch);
+        let Some(watch) = &self.tasks[ix].watch else { return Vec::new() };
+        let conditions = self.graph.jobs[ix].wait_for.iter().zip(&watch.seen);
+        let end = conditions.filter(|(_, seen)| !seen.met).map(|(condition, _)| condition.patience()).min();
+        let after = end.unwrap_or_default().saturating_sub(now.since(watch.since));
+        vec![Work::Set { task, epoch, timer: Timer::Patience, after }, Work::Watch { task, epoch }]
     }
 }
 
@@ -989,6 +1036,8 @@ impl Task {
             hold: None,
             disabled: None,
             marked: None,
+            watch: None,
+            given_up: None,
             owner_deaths: 0,
             sessions_lost: 0,
             slow: false,

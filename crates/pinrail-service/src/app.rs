@@ -1075,7 +1075,8 @@ impl App {
             _ => Vec::new(),
         };
         for explanation in explanations {
-            let Some((attempt, ends)) = explanation.why.failure().map(|failure| (failure.attempt, failure.ends)) else {
+            let failure = explanation.why.failure();
+            let Some((attempt, ends)) = failure.and_then(|failure| Some((failure.attempt?, failure.ends))) else {
                 continue;
             };
             let unpublished = Query::Unpublished { place: run.place(), attempt };

@@ -32,6 +32,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::bundles::Bundles;
+use crate::conditions::Conditions;
 use crate::environments::{Code, Environments};
 use crate::inputs::working_folder;
 use crate::logs::LogWriter;
@@ -71,6 +72,7 @@ pub struct AttemptParts {
 /// All attempts of this server.
 pub struct Attempts {
     pub parts: AttemptParts,
+    pub(crate) conditions: Conditions,
     live: Mutex<HashMap<AttemptId, Arc<Live>>>,
 }
 
@@ -129,6 +131,7 @@ impl Ticket {
         | Work::Complete { task, epoch }
         | Work::Publish { task, epoch }
         | Work::Clean { task, epoch, .. }
+        | Work::Watch { task, epoch }
         | Work::Set { task, epoch, .. }) = work;
         let (found, job) = (run.tasks.get(*task)?, run.graph.jobs.get(*task)?);
         let mut params = run.params.clone();
@@ -160,7 +163,7 @@ impl Ticket {
 }
 
 /// What the jobs above left, within the run or in an earlier one.
-fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
+pub(crate) fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
     let after = run.graph.jobs.get(task).into_iter().flat_map(|job| &job.after);
     let outside = after.filter_map(|name| {
         let outputs = run.outside.get(name)?;
@@ -176,7 +179,7 @@ fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
 impl Attempts {
     #[must_use]
     pub fn new(parts: AttemptParts) -> Arc<Self> {
-        Arc::new(Self { parts, live: Mutex::default() })
+        Arc::new(Self { parts, conditions: Conditions::default(), live: Mutex::default() })
     }
 
     /// Where logs lie.
@@ -293,7 +296,7 @@ impl OneWork {
             Work::Reattach { .. } => self.reattach(),
             Work::Complete { .. } => self.complete().await,
             Work::Publish { .. } => self.publish().await,
-            Work::Clean { .. } | Work::Set { .. } => {}
+            Work::Clean { .. } | Work::Watch { .. } | Work::Set { .. } => {}
         }
     }
 

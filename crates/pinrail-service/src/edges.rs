@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::app::param_types;
 use crate::check::{of_error, placed};
 use crate::compile::{Compiled, Diagnostic, plain};
+use crate::conditions::mistake;
 use crate::values::typed;
 
 /// The mark of a job in what the workflow files print, beside the jobs that it lists.
@@ -92,6 +93,7 @@ async fn complete(
     let texts = document.jobs.iter().map(|job| text(job, root)).collect();
     let mut looked = Looked { document, auto, texts, tables: Vec::new(), found: Vec::new() };
     looked.look(engine).await;
+    looked.conditions();
     if looked.found.iter().all(|diagnostic| diagnostic.level != "error") {
         looked.connect();
     }
@@ -243,6 +245,21 @@ impl Looked {
                 let found = self.at(*job, write.at, plain(level, "double-writer", message), hint);
                 Diagnostic { related, ..found }
             }
+        }
+    }
+
+    /// What jobs wait for outside of their runs, as far as it can be seen to be wrong.
+    fn conditions(&mut self) {
+        for ix in 0..self.document.jobs.len() {
+            let job = &self.document.jobs[ix];
+            let wrong = job.wait_for.iter().filter_map(|condition| mistake(&condition.that, &job.after));
+            let found: Vec<Diagnostic> = wrong
+                .map(|message| {
+                    let message = format!("condition of job \"{}\": {message}", job.name);
+                    self.of_job(ix, plain("error", "bad-condition", message), "docs/conditions.md says what there is.")
+                })
+                .collect();
+            self.found.extend(found);
         }
     }
 

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use pinrail_model::explain::ChangedInput;
 use pinrail_model::seam::store::InputRow;
 use pinrail_model::time::Micros;
@@ -39,8 +39,23 @@ pub(crate) fn in_place(project: &Project) -> Result<GlobSet, BundleError> {
 /// The files and folders that `[files]` matches in a project's folder, as relative paths; of a folder that is matched as a
 /// whole nothing below it.
 fn matched(folder: &Path, settings: &Project, state: &Path) -> Vec<PathBuf> {
-    let (Ok(patterns), Ok(root)) = (in_place(settings), folder.canonicalize()) else { return Vec::new() };
+    let Ok(patterns) = in_place(settings) else { return Vec::new() };
     let begins: Vec<PathBuf> = settings.files.iter().flat_map(BTreeMap::values).map(|p| literal(p)).collect();
+    beneath(folder, |path| patterns.is_match(path), &begins, state)
+}
+
+/// The first file of a project's folder, by name, that a pattern matches, with its size in bytes.
+pub(crate) fn first_match(folder: &Path, text: &str, pattern: &GlobMatcher, state: &Path) -> Option<(String, u64)> {
+    let found = beneath(folder, |path| pattern.is_match(path), &[literal(text)], state);
+    found.iter().find_map(|path| {
+        let metadata = fs::metadata(folder.join(path)).ok().filter(Metadata::is_file)?;
+        Some((path.display().to_string(), metadata.len()))
+    })
+}
+
+/// What below a project's folder is matched, as relative paths, looking only where a match may be.
+fn beneath(folder: &Path, is_match: impl Fn(&Path) -> bool, begins: &[PathBuf], state: &Path) -> Vec<PathBuf> {
+    let Ok(root) = folder.canonicalize() else { return Vec::new() };
     let mut found = Vec::new();
     let mut open = vec![PathBuf::new()];
     while let Some(at) = open.pop() {
@@ -51,7 +66,7 @@ fn matched(folder: &Path, settings: &Project, state: &Path) -> Vec<PathBuf> {
             if never || !real.is_some_and(|real| real.starts_with(&root) && !real.starts_with(state)) {
                 continue;
             }
-            if patterns.is_match(&path) {
+            if is_match(&path) {
                 found.push(path);
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir())
                 && begins.iter().any(|begin| begin.starts_with(&path) || path.starts_with(begin))

@@ -15,6 +15,7 @@ pub mod bundles;
 pub mod channels;
 mod check;
 pub mod compile;
+mod conditions;
 mod edges;
 pub mod environments;
 mod equip;

@@ -43,6 +43,7 @@ use self::backfills::Filling;
 use self::schedules::Documents;
 use self::usual::Usuals;
 use crate::attempt::{Attempts, Ticket};
+use crate::conditions::{self, Changed};
 use crate::problem::Problem;
 
 /// Inputs that are decided upon together at most.
@@ -56,6 +57,12 @@ pub enum Input {
     Event {
         run: RunId,
         event: Event,
+    },
+    /// Somebody looked at a condition; answered with whether it is still waited for.
+    Observed {
+        run: RunId,
+        event: Event,
+        answer: oneshot::Sender<bool>,
     },
     /// An attempt is ready to become true.
     Publish {
@@ -326,6 +333,12 @@ impl Owner {
                     // A refused report is a late one; whoever sent it is being stopped.
                     let _ = self.apply(run, &event, &mut batch);
                 }
+                Input::Observed { run, event, answer } => {
+                    self.flush_if_publishing(run, &mut batch).await?;
+                    let waits = self.apply(run, &event, &mut batch).is_ok() && self.still_waits(run, &event);
+                    // A watcher that has gone needs no answer.
+                    let _ = answer.send(waits);
+                }
                 Input::Publish { run, task, epoch, swaps, written, answer } => {
                     self.flush(&mut batch).await?;
                     self.publish(run, Prepared { task, epoch, swaps, written, answer }, &mut batch);
@@ -359,6 +372,15 @@ impl Owner {
             }
         }
         self.flush(&mut batch).await
+    }
+
+    /// Whether the condition that an event is about is not met and still of interest.
+    fn still_waits(&self, run: RunId, event: &Event) -> bool {
+        let Event::Observed { task, condition, .. } = event else { return false };
+        let task = self.runs.get(&run).and_then(|held| held.run.tasks.get(*task));
+        let waiting = task.filter(|task| task.position == Position::Waiting);
+        let seen = waiting.and_then(|task| task.watch.as_ref()?.seen.get(*condition));
+        seen.is_some_and(|seen| !seen.met)
     }
 
     fn figures(&self) -> Figures {
@@ -548,6 +570,10 @@ impl Owner {
     fn conclude(&mut self, id: RunId, change: Change, reply: Reply) -> Result<(), StoreError> {
         match (reply, change.before) {
             (Reply::Committed, _) => {
+                if change.publications.iter().any(|publication| !publication.swaps.is_empty()) {
+                    let project = self.runs.get(&id).map(|held| held.run.project.clone());
+                    project.into_iter().for_each(|project| self.attempts.conditions.changed(Changed::Tables(project)));
+                }
                 if let Some(answer) = change.answer {
                     let _ = answer.send(Published::Done);
                 }
@@ -591,6 +617,7 @@ impl Owner {
         if over && let Some(held) = self.runs.remove(&id) {
             self.shard.forget(&held.run);
             self.attempts.forget(&held.run);
+            self.attempts.conditions.changed(Changed::Run(held.run.project, held.run.workflow));
         }
     }
 
@@ -604,6 +631,10 @@ impl Owner {
             return;
         }
         let Some(held) = self.runs.get(&id) else { return };
+        if let Work::Watch { task, epoch } = work {
+            conditions::watch(&self.attempts, &held.run, task, epoch, &self.handle);
+            return;
+        }
         let Some(ticket) = Ticket::new(&held.run, &work) else { return };
         self.attempts.dispatch(ticket, work, self.handle.clone());
     }

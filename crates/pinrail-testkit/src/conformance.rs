@@ -660,6 +660,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::Holds,
         Query::Limits { project: Some(project.clone()) },
         Query::Limits { project: None },
+        Query::SucceededRuns { lane: run.lane(), from: Micros(0), until: Micros(9) },
         Query::SucceededBetween { lane: run.lane(), from: Micros(0), until: Micros(9) },
         Query::Notices { project: project.clone(), state: None, before: None, limit: 9 },
         Query::Notices {
@@ -711,6 +712,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::BackfillCounts(_)
             | Query::Holds
             | Query::Limits { .. }
+            | Query::SucceededRuns { .. }
             | Query::SucceededBetween { .. }
             | Query::Notices { .. }
             | Query::DueNotices { .. }

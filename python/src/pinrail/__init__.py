@@ -14,6 +14,7 @@ from ._specs import Result, Shell, Spec, Sql, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ._conditions import Condition, File, Rows, RunOf, SqlTrue, Url, Watermark
     from ._context import Context
     from ._folder import sql_folder
     from ._values import Row
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 
 __all__ = [
+    'Condition',
     'Context',
     'Cron',
     'DefinitionError',
     'Every',
+    'File',
     'Job',
     'Once',
     'Param',
     'Result',
     'Row',
+    'Rows',
+    'RunOf',
     'Shell',
     'Spec',
     'Sql',
     'SqlError',
+    'SqlTrue',
     'Table',
     'Template',
+    'Url',
     'UserError',
+    'Watermark',
     'Workflow',
     'cron',
     'every',
@@ -47,6 +55,13 @@ __all__ = [
 ]
 
 _LAZY = {
+    'Condition': '_conditions',
+    'File': '_conditions',
+    'Rows': '_conditions',
+    'RunOf': '_conditions',
+    'SqlTrue': '_conditions',
+    'Url': '_conditions',
+    'Watermark': '_conditions',
     'Context': '_context',
     'Row': '_values',
     'Cron': '_workflow',

@@ -306,6 +306,10 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
             value = given if entries is None else {**entries, **given}
         if value or not setting.left_out:
             body[setting.field] = value
+    expression = body.pop('when', None)
+    if expression is not None:
+        # Looked at first: whether the job is to begin at all.
+        body['wait_for'] = [{'that': {'kind': 'when', 'expression': expression}}, *body.get('wait_for', [])]
     if template.auto:
         # The server, which can read SQL, adds the jobs to ``after`` before it makes the document.
         body['auto'] = True

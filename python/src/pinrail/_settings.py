@@ -233,6 +233,13 @@ def key(value: object) -> str:
     return template
 
 
+def waits(value: object) -> list[dict[str, Any]]:
+    # Only a workflow file that waits for something needs them.
+    from ._conditions import conditions
+
+    return conditions(value)
+
+
 class Setting(NamedTuple):
     """A setting: its field in the document, its check, what makes its value when nobody gives one,
     whether ``defaults`` may hold it, and whether the document leaves it out when it is empty: settings that came
@@ -275,6 +282,8 @@ SETTINGS = {
     'concurrency': Setting('concurrency', whole(1), _nothing, True, True),
     'key': Setting('key', key, _nothing, True, True),
     'labels': Setting('labels', labels, list, True, True),
+    'wait_for': Setting('wait_for', waits, list, False, True),
+    'when': Setting('when', text, _nothing, False, True),
     'description': Setting('description', text, _nothing, False),
     'owner': Setting('owner', text, _nothing, True),
 }
@@ -329,6 +338,10 @@ _OTHER_WORDS = {
     'tags': 'labels',
     'queue': 'labels',
     'overrun_policy': 'overrun',
+    'sensor': 'wait_for',
+    'sensors': 'wait_for',
+    'condition': 'when',
+    'if_': 'when',
 }
 
 

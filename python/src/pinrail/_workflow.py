@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Literal, TypeVar, Union
 
+    from ._conditions import Condition
     from ._specs import Table
 
     Dependency = Union[str, 'Template']
@@ -107,6 +108,8 @@ if TYPE_CHECKING:
         concurrency: Optional[int] = None,
         key: Optional[str] = None,
         labels: Union[str, Collection[str], None] = None,
+        wait_for: Union[Condition, Sequence[Condition], None] = None,
+        when: Optional[str] = None,
         description: Optional[str] = None,
         owner: Optional[str] = None,
         after: Optional[Literal['auto']] = None,
@@ -117,7 +120,8 @@ if TYPE_CHECKING:
         are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes. ``timeout``
         aborts, ``warn_after`` only warns. An attempt takes slots of its ``pools``; ``concurrency`` limits the attempts
         of the job in all runs; of jobs with the same ``key`` (a template) one is under way at a time; a worker must
-        have the ``labels``. A setting left out comes from ``Workflow(defaults=...)`` or
+        have the ``labels``. ``wait_for`` are conditions that the server looks at before the job takes a slot; ``when``
+        is an expression such as ``'upstream.count.rows > 0'``: if it is false the job is skipped. A setting left out comes from ``Workflow(defaults=...)`` or
         from ``[defaults]`` of pinrail.toml.
         """
         ...

@@ -12,6 +12,7 @@ use super::{
     Pending, Phase, PhaseRecord, PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task,
     TaskIx, Timer, Verdict, Work,
 };
+use crate::condition::{Look, Otherwise, Seen, Watch};
 use crate::document::RunIf;
 use crate::fault::{Evidence, Fault, Reason};
 use crate::ids::{AttemptId, SessionId};
@@ -87,6 +88,10 @@ impl Machine<'_> {
             Event::Elapsed { task, epoch, timer } => {
                 self.owned(*task, *epoch)?;
                 self.elapsed(*task, *timer);
+            }
+            Event::Observed { task, epoch, condition, look, what, found } => {
+                self.owned(*task, *epoch)?;
+                self.observed(*task, *condition, look, what, found)?;
             }
             Event::Stop { task, by, reason } => self.stop(*task, by, reason.as_deref())?,
             Event::Retry { tasks, by, code } => self.retry(tasks, by, code.as_ref())?,
@@ -201,6 +206,7 @@ impl Machine<'_> {
                         open.extend(self.run.graph.children[ix].iter().copied());
                     }
                 }
+                Allowed::Yes if !self.run.conditions_met(ix) => self.watch(ix),
                 Allowed::Yes => self.make_ready(ix),
                 Allowed::Never(ending) => {
                     if self.shift(ix, Position::Done).is_ok() {
@@ -235,6 +241,95 @@ impl Machine<'_> {
             self.task(ix).ready_at = Some(now);
             self.note("task-ready", Some(ix), json!({}));
         }
+    }
+
+    // What it waits for outside of the run.
+
+    fn watch(&mut self, ix: TaskIx) {
+        if self.run.tasks[ix].watch.is_some() {
+            return;
+        }
+        // How long it has waited already must be known after a restart.
+        self.fx.durable = true;
+        let (now, conditions) = (self.now, self.run.graph.jobs[ix].wait_for.len());
+        let task = self.task(ix);
+        task.epoch += 1;
+        task.watch = Some(Watch::new(now, conditions));
+        self.note("task-watching", Some(ix), json!({"conditions": conditions}));
+        let work = self.run.watching(ix, now);
+        self.fx.work.extend(work);
+    }
+
+    fn observed(&mut self, ix: TaskIx, at: usize, look: &Look, what: &str, found: &str) -> Result<(), Refused> {
+        let waits = self.position(ix) == Position::Waiting;
+        let seen = self.run.tasks[ix].watch.as_ref().and_then(|watch| watch.seen.get(at));
+        let Some(seen) = seen.filter(|_| waits).cloned() else {
+            let job = &self.run.tasks[ix].job;
+            return Err(Refused::WrongState(format!("job \"{job}\" does not wait for a condition {at}")));
+        };
+        let new = Seen { met: *look == Look::Met, what: what.to_owned(), found: found.to_owned(), at: Some(self.now) };
+        // A look that saw the same is worth no row.
+        if (seen.met, &seen.what, &seen.found) == (new.met, &new.what, &new.found) && *look == Look::NotYet {
+            return Ok(());
+        }
+        if let Some(watch) = &mut self.task(ix).watch {
+            watch.seen[at] = new;
+        }
+        match look {
+            Look::NotYet => Ok(()),
+            Look::Met => {
+                self.fx.durable = true;
+                self.note("condition-met", Some(ix), json!({"condition": what, "found": found}));
+                self.settle_from(ix);
+                Ok(())
+            }
+            Look::Never => self.leave_out(ix),
+            Look::Wrong => {
+                let evidence = Evidence::new(format!("what it waits for cannot be looked at: {found}"));
+                self.give_up(ix, Verdict::failed(Fault::User, None, evidence.fact("condition", what)))
+            }
+        }
+    }
+
+    /// It waited long enough for something.
+    fn lose_patience(&mut self, ix: TaskIx) -> Result<(), Refused> {
+        let Some(watch) = &self.run.tasks[ix].watch else { return Ok(()) };
+        let waited = self.now.since(watch.since);
+        let conditions = self.run.graph.jobs[ix].wait_for.iter().zip(&watch.seen);
+        let unmet = conditions.filter(|(_, seen)| !seen.met);
+        let Some((condition, seen)) = unmet.min_by_key(|(condition, _)| condition.patience()) else { return Ok(()) };
+        if let Some(after) = condition.patience().checked_sub(waited).filter(|after| !after.is_zero()) {
+            // Something else is waited for longer, or the wall clock was set back.
+            let epoch = self.run.tasks[ix].epoch;
+            self.fx.work.push(Work::Set { task: ix, epoch, timer: Timer::Patience, after });
+            return Ok(());
+        }
+        match condition.otherwise {
+            Otherwise::Skip => self.leave_out(ix),
+            Otherwise::Fail => {
+                let what = if seen.what.is_empty() { condition.that.to_string() } else { seen.what.clone() };
+                let limit = condition.patience().as_secs_f64();
+                let evidence = Evidence::new(format!("it waited {limit} s for {what} in vain"))
+                    .fact("last seen", &seen.found)
+                    .remedy("Find out why it does not come, or raise the condition's `timeout`.");
+                self.give_up(ix, Verdict::failed(Fault::Upstream, None, evidence))
+            }
+        }
+    }
+
+    fn leave_out(&mut self, ix: TaskIx) -> Result<(), Refused> {
+        self.shift(ix, Position::Done)?;
+        self.end_task(ix, Ending::Skipped);
+        self.settle_children(ix);
+        Ok(())
+    }
+
+    fn give_up(&mut self, ix: TaskIx, verdict: Verdict) -> Result<(), Refused> {
+        self.shift(ix, Position::Done)?;
+        self.task(ix).given_up = Some(Box::new(verdict));
+        self.end_task(ix, Ending::Failed);
+        self.settle_children(ix);
+        Ok(())
     }
 
     fn end_task(&mut self, ix: TaskIx, ending: Ending) {
@@ -702,6 +797,8 @@ impl Machine<'_> {
     fn elapsed(&mut self, ix: TaskIx, timer: Timer) {
         match (timer, self.position(ix)) {
             (Timer::Backoff, Position::Backoff) => self.try_again(ix),
+            // The position is waiting, so this cannot be refused.
+            (Timer::Patience, Position::Waiting) => drop(self.lose_patience(ix)),
             (Timer::Warn, at) if at.is_live() => {
                 self.task(ix).slow = true;
                 self.note(
@@ -831,6 +928,8 @@ impl Machine<'_> {
             task.hold = None;
             task.marked = None;
             task.stopped = None;
+            task.watch = None;
+            task.given_up = None;
             task.backoff_until = None;
             task.owner_deaths = 0;
             task.sessions_lost = 0;
@@ -858,9 +957,13 @@ impl Machine<'_> {
         let (new, old): (Vec<TaskIx>, Vec<TaskIx>) =
             (0..self.run.tasks.len()).partition(|ix| self.run.tasks[*ix].position.is_before_an_attempt());
         for ix in new {
+            let same = before.jobs[ix].wait_for == code.graph.jobs[ix].wait_for;
             let task = self.task(ix);
             task.bundle = code.bundle;
             task.version = code.version;
+            if !same {
+                task.watch = None;
+            }
         }
         self.run.graph = Arc::new(code.graph.with_jobs_of(before, old.into_iter()));
     }
@@ -914,6 +1017,8 @@ impl Machine<'_> {
             task.hold = None;
             task.stopped = None;
             task.backoff_until = None;
+            task.watch = None;
+            task.given_up = None;
             task.marked = Some(control.clone());
             self.end_task(*ix, ending);
         }
@@ -936,7 +1041,7 @@ impl Machine<'_> {
             Some(tasks) => {
                 for ix in tasks {
                     self.known(*ix)?;
-                    self.hold_or_release(*ix, control)?;
+                    self.hold_or_release(*ix, control, by)?;
                 }
                 Some(tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect::<Vec<_>>())
             }
@@ -950,7 +1055,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn hold_or_release(&mut self, ix: TaskIx, control: Option<&Control>) -> Result<(), Refused> {
+    fn hold_or_release(&mut self, ix: TaskIx, control: Option<&Control>, by: &str) -> Result<(), Refused> {
         let (at, job) = (self.position(ix), self.run.tasks[ix].job.clone());
         match (control, at) {
             (Some(control), Position::Ready) => {
@@ -971,6 +1076,20 @@ impl Machine<'_> {
                 task.held = None;
                 task.owner_deaths = 0;
                 task.sessions_lost = 0;
+                self.settle_from(ix);
+                Ok(())
+            }
+            (None, Position::Waiting) => {
+                let now = self.now;
+                let task = self.task(ix);
+                // Nothing is waited for any longer.
+                if task.hold.take().is_none()
+                    && let Some(watch) = &mut task.watch
+                {
+                    for seen in watch.seen.iter_mut().filter(|seen| !seen.met) {
+                        *seen = Seen { met: true, found: format!("released by {by}"), at: Some(now), ..seen.clone() };
+                    }
+                }
                 self.settle_from(ix);
                 Ok(())
             }
@@ -1023,8 +1142,13 @@ impl Machine<'_> {
                     && matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped | Ending::Disabled));
                 if task.position == Position::Ready || (task.position == Position::Done && unbegun) {
                     self.shift(child, Position::Waiting)?;
-                    self.task(child).ending = None;
+                    let task = self.task(child);
+                    task.ending = None;
+                    // What it waits for may hang on what the others do this time.
+                    task.watch = None;
                     open.push(child);
+                } else if task.position == Position::Waiting && task.watch.is_some() {
+                    self.task(child).watch = None;
                 }
             }
         }

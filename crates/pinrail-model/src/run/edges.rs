@@ -19,8 +19,12 @@ use Position::{Backoff, Cleaning, Completing, Done, Executing, Held, Preparing, 
 
 /// Every legal move of a task.
 pub const EDGES: &[Edge] = &[
-    edge(Waiting, Ready, "the jobs it waits for allow it"),
-    edge(Waiting, Done, "the jobs it waits for rule it out, the run was stopped, it is switched off or was marked"),
+    edge(Waiting, Ready, "the jobs it waits for allow it, and its conditions are met"),
+    edge(
+        Waiting,
+        Done,
+        "the jobs or a condition it waits for rule it out, the run was stopped, it is switched off or was marked",
+    ),
     edge(Waiting, Held, "a person holds it"),
     edge(Ready, Preparing, "it was given a slot"),
     edge(Ready, Waiting, "a job it waits for is tried again by hand, it was switched off, or new code waits for more"),

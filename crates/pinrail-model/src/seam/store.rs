@@ -875,6 +875,12 @@ pub enum Query {
     Limits {
         project: Option<ProjectName>,
     },
+    /// The intervals that begin in a stretch of time for which a run of a workflow succeeded.
+    SucceededRuns {
+        lane: Lane,
+        from: Micros,
+        until: Micros,
+    },
     /// The succeeded tasks of a workflow for the intervals that begin in a stretch of time.
     SucceededBetween {
         lane: Lane,
@@ -991,6 +997,7 @@ pub enum Answer {
     BackfillCounts(BTreeMap<String, u32>),
     Holds(Vec<(Scope, Control)>),
     Limits(Vec<LimitRow>),
+    Intervals(Vec<Interval>),
     SucceededBetween(Vec<SucceededIn>),
     Notices(Vec<NoticeRow>),
     Channels(BTreeMap<ChannelName, Channel>),

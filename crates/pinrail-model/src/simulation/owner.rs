@@ -427,7 +427,7 @@ impl<S: Surroundings> Owner<S> {
 
     // Recovery.
 
-    /// Takes over what is unfinished.
+    /// Takes over what is unfinished. Gives what may begin at once: looks at conditions.
     pub fn recover(
         &mut self,
         runs: Vec<Run>,
@@ -435,10 +435,8 @@ impl<S: Surroundings> Owner<S> {
         limits: Vec<(ProjectName, LimitName, u32)>,
         triggers: Vec<Trigger>,
         backfills: Vec<(Backfill, Progress)>,
-    ) {
-        for run in runs {
-            self.resume(run);
-        }
+    ) -> Vec<(RunId, Work)> {
+        let begin = runs.into_iter().flat_map(|run| self.resume(run)).collect();
         for (scope, control) in holds {
             self.shard.set_hold(scope, Some(control));
         }
@@ -454,15 +452,20 @@ impl<S: Surroundings> Owner<S> {
         for (backfill, progress) in backfills {
             self.hold_backfill(backfill, progress);
         }
+        begin
     }
 
-    fn resume(&mut self, run: Run) {
+    fn resume(&mut self, run: Run) -> Vec<(RunId, Work)> {
         let (now, id) = (self.around.now(), run.id);
+        let mut begin = Vec::new();
         self.shard.follow_run(&run);
         self.shard.follow(&run, 0..run.tasks.len());
         for work in run.timers(now.wall) {
-            if let Work::Set { task, epoch, timer, after } = work {
-                self.timers.push(Reverse((now.mono.saturating_add(after), id, task, epoch, timer)));
+            match work {
+                Work::Set { task, epoch, timer, after } => {
+                    self.timers.push(Reverse((now.mono.saturating_add(after), id, task, epoch, timer)));
+                }
+                work => begin.push((id, work)),
             }
         }
         let unattended = run.unattended();
@@ -472,6 +475,7 @@ impl<S: Surroundings> Owner<S> {
                 self.disagreements.push(format!("task {task} of run {id} cannot be resumed: {error}"));
             }
         }
+        begin
     }
 
     // Backfills.

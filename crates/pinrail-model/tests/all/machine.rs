@@ -27,16 +27,18 @@ fn plans() -> impl Strategy<Value = Vec<JobPlan>> {
         any::<bool>(),
         any::<bool>(),
         prop_oneof![2 => Just(vec![]), 1 => faults],
+        prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(prop::sample::select(vec!["fail", "skip"]), 1..3)],
+        0..3_usize,
     );
     prop::collection::vec(job, 1..12).prop_map(|jobs| {
-        let plan = |(ix, (after, run_if, retries, may_fail, spec, faults)): (
+        let plan = |(ix, (after, run_if, retries, may_fail, spec, faults, waits, looks)): (
             usize,
-            (Vec<prop::sample::Index>, _, _, _, _, _),
+            (Vec<prop::sample::Index>, _, _, _, _, _, _, _),
         )| {
             let mut after: Vec<usize> = if ix == 0 { vec![] } else { after.iter().map(|i| i.index(ix)).collect() };
             after.sort_unstable();
             after.dedup();
-            JobPlan { after, run_if, retries, may_fail, spec, faults }
+            JobPlan { after, run_if, retries, may_fail, spec, faults, waits, looks }
         };
         jobs.into_iter().enumerate().map(plan).collect()
     })

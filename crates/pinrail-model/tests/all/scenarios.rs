@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
+use pinrail_model::condition::Look;
 use pinrail_model::document::Sha;
+use pinrail_model::explain::{Why, explain};
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::SessionId;
 use pinrail_model::run::*;
@@ -216,6 +218,38 @@ fn a_hold_that_one_of_its_jobs_refuses_holds_none() {
     assert_eq!(endings(&world), ["succeeded", "succeeded"]);
 }
 
+fn waiting(otherwise: &'static str, looks: usize) -> JobPlan {
+    JobPlan { waits: vec![otherwise, otherwise], looks, ..plan(&[0]) }
+}
+
+fn why(world: &World, ix: TaskIx) -> Why {
+    explain(&world.run, Some(&world.shard), ix, world.now.wall).why
+}
+
+/// Works on all but the time limits.
+fn look(world: &mut World) {
+    while world.work_on(|work| !matches!(work, Work::Set { .. })) {}
+}
+
+#[test]
+fn a_condition_is_looked_at_once_the_jobs_before_have_ended_and_holds_no_slot() {
+    let mut world = World::new(vec![plan(&[]), waiting("fail", 2)], 1);
+    assert!(world.run.tasks[1].watch.is_none(), "the job before has not ended");
+    while world.run.tasks[1].watch.is_none() {
+        world.work(0);
+    }
+    while world.run.tasks[0].position != Position::Done {
+        world.work_on(|work| !matches!(work, Work::Watch { .. } | Work::Set { .. }));
+    }
+    assert_eq!(world.shard.slots_held(), 0);
+    world.work_on(|work| matches!(work, Work::Watch { .. }));
+    let Why::WaitingForConditions { conditions } = why(&world, 1) else { panic!("{:?}", why(&world, 1)) };
+    assert_eq!(conditions.iter().map(|c| c.seen.found.as_str()).collect::<Vec<_>>(), ["look 0", ""]);
+    assert_eq!(conditions[1].seen.what, "file \"a\"", "before the first look, as it was written");
+    look(&mut world);
+    assert_eq!(endings(&world), ["succeeded", "succeeded"]);
+}
+
 #[test]
 fn new_code_takes_back_what_the_old_had_let_begin() {
     let failing = JobPlan { faults: vec![Fault::Data], ..plan(&[]) };
@@ -262,4 +296,47 @@ fn of_what_is_ready_the_longest_path_goes_first_by_what_its_jobs_took() {
     assert_eq!(first(Some([10, 1, 1, 60])), 1, "j3 takes long, and j1 has to go first");
     let graph = Graph::new(&jobs(&plans), None).weighed(&took([10, 1, 1, 60]));
     assert_eq!(graph.weight, [11_000, 61_000, 1_000, 60_000], "milliseconds");
+}
+
+#[test]
+fn what_does_not_come_in_time_fails_the_job_or_skips_it() {
+    for (otherwise, ending) in [("fail", "failed"), ("skip", "skipped")] {
+        let mut world = World::new(vec![plan(&[]), waiting(otherwise, usize::MAX)], 1);
+        while world.run.tasks[1].watch.is_none() {
+            world.work(0);
+        }
+        world.restart();
+        while world.work_on(|work| !matches!(work, Work::Watch { .. })) {}
+        assert_eq!(endings(&world), ["succeeded", ending]);
+        match why(&world, 1) {
+            Why::Failed { failure, .. } => {
+                assert_eq!(failure.attempt, None);
+                assert_eq!(failure.evidence.message, "it waited 60 s for file \"a\" in vain");
+            }
+            Why::Skipped { conditions, .. } => assert_eq!(conditions.len(), 2),
+            other => panic!("{other:?}"),
+        }
+        // A retry waits again, from the beginning.
+        world.apply(&Event::Retry { tasks: vec![1], by: "anna".to_owned(), code: None }).unwrap();
+        assert!(world.run.tasks[1].watch.as_ref().is_some_and(|watch| !watch.is_met()));
+        let released = Event::Hold { tasks: Some(vec![1]), control: None, by: "anna".to_owned() };
+        world.apply(&released).unwrap();
+        look(&mut world);
+        assert_eq!(endings(&world), ["succeeded", "succeeded"], "somebody let it go on");
+    }
+}
+
+#[test]
+fn a_late_look_and_a_look_at_what_is_decided_change_nothing() {
+    let mut world = World::new(vec![JobPlan { after: vec![], ..waiting("fail", 9) }], 1);
+    let epoch = world.run.tasks[0].epoch;
+    let observed = |epoch, condition, look| {
+        let (what, found) = ("a".to_owned(), "b".to_owned());
+        Event::Observed { task: 0, epoch, condition, look, what, found }
+    };
+    assert_eq!(world.apply(&observed(epoch + 1, 0, Look::Met)), Err(Refused::Stale));
+    assert!(world.apply(&observed(epoch, 2, Look::Met)).is_err(), "there are two");
+    world.apply(&observed(epoch, 1, Look::Never)).unwrap();
+    assert_eq!(endings(&world), ["skipped"]);
+    assert!(world.apply(&observed(epoch, 0, Look::Met)).is_err());
 }

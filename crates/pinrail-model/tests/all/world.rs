@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
+use pinrail_model::condition::Look;
 use pinrail_model::document::{ExecutorKind, Job, Sha};
 use pinrail_model::fault::{Evidence, Fault};
 use pinrail_model::ids::{AttemptId, RunId, SessionId};
@@ -24,6 +25,10 @@ pub struct JobPlan {
     pub spec: bool,
     /// Faults of its first attempts, one each.
     pub faults: Vec<Fault>,
+    /// Conditions of it, each with what becomes of the job when it is given up.
+    pub waits: Vec<&'static str>,
+    /// Looks that find nothing before the first that does.
+    pub looks: usize,
 }
 
 pub fn jobs(plans: &[JobPlan]) -> Vec<Job> {
@@ -34,6 +39,9 @@ pub fn jobs(plans: &[JobPlan]) -> Vec<Job> {
             "after": plan.after.iter().map(|p| name(*p)).collect::<Vec<_>>(),
             "run_if": if plan.run_if.is_empty() { "all_succeeded" } else { plan.run_if },
             "retries": plan.retries, "may_fail": plan.may_fail,
+            "wait_for": plan.waits.iter().map(|otherwise| json!({
+                "that": {"kind": "file", "path": "a"}, "otherwise": otherwise, "timeout_seconds": 60,
+            })).collect::<Vec<_>>(),
         }))
         .unwrap()
     });
@@ -208,11 +216,21 @@ impl World {
         self.underway.len()
     }
 
+    /// Lets the first piece of work of a kind go one step further; false if there is none.
+    pub fn work_on(&mut self, kind: impl Fn(&Work) -> bool) -> bool {
+        let found = self.underway.iter().position(|underway| kind(&underway.work));
+        found.inspect(|which| self.work(*which)).is_some()
+    }
+
     /// Lets one piece of work go one step further.
     pub fn work(&mut self, which: usize) {
         let mut underway = self.underway.swap_remove(which % self.underway.len());
         let stage = underway.stage;
         underway.stage += 1;
+        if let Work::Set { timer: Timer::Patience, after, .. } = &underway.work {
+            self.now.wall = self.now.wall.plus(*after);
+            self.now.mono += *after;
+        }
         let (event, goes_on) = match underway.work.clone() {
             Work::Begin { task, epoch } => self.begin(task, epoch, stage),
             Work::Submit { task, epoch } if stage == 0 => {
@@ -233,6 +251,13 @@ impl World {
             }
             Work::Clean { task, epoch, .. } => {
                 (reported(task, epoch, Report::CleanupEnded(CleanupEnd { ok: task % 3 != 1, detail: None })), false)
+            }
+            Work::Watch { task, epoch } => {
+                let conditions = self.run.graph.jobs[task].wait_for.len();
+                let look = if stage >= self.plans[task].looks { Look::Met } else { Look::NotYet };
+                let (condition, found) = (stage % conditions, format!("look {stage}"));
+                let event = Event::Observed { task, epoch, condition, look, what: "a file".to_owned(), found };
+                (event, stage + 1 < self.plans[task].looks.saturating_add(conditions))
             }
             Work::Set { task, epoch, timer, .. } => (Event::Elapsed { task, epoch, timer }, false),
         };
@@ -275,7 +300,7 @@ impl World {
 
     /// The worker's processes vanish: nothing that was under way goes on, but timers do.
     pub fn lose_all(&mut self, by: Loss) {
-        self.underway.retain(|underway| matches!(underway.work, Work::Set { .. }));
+        self.underway.retain(|underway| matches!(underway.work, Work::Set { .. } | Work::Watch { .. }));
         for task in 0..self.run.tasks.len() {
             let epoch = self.run.tasks[task].epoch;
             let position = self.run.tasks[task].position;
@@ -335,7 +360,8 @@ fn reported(task: TaskIx, epoch: u64, report: Report) -> Event {
 
 fn task_of(event: &Event) -> TaskIx {
     match event {
-        Event::Reported { task, .. } | Event::Published { task, .. } | Event::Elapsed { task, .. } => *task,
+        Event::Reported { task, .. } | Event::Published { task, .. } => *task,
+        Event::Elapsed { task, .. } | Event::Observed { task, .. } => *task,
         _ => unreachable!("a worker says nothing else"),
     }
 }

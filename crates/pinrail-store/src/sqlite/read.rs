@@ -270,6 +270,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::BackfillCounts(id) => scheduling::counts(connection, who, id)?,
         Query::Holds => Answer::Holds(scheduling::holds(connection, who)?),
         Query::Limits { project } => Answer::Limits(scheduling::limits(connection, who, project.as_ref())?),
+        Query::SucceededRuns { lane, from, until } if visible(who, &lane.project) => {
+            Answer::Intervals(scheduling::succeeded_runs(connection, &lane, from, until)?)
+        }
+        Query::SucceededRuns { .. } => Answer::Intervals(Vec::new()),
         Query::SucceededBetween { lane, from, until } if visible(who, &lane.project) => {
             Answer::SucceededBetween(scheduling::succeeded_between(connection, &lane, from, until)?)
         }

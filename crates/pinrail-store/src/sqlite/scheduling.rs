@@ -235,7 +235,22 @@ pub(super) fn limits(
         .collect()
 }
 
-/// From the first start to the end of each attempt that succeeded, latest runs first.
+pub(super) fn succeeded_runs(
+    connection: &Connection,
+    lane: &Lane,
+    from: Micros,
+    until: Micros,
+) -> Result<Vec<Interval>, StoreError> {
+    all(
+        connection,
+        "select interval_start, interval_end from runs indexed by runs_interval
+          where project = ?1 and workflow = ?2 and interval_start >= ?3 and interval_start < ?4
+            and target = ?5 and state = 'succeeded' order by interval_start",
+        params![lane.project.as_str(), lane.workflow.as_str(), from.0, until.0, target_column(lane.target.as_ref())],
+        |row| Ok(Interval { start: Micros(row.get(0)?), end: Micros(row.get(1)?) }),
+    )
+}
+
 pub(super) fn succeeded_between(
     connection: &Connection,
     lane: &Lane,

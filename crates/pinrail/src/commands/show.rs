@@ -409,6 +409,11 @@ pub(super) fn explain_text(explanation: &Value) -> String {
             lines
         }
         "upstream-failed" => vec![format!("  {job} did not start: {}", states(&explanation["jobs"]))],
+        "skipped" if explanation["conditions"][0].is_object() => {
+            let condition = &explanation["conditions"][0];
+            let (what, found) = (cell(&condition["what"]), cell(&condition["found"]));
+            vec![format!("  {job} was skipped: it waited for {}: {}", visible(&what), visible(&found))]
+        }
         "skipped" if explanation["jobs"].as_array().is_none_or(Vec::is_empty) => vec![format!("  {job} was skipped")],
         "skipped" => vec![format!("  {job} was skipped: {}", states(&explanation["jobs"]))],
         _ => waiting::lines(explanation).unwrap_or_else(|| vec![format!("  {job} {}", cell(&explanation["state"]))]),

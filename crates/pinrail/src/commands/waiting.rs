@@ -21,6 +21,10 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
         "waiting-for-slot" => {
             format!("  {who} waits for a worker slot: {} of {} are held", number("held"), number("slots"))
         }
+        "waiting-for-conditions" => {
+            let conditions = explanation["conditions"].as_array().cloned().unwrap_or_default();
+            return Some(conditions.iter().flat_map(|condition| condition_lines(&who, condition)).collect());
+        }
         "waiting-for-limit" => limit(&who, explanation),
         "waiting-for-worker" => {
             let labels: Vec<String> = explanation["labels"].as_array().into_iter().flatten().map(cell).collect();
@@ -194,4 +198,18 @@ fn said_text(what: &str, control: &Value) -> String {
 pub fn said_of(task: &Value) -> Vec<String> {
     let of = |(field, what): (&str, &str)| (!task[field].is_null()).then(|| said_text(what, &task[field]));
     [("marked", "marked"), ("disabled", "switched-off"), ("hold", "held")].into_iter().filter_map(of).collect()
+}
+
+/// A condition with what was last seen of it.
+fn condition_lines(who: &str, condition: &Value) -> [String; 3] {
+    let found = match condition["found"].as_str() {
+        Some("") | None => "nobody has looked yet".to_owned(),
+        Some(found) => format!("{} (at {})", visible(found), cell(&condition["at"])),
+    };
+    let until = cell(&condition["until"]);
+    [
+        format!("  {who} waits for {}", visible(&cell(&condition["what"]))),
+        format!("    last look   {found}"),
+        format!("    given up    {until}"),
+    ]
 }

@@ -34,6 +34,7 @@ macro_rules! pages {
 pages! {
     backfills "docs/backfills.md"
     environments "docs/environments.md"
+    conditions "docs/conditions.md"
     explain "docs/explain.md"
     importing "docs/importing.md"
     notifications "docs/notifications.md"

@@ -3,6 +3,7 @@
 
 mod backfills;
 mod backup;
+mod conditions;
 mod crash;
 mod docs;
 mod doctor;

@@ -198,6 +198,11 @@ impl Project {
         self.run(&["show", "--json"]).json()
     }
 
+    /// A run as the command line finds it.
+    pub fn shown(&self, run: &str) -> Value {
+        self.run(&["show", run, "--json"]).json()
+    }
+
     /// Waits until the last run has ended.
     pub fn wait_for_end(&self) -> Value {
         let mut run = Value::Null;

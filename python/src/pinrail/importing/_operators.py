@@ -97,10 +97,10 @@ DAG_COSMETIC = frozenset(
     'full_filepath template_undefined start_date end_date '
     'disable_bundle_versioning'.split()
 )
-# Sensors, by the last part of their name, and what to write instead until the platform waits by itself.
+# Sensors, by the last part of their name, and what to write instead.
 SENSORS = {
-    'FileSensor': 'a job that fails with exit code 75 while the file is missing, with retries= and retry_delay=',
-    'ExternalTaskSensor': 'a job that checks what the other workflow has left, with retries= and retry_delay=',
+    'FileSensor': 'wait_for=File("PATH") in the jobs below',
+    'ExternalTaskSensor': 'wait_for=RunOf("WORKFLOW", job="JOB") in the jobs below',
     'ExternalTaskMarker': 'nothing: the other workflow has to wait for this one',
     'TimeDeltaSensor': 'a later schedule, or a job that sleeps',
     'TimeDeltaSensorAsync': 'a later schedule, or a job that sleeps',
@@ -109,8 +109,8 @@ SENSORS = {
     'DateTimeSensor': 'a later schedule',
     'DateTimeSensorAsync': 'a later schedule',
     'DayOfWeekSensor': 'a schedule with these weekdays',
-    'HttpSensor': 'a job that asks and exits with 75 while the answer is not there, with retries= and retry_delay=',
-    'SqlSensor': 'a job that checks ctx.sql(...) and exits with 75 while it does not hold, with retries=',
+    'HttpSensor': 'wait_for=Url("https://...", contains="...") in the jobs below',
+    'SqlSensor': 'wait_for=SqlTrue("select ...") in the jobs below',
     'BashSensor': 'the command as a job with retries= and retry_delay=',
     'PythonSensor': 'the function as a job with retries= and retry_delay=',
 }
@@ -121,7 +121,7 @@ _WEIGHT_RULES = ('downstream', 'upstream', 'absolute')
 # The pool of all tasks that name none: here the slots of the workers.
 _DEFAULT_POOL = 'default_pool'
 # Operators that decide which jobs below them run.
-_DECIDING = 'Pinrail has no jobs that choose others yet; let each job below decide for itself whether it has work'
+_DECIDING = 'let the job leave an output, and write when= in each job below, such as when=\'upstream.choose.way == "a"\''
 ADVICE = {
     'BranchPythonOperator': _DECIDING,
     'ShortCircuitOperator': _DECIDING,
@@ -594,7 +594,7 @@ class DagTranslator:
             self._sql(task, job, workflow)
         elif kind in SENSORS or kind.endswith(('Sensor', 'SensorAsync', 'Marker')) or kind == '@task.sensor':
             raise NotTranslated(
-                'Pinrail does not wait by itself yet',
+                'jobs here wait themselves',
                 f'write {SENSORS.get(kind, "a job that checks, with retries= and retry_delay=")}',
             )
         elif 'branch' in kind.lower() or 'short_circuit' in kind or 'ShortCircuit' in kind:

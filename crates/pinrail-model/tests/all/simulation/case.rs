@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use pinrail_model::condition::{Condition, Look, Otherwise, That};
 use pinrail_model::document::{DeclaredWrites, Document, FORMAT, Job, RunIf, Sha, Source};
 use pinrail_model::fault::Fault;
 use pinrail_model::names::{ProjectName, WorkflowName};
@@ -69,8 +70,21 @@ pub struct JobPlan {
     pub priority: i32,
     pub warn: Option<u32>,
     pub timeout: Option<u32>,
+    pub waits: Vec<WaitPlan>,
     /// What goes wrong with its first attempts, one each.
     pub troubles: Vec<Trouble>,
+}
+
+/// Something outside of its run that a job waits for.
+#[derive(Debug, Clone)]
+pub struct WaitPlan {
+    /// Looks in vain before the one that sees something; none: it is never seen.
+    pub vain: Option<u32>,
+    pub look: Look,
+    /// Seconds between two looks.
+    pub every: u32,
+    pub patience: u32,
+    pub skips: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -433,7 +447,19 @@ fn job(dice: &mut Dice, ix: usize) -> JobPlan {
         priority: dice.below(3) as i32 - 1,
         warn: dice.percent(10).then(|| dice.between(1, 600) as u32),
         timeout: dice.percent(15).then(|| dice.between(60, 3000) as u32),
+        waits: if dice.percent(15) { (0..dice.between(1, 3)).map(|_| wait(dice)).collect() } else { Vec::new() },
         troubles,
+    }
+}
+
+fn wait(dice: &mut Dice) -> WaitPlan {
+    let look = dice.pick(&[0, 0, 0, 0, 1, 2]);
+    WaitPlan {
+        vain: dice.percent(85).then(|| dice.below(12) as u32),
+        look: [Look::Met, Look::Never, Look::Wrong][look].clone(),
+        every: dice.pick(&[5, 60, 600]),
+        patience: dice.pick(&[60, 1800, 14_400]),
+        skips: dice.percent(40),
     }
 }
 
@@ -450,6 +476,17 @@ fn trouble(dice: &mut Dice) -> Trouble {
         11 => Trouble::Conflicts(dice.between(1, 12) as u8),
         12 => Trouble::Hangs,
         _ => Trouble::None,
+    }
+}
+
+impl WaitPlan {
+    fn condition(&self) -> Condition {
+        Condition {
+            that: That::File { path: "in.csv".to_owned() },
+            timeout_seconds: Some(f64::from(self.patience)),
+            every_seconds: Some(f64::from(self.every)),
+            otherwise: if self.skips { Otherwise::Skip } else { Otherwise::Fail },
+        }
     }
 }
 
@@ -478,6 +515,7 @@ impl JobPlan {
             pools: pools.map(|(pool, slots)| (pool.parse().expect("it is a name"), slots)).collect(),
             concurrency: self.concurrency,
             key: self.key.map(str::to_owned),
+            wait_for: self.waits.iter().map(WaitPlan::condition).collect(),
             labels: if self.label { vec![LABEL.to_owned()] } else { Vec::new() },
             ..PLAIN.clone()
         }

@@ -445,6 +445,7 @@ fn stale(run: &Run, event: &Event) -> Option<u64> {
     let (Event::Reported { task, epoch, .. }
     | Event::Published { task, epoch, .. }
     | Event::Lost { task, epoch, .. }
+    | Event::Observed { task, epoch, .. }
     | Event::Elapsed { task, epoch, .. }) = event
     else {
         return None;
@@ -459,6 +460,7 @@ fn task_of(event: &Event) -> Option<TaskIx> {
         | Event::Reported { task, .. }
         | Event::Published { task, .. }
         | Event::Lost { task, .. }
+        | Event::Observed { task, .. }
         | Event::Elapsed { task, .. } => Some(*task),
         Event::Stop { task, .. } => *task,
         Event::Retry { tasks, .. } | Event::Mark { tasks, .. } | Event::Disable { tasks, .. } => tasks.first().copied(),
@@ -469,6 +471,7 @@ fn task_of(event: &Event) -> Option<TaskIx> {
 
 /// What kind of event it is.
 pub fn name(event: &Event) -> &'static str {
+    use pinrail_model::condition::Look;
     use pinrail_model::run::{Loss, Report, Timer};
     match event {
         Event::Created => "created",
@@ -483,6 +486,11 @@ pub fn name(event: &Event) -> &'static str {
         Event::Elapsed { timer: Timer::Backoff, .. } => "back-off over",
         Event::Elapsed { timer: Timer::Warn, .. } => "warn time over",
         Event::Elapsed { timer: Timer::Abort, .. } => "time limit over",
+        Event::Elapsed { timer: Timer::Patience, .. } => "patience over",
+        Event::Observed { look: Look::Met, .. } => "condition met",
+        Event::Observed { look: Look::NotYet, .. } => "condition not yet met",
+        Event::Observed { look: Look::Never, .. } => "condition never met",
+        Event::Observed { look: Look::Wrong, .. } => "condition cannot be looked at",
         Event::Stop { .. } => "stop",
         Event::Retry { .. } => "retry",
         Event::Mark { .. } => "mark",

@@ -72,6 +72,8 @@ fn simpler(case: &Case) -> Vec<Case> {
         for job in 0..jobs {
             with(&|case| case.workflows[workflow].jobs[job].troubles.clear());
             with(&|case| case.workflows[workflow].jobs[job].after.clear());
+            with(&|case| case.workflows[workflow].jobs[job].waits.truncate(1));
+            with(&|case| case.workflows[workflow].jobs[job].waits.clear());
             with(&|case| {
                 let job = &mut case.workflows[workflow].jobs[job];
                 job.after_later.clone_from(&job.after);
@@ -99,7 +101,15 @@ fn size(case: &Case) -> usize {
         let pools = job.pools.iter().filter(|slots| **slots > 0).count();
         let troubles = job.troubles.iter().filter(|trouble| **trouble != Trouble::None).count();
         let later = usize::from(job.after_later != job.after);
-        1 + job.after.len() + later + limits + kinds + times + pools + troubles + job.troubles.len()
+        1 + job.after.len()
+            + later
+            + limits
+            + kinds
+            + times
+            + pools
+            + troubles
+            + job.troubles.len()
+            + 2 * job.waits.len()
     };
     let of_workflow = |plan: &super::case::WorkflowPlan| {
         4 * usize::from(plan.schedule.is_some()) + usize::from(plan.concurrency.is_some())

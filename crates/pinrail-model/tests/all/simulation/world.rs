@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{Backfill, Order, Progress};
+use pinrail_model::condition::Look;
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::fault::{Evidence, Fault};
 use pinrail_model::ids::{BackfillId, CommandId, RunId, SessionId};
@@ -143,6 +144,7 @@ fn describe(run: &Run, event: &Event) -> String {
         Event::Reported { task, epoch, .. }
         | Event::Published { task, epoch, .. }
         | Event::Lost { task, epoch, .. }
+        | Event::Observed { task, epoch, .. }
         | Event::Elapsed { task, epoch, .. } => format!("{}#{epoch} {kind}", job(task)),
         Event::Claimed { task, .. } | Event::Granted { task, .. } => format!("{} {kind}", job(task)),
         Event::Stop { task: Some(task), .. } => format!("{} {kind}", job(task)),
@@ -185,6 +187,18 @@ enum Kind {
     Clean,
 }
 
+/// Somebody who looks at a condition of a task.
+#[derive(Debug, Clone)]
+struct Watcher {
+    run: RunId,
+    task: TaskIx,
+    epoch: u64,
+    condition: usize,
+    vain: Option<u32>,
+    look: Look,
+    every: Duration,
+}
+
 enum Input {
     Event(RunId, Event),
     /// From a process that waits for the answer.
@@ -198,6 +212,7 @@ enum Input {
 enum Next {
     Deed(usize),
     Step(u64),
+    Look(u64),
     Forgotten(SessionId),
     Committed,
     Start,
@@ -227,6 +242,7 @@ pub struct World<'a> {
     sequence: u64,
     inputs: VecDeque<Input>,
     processes: BTreeMap<u64, Process>,
+    watchers: BTreeMap<u64, Watcher>,
     workers: Vec<Worker>,
     jump: i64,
     slow: (u8, Duration),
@@ -280,6 +296,7 @@ impl<'a> World<'a> {
             sequence: 0,
             inputs: VecDeque::new(),
             processes: BTreeMap::new(),
+            watchers: BTreeMap::new(),
             workers: Vec::new(),
             jump: 0,
             slow: (0, Duration::ZERO),
@@ -405,6 +422,10 @@ impl<'a> World<'a> {
     fn happens(&mut self, next: Next) -> Result<(), String> {
         match next {
             Next::Deed(ix) => self.act(self.case.deeds[ix].what),
+            Next::Look(id) => {
+                self.look(id);
+                Ok(())
+            }
             Next::Step(id) => {
                 self.step(id);
                 Ok(())
@@ -604,6 +625,7 @@ impl<'a> World<'a> {
         self.around().tell(|| "the server dies".to_owned());
         self.inputs.clear();
         self.publishing.clear();
+        self.watchers.clear();
         self.kill(|_| true, zombies);
         self.after(down, Next::Start);
         Ok(())
@@ -639,11 +661,14 @@ impl<'a> World<'a> {
         let open = rows.backfills.into_values().filter(|(backfill, progress)| !backfill.state(progress).is_final());
         let backfills = open.map(counted).collect();
         let triggers = rows.triggers.into_values().collect();
-        owner.recover(runs, rows.holds.into_iter().collect(), limits, triggers, backfills);
+        let begin = owner.recover(runs, rows.holds.into_iter().collect(), limits, triggers, backfills);
         let now = owner.around.now;
         owner.around.checks.restarted(&owner.runs, now);
         self.owner = Some(owner);
         self.alive = true;
+        for (run, work) in begin {
+            self.dispatch(run, &work);
+        }
     }
 
     // Workers.
@@ -688,13 +713,12 @@ impl<'a> World<'a> {
             Work::Complete { task, epoch } => (Kind::Complete, task, epoch),
             Work::Publish { task, epoch } => (Kind::Publish, task, epoch),
             Work::Clean { task, epoch, .. } => (Kind::Clean, task, epoch),
+            Work::Watch { task, epoch } => return self.watch(id, task, epoch),
             Work::Set { .. } => return,
         };
         let Some(run) = owner.runs.get(&id) else { return };
         let Some(attempt) = run.tasks[task].attempt() else { return };
-        let number = |text: &str| text[1..].parse::<usize>().unwrap_or(0);
-        let workflow = number(run.workflow.as_str());
-        let job = number(run.tasks[task].job.as_str());
+        let (workflow, job) = place(run, task);
         let plan = &self.case.workflows[workflow].jobs[job];
         let seed = number_of(&[
             self.case.seed,
@@ -730,6 +754,58 @@ impl<'a> World<'a> {
         self.processes.insert(pid, process);
         let wait = Duration::from_millis(seed % 50);
         self.after(wait, Next::Step(pid));
+    }
+
+    fn watch(&mut self, id: RunId, task: TaskIx, epoch: u64) {
+        let Some(run) = self.owner.as_ref().and_then(|owner| owner.runs.get(&id)) else { return };
+        let Some(watch) = &run.tasks[task].watch else { return };
+        let (workflow, job) = place(run, task);
+        let waits = self.case.workflows[workflow].jobs[job].waits.iter().zip(&watch.seen).enumerate();
+        let unmet = waits.filter(|(_, (_, seen))| !seen.met);
+        let watchers: Vec<Watcher> = unmet
+            .map(|(condition, (plan, _))| Watcher {
+                run: id,
+                task,
+                epoch,
+                condition,
+                vain: plan.vain,
+                look: plan.look.clone(),
+                every: Duration::from_secs(u64::from(plan.every)),
+            })
+            .collect();
+        for watcher in watchers {
+            self.sequence += 1;
+            let id = self.sequence;
+            self.watchers.insert(id, watcher);
+            self.after(Duration::ZERO, Next::Look(id));
+        }
+    }
+
+    fn look(&mut self, id: u64) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let look = match &mut watcher.vain {
+            Some(0) => watcher.look.clone(),
+            Some(vain) => {
+                *vain -= 1;
+                Look::NotYet
+            }
+            None => Look::NotYet,
+        };
+        let watcher = watcher.clone();
+        let (task, epoch, condition) = (watcher.task, watcher.epoch, watcher.condition);
+        let (what, found) = ("file".to_owned(), format!("{look:?}"));
+        // One whose task has gone on looks once more before it hears of that.
+        let goes_on = self.owner.as_ref().and_then(|owner| owner.runs.get(&watcher.run)).is_some_and(|run| {
+            let task = &run.tasks[task];
+            task.epoch == epoch && task.position == Position::Waiting && task.watch.is_some()
+        });
+        let seen = look != Look::NotYet;
+        self.inputs.push_back(Input::Event(watcher.run, Event::Observed { task, epoch, condition, look, what, found }));
+        if goes_on && !seen && watcher.vain.is_some() {
+            self.after(watcher.every, Next::Look(id));
+        } else {
+            self.watchers.remove(&id);
+        }
     }
 
     fn step(&mut self, id: u64) {
@@ -1145,6 +1221,12 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// The numbers of a task's workflow and job.
+fn place(run: &Run, task: TaskIx) -> (usize, usize) {
+    let number = |text: &str| text[1..].parse::<usize>().unwrap_or(0);
+    (number(run.workflow.as_str()), number(run.tasks[task].job.as_str()))
 }
 
 fn failed(process: &Process, fault: Fault, phase: Phase) -> Event {
