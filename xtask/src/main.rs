@@ -23,6 +23,9 @@ cargo xtask lint      formatting, lints, layers, licences
 cargo xtask python    the SDK's tests and its strict type check
 cargo xtask bench core
                       the promised figures on this machine, from a release build, beside Luigi
+cargo xtask simulate [--cases N] [--seed S] [--case-seed X] [--threads N]
+                      plays random cases of a whole shard on a virtual clock (10,000 unless told otherwise) and shows
+                      the smallest that breaks a rule; --case-seed plays one again
 cargo xtask crash [--kills N] [--seed S]
                       kills the server at random times (200 unless told otherwise) and looks at what is left
 ";
@@ -51,6 +54,7 @@ fn obey(words: &[&str]) -> Result<()> {
         }
         ["bench", options @ ..] => bench::bench(options),
         ["crash", options @ ..] => crash(options),
+        ["simulate", options @ ..] => simulate(options),
         [] | ["--help" | "help"] => {
             print!("{HELP}");
             Ok(())
@@ -74,6 +78,25 @@ fn crash(options: &[&str]) -> Result<()> {
     Step::new("deaths at random times").run(test)
 }
 
+/// The test of random cases as a release build, with more of them, its output shown.
+fn simulate(options: &[&str]) -> Result<()> {
+    let name = "simulation::series::random_cases_break_no_rule";
+    let mut test =
+        cargo(&["test", "--release", "-p", "pinrail-model", "--test", "all", name, "--", "--exact", "--nocapture"]);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    test.env("PINRAIL_CASES", "10000").env("PINRAIL_THREADS", threads.to_string());
+    for option in options.chunks(2) {
+        match option {
+            ["--cases", number] => test.env("PINRAIL_CASES", number),
+            ["--seed", number] => test.env("PINRAIL_SEED", number),
+            ["--case-seed", number] => test.env("PINRAIL_CASE_SEED", number),
+            ["--threads", number] => test.env("PINRAIL_THREADS", number),
+            other => bail!("unknown option {other:?}\n{HELP}"),
+        };
+    }
+    Step::new("random cases").run(test)
+}
+
 /// Formatting, layers and licences cost seconds; clippy shares nothing with a build, so it comes once.
 fn lint() -> Result<()> {
     Step::new("formatting").run(cargo(&["fmt", "--all", "--check"]))?;
@@ -92,6 +115,7 @@ fn test() -> Result<()> {
     let mut tests = cargo(&["test", "--workspace"]);
     tests.env("PINRAIL_TEST_PYTHON", venv.join("bin/python"));
     Step::new("tests").run(tests)?;
+    simulate(&[])?;
     python::test(&venv)?;
     Step::new("clippy").run(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     println!("xtask: all passed in {:.0} s", start.elapsed().as_secs_f64());

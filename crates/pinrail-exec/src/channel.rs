@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use pinrail_model::fault::{CodePlace, Evidence, Fault};
+use pinrail_model::fault::{CodePlace, Evidence, Fault, Reason};
 use pinrail_model::names::OutputName;
 use pinrail_model::run::{Ends, Executed, Phase, Report, RetryWish, Verdict};
 use pinrail_model::seam::exec::{Assignment, AttemptSink, Request, RequestError, Spec, Stream, Stretch};
@@ -32,6 +32,8 @@ const CHUNK: usize = 32 << 10;
 /// Exit codes by which a job says what should come of it.
 const RETRY_LATER: i32 = 75;
 const PERMANENT: i32 = 76;
+/// By this a shell says that it did not find a program.
+const NOT_FOUND: i32 = 127;
 
 /// The two standard streams of a process: the ends that it gets, and the ends that are read here.
 pub(crate) struct Streams {
@@ -357,7 +359,11 @@ async fn phase_ended(
     match phase {
         Phase::Setup => {
             if let Err(message) = sink.fix_view().await {
-                said.failure = Some(Verdict::failed(Fault::Platform, Some(phase), Evidence::new(message)));
+                said.failure = Some(Verdict::failed(
+                    Fault::Platform,
+                    Some(phase),
+                    Evidence::new(message).reason(Reason::StateFailed),
+                ));
                 return None;
             }
         }
@@ -379,19 +385,27 @@ fn executed(said: &Said) -> Executed {
 
 fn verdict_of(phase: Phase, error: Option<JobError>) -> Verdict {
     let Some(error) = error else {
-        return Verdict::failed(Fault::User, Some(phase), Evidence::new("the job failed without saying why"));
+        return Verdict::failed(
+            Fault::User,
+            Some(phase),
+            Evidence::new("the job failed without saying why").reason(Reason::Unsaid),
+        );
     };
-    let fault = match error.kind.as_str() {
-        "check" => Fault::Data,
-        "memory" => Fault::OutOfMemory,
-        _ => Fault::User,
+    let (fault, reason) = match error.kind.as_str() {
+        "check" => (Fault::Data, Reason::CheckFailed),
+        "memory" => (Fault::OutOfMemory, Reason::MemoryError),
+        "exit" => (Fault::User, Reason::ExitCode),
+        "user-error" if error.class.as_deref() == Some("SqlError") => (Fault::User, Reason::SqlFailed),
+        "user-error" => (Fault::User, Reason::Said),
+        _ => (Fault::User, Reason::Exception),
     };
     let message = match (&error.class, error.kind.as_str()) {
         (Some(class), "exception") if error.message.is_empty() => class.clone(),
         (Some(class), "exception") => format!("{class}: {}", error.message),
         _ => error.message,
     };
-    let mut evidence = Evidence { message, remedy: error.hint, code: error.frames, facts: Vec::new() };
+    let mut evidence =
+        Evidence { message, reason: Some(reason), remedy: error.hint, code: error.frames, facts: Vec::new() };
     let mut retry = RetryWish::None;
     if let Some(code) = error.exit_code {
         evidence = evidence.fact("exit code", code);
@@ -415,10 +429,7 @@ pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment
     if let Some(bytes) = over_memory {
         let limit = assignment.job.memory_bytes.unwrap_or(0);
         let message = format!("the job used {} of memory, more than its limit of {}", size(bytes), size(limit));
-        let evidence = Evidence::new(message)
-            .remedy("Use less memory, or raise `memory` in its template.")
-            .fact("bytes", bytes)
-            .fact("limit", limit);
+        let evidence = Evidence::new(message).reason(Reason::MemoryLimit).fact("bytes", bytes).fact("limit", limit);
         return Stretch::Failed(Verdict::failed(Fault::OutOfMemory, phase, evidence));
     }
     if let Some(failure) = said.failure {
@@ -428,12 +439,13 @@ pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment
     if let Some(mut failure) = bad_end(exit, phase) {
         // A runner says why a phase failed; one that ended without a word was ended by what it ran.
         if unfinished && exit.exit_code.is_some() {
-            failure.evidence = failure.evidence.remedy(UNSAID);
+            failure.evidence = failure.evidence.remedy(Reason::EndedEarly.remedy());
         }
         return Stretch::Failed(failure);
     }
     if unfinished {
-        let evidence = Evidence::new("the job's process ended before its phases had returned").remedy(UNSAID);
+        let evidence =
+            Evidence::new("the job's process ended before its phases had returned").reason(Reason::EndedEarly);
         return Stretch::Failed(Verdict::failed(Fault::User, phase, evidence));
     }
     if said.spec.is_some() {
@@ -445,8 +457,6 @@ pub(crate) fn judge(said: Said, exit: Exit, over_memory: Option<u64>, assignment
     Stretch::Completed { outputs: said.outputs.all() }
 }
 
-const UNSAID: &str = "Look into the log; a job must not call os._exit nor close descriptors that it did not open.";
-
 fn current_phase(said: &Said, assignment: &Assignment) -> Option<Phase> {
     assignment.phases.iter().find(|phase| !said.returned.contains(phase)).or(assignment.phases.last()).copied()
 }
@@ -456,24 +466,25 @@ pub(crate) fn bad_end(exit: Exit, phase: Option<Phase>) -> Option<Verdict> {
     if let Some(number) = exit.signal {
         let name = nix::sys::signal::Signal::try_from(number).map_or_else(|_| number.to_string(), |s| s.to_string());
         let crash = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGILL, libc::SIGFPE].contains(&number);
-        let (fault, message) = if crash {
-            (Fault::User, format!("the job crashed with {name}"))
+        let (fault, reason, message) = if crash {
+            (Fault::User, Reason::Crashed, format!("the job crashed with {name}"))
         } else {
-            (Fault::Unknown, format!("the job was killed with {name} by somebody other than pinrail"))
+            let message = format!("the job was killed with {name} by somebody other than pinrail");
+            (Fault::Unknown, Reason::Killed, message)
         };
-        return Some(Verdict::failed(fault, phase, Evidence::new(message).fact("signal", name)));
+        return Some(Verdict::failed(fault, phase, Evidence::new(message).reason(reason).fact("signal", name)));
     }
     let code = exit.exit_code.filter(|code| *code != 0)?;
-    let mut evidence = Evidence::new(format!("the job ended with exit code {code}")).fact("exit code", code);
-    if code == 127 {
-        evidence = evidence.remedy("127 is how a shell says that a command was not found.");
-    }
+    let reason = if code == NOT_FOUND { Reason::CommandNotFound } else { Reason::ExitCode };
+    let message = format!("the job ended with exit code {code}");
+    let evidence = Evidence::new(message).reason(reason).fact("exit code", code);
     Some(Verdict { retry: wish(code), ..Verdict::failed(Fault::User, phase, evidence) })
 }
 
 /// The failure of something of ours before any user code ran.
 pub(crate) fn broken(phase: Option<Phase>, message: String) -> Stretch {
-    Stretch::Failed(Verdict { ends: Ends::Failed, ..Verdict::failed(Fault::Platform, phase, Evidence::new(message)) })
+    let evidence = Evidence::new(message).reason(Reason::MachineFailed);
+    Stretch::Failed(Verdict { ends: Ends::Failed, ..Verdict::failed(Fault::Platform, phase, evidence) })
 }
 
 fn size(bytes: u64) -> String {

@@ -123,8 +123,8 @@ pub(crate) fn of_environment(folder: &std::path::Path, path: Option<&String>) ->
 }
 
 fn refused(message: String) -> Stretch {
-    use pinrail_model::fault::{Evidence, Fault};
-    let evidence = Evidence::new(message).remedy("Check the command's name, its path and that it may be executed.");
+    use pinrail_model::fault::{Evidence, Fault, Reason};
+    let evidence = Evidence::new(message).reason(Reason::CommandRefused);
     Stretch::Failed(pinrail_model::run::Verdict::failed(Fault::User, Some(Phase::Execute), evidence))
 }
 

@@ -41,6 +41,18 @@ pub enum Scope {
     Workflow { project: ProjectName, workflow: WorkflowName },
 }
 
+impl Scope {
+    /// Whether it reaches a workflow.
+    #[must_use]
+    pub fn holds(&self, project: &ProjectName, workflow: &WorkflowName) -> bool {
+        match self {
+            Self::Platform => true,
+            Self::Project { project: held } => held == project,
+            Self::Workflow { project: of, workflow: held } => of == project && held == workflow,
+        }
+    }
+}
+
 /// What has room for so many attempts at once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LimitId {
@@ -235,7 +247,12 @@ pub struct Standing {
     pub place: u32,
     pub of: u32,
     pub holders: Vec<Key>,
+    /// Who comes before it, next first; of a long queue the first.
+    pub ahead: Vec<Key>,
 }
+
+/// Tasks ahead of one that are named: more of them say no more about when its turn comes.
+const MOST_AHEAD: usize = 1000;
 
 impl Shard {
     // Workers.
@@ -395,6 +412,7 @@ impl Shard {
                     place: parked.map_or(0, |parked| parked.range(..queued).count() as u32) + 1,
                     of: parked.map_or(0, |parked| parked.len() as u32),
                     holders: sorted(holders.map(|(key, _)| *key)),
+                    ahead: named(parked.into_iter().flat_map(|parked| parked.range(..queued))),
                 })
             }
             At::Ready(queued) => {
@@ -408,6 +426,7 @@ impl Shard {
                     place: before + 1,
                     of: self.queue().count() as u32,
                     holders: sorted(self.holders()),
+                    ahead: named(self.queue().filter(|other| *other < queued)),
                 })
             }
             At::Working(_) | At::Returning(_) => None,
@@ -435,7 +454,13 @@ impl Shard {
                 self.returning.remove(&(*since, key.0, key.1));
                 self.release(&place);
             }
-            At::Ready(queued) => self.take_from_ready(&place.project, queued),
+            At::Ready(queued) => {
+                self.take_from_ready(&place.project, queued);
+                // What it was let through for may serve the next one there, unless it takes it itself.
+                let others = place.limits().into_iter().filter(|limit| self.parked.contains_key(limit));
+                let others: Vec<LimitId> = others.collect();
+                self.freed.extend(others);
+            }
             At::Parked(queued, limit) => {
                 if let Some(parked) = self.parked.get_mut(limit) {
                     parked.remove(queued);
@@ -493,11 +518,10 @@ impl Shard {
         };
         let job = &run.graph.jobs[task];
         if let Some(most) = job.concurrency {
-            let limit = LimitId::Job(run.lane(), job.name.clone());
-            self.capacities.insert(limit, most);
+            self.widen(LimitId::Job(run.lane(), job.name.clone()), most);
         }
         if let Some(most) = run.graph.concurrency {
-            self.capacities.insert(LimitId::Workflow(run.lane()), most);
+            self.widen(LimitId::Workflow(run.lane()), most);
         }
         match at {
             At::Working(_) | At::Returning(_) => {
@@ -520,6 +544,14 @@ impl Shard {
         self.places.insert(key, place);
     }
 
+    /// Sets a limit that a workflow says itself; another version of it may say more.
+    fn widen(&mut self, limit: LimitId, most: u32) {
+        if self.capacities.get(&limit) != Some(&most) {
+            self.capacities.insert(limit.clone(), most);
+            self.freed.insert(limit);
+        }
+    }
+
     fn queue_up(&mut self, project: ProjectName, queued: Queued) {
         self.ready.entry(queued.class).or_default().entry(project).or_default().insert(queued);
     }
@@ -527,27 +559,35 @@ impl Shard {
     /// Lets what is parked at a limit with room try again: as many as there is room for.
     fn offer(&mut self, limit: &LimitId) {
         let Some(parked) = self.parked.get_mut(limit) else { return };
-        let room = match limit {
-            LimitId::Scope(scope) if self.holds.contains_key(scope) => 0,
-            LimitId::Scope(_) | LimitId::Run(_) | LimitId::Labels(_) => parked.len(),
-            limit => {
-                let capacity = match limit {
-                    LimitId::Key(..) => Some(1),
-                    limit => self.capacities.get(limit).copied(),
-                };
-                let held = match limit {
-                    LimitId::Quota(project) => self.shares.get(project).map_or(0, |share| share.held),
-                    limit => self.held.get(limit).copied().unwrap_or(0),
-                };
-                match (capacity, limit) {
-                    (Some(capacity), _) => capacity.saturating_sub(held) as usize,
-                    // A pool that is taken away has no room; whatever else is no longer limited has all.
-                    (None, LimitId::Pool(..)) => 0,
-                    (None, _) => parked.len(),
-                }
-            }
+        let capacity = match limit {
+            LimitId::Key(..) => Some(1),
+            limit => self.capacities.get(limit).copied(),
         };
-        let again: Vec<Queued> = parked.iter().take(room).copied().collect();
+        let held = match limit {
+            LimitId::Quota(project) => self.shares.get(project).map_or(0, |share| share.held),
+            limit => self.held.get(limit).copied().unwrap_or(0),
+        };
+        let room = match (limit, capacity) {
+            (LimitId::Scope(scope), _) if self.holds.contains_key(scope) => 0,
+            (LimitId::Scope(_) | LimitId::Run(_) | LimitId::Labels(_), _) => usize::MAX,
+            (_, Some(capacity)) => capacity.saturating_sub(held) as usize,
+            // A pool that is taken away has no room; whatever else is no longer limited has all.
+            (LimitId::Pool(..), None) => 0,
+            (_, None) => usize::MAX,
+        };
+        // One that needs more than there is room for holds up nobody behind it.
+        let (mut left, mut again) = (room, Vec::new());
+        for queued in parked.iter() {
+            if left == 0 {
+                break;
+            }
+            let place = self.places.get(&(queued.run, queued.task));
+            let wanted = place.map_or(1, |place| place.wants_of(limit, capacity)) as usize;
+            if wanted <= left {
+                left -= wanted;
+                again.push(*queued);
+            }
+        }
         for queued in &again {
             parked.remove(queued);
         }
@@ -592,8 +632,9 @@ impl Shard {
     fn park(&mut self, queued: Queued, limit: LimitId) {
         let Some(place) = self.places.get_mut(&(queued.run, queued.task)) else { return };
         place.at = At::Parked(queued, limit.clone());
-        let others: Vec<LimitId> = place.needs.iter().map(|need| need.limit.clone()).filter(|n| *n != limit).collect();
         let project = place.project.clone();
+        let mut others = place.limits();
+        others.retain(|other| *other != limit);
         self.take_from_ready(&project, &queued);
         // What it was let through for may serve the next one there.
         let others = others.into_iter().filter(|other| self.parked.contains_key(other));
@@ -655,6 +696,7 @@ impl Shard {
             let labels = self.places.get(&key).map(|place| place.labels.clone()).unwrap_or_default();
             let Some(session) = self.worker(&labels, true) else {
                 self.park(queued, LimitId::Labels(labels));
+                self.offer_freed();
                 continue;
             };
             for lower in self.ready.keys().filter(|lower| **lower > class) {
@@ -674,8 +716,9 @@ impl Shard {
     }
 
     fn grant(&self) -> Option<Admitted> {
+        // Without a free slot anywhere nothing is looked at.
         self.worker(&[], false)?;
-        // One whose labels no worker has at this moment holds up no other.
+        // One whose labels no worker with a free slot has keeps nobody else from going on.
         self.returning.iter().find_map(|(_, run, task)| {
             let place = self.places.get(&(*run, *task))?;
             let has = |session: &Session| place.labels.iter().all(|label| session.labels.contains(label));
@@ -690,6 +733,8 @@ impl Shard {
 
     /// Takes note of where a run is.
     pub fn follow_run(&mut self, run: &Run) {
+        // One that had failed before says nothing new of its schedule.
+        let goes_on = self.runs.contains_key(&run.id);
         let failed = self.leave_line(run.id);
         if !run.cause.is_of_a_workflow() || run.pending == Some(Pending::Backfill) {
             return;
@@ -707,7 +752,9 @@ impl Shard {
             if scheduled {
                 match state {
                     RunState::Succeeded if line.failed == Some(run.id) => line.failed = None,
-                    RunState::Failed | RunState::Cancelled if !run.tasks.is_empty() => line.failed = Some(run.id),
+                    RunState::Failed | RunState::Cancelled if goes_on && !run.tasks.is_empty() => {
+                        line.failed = Some(run.id)
+                    }
                     _ => {}
                 }
             }
@@ -867,6 +914,24 @@ impl Shard {
     }
 }
 
+impl Place {
+    /// Whatever it may be parked at, persons' holds excepted.
+    fn limits(&self) -> Vec<LimitId> {
+        let mut limits: Vec<LimitId> = self.needs.iter().map(|need| need.limit.clone()).collect();
+        limits.push(LimitId::Quota(self.project.clone()));
+        if !self.labels.is_empty() {
+            limits.push(LimitId::Labels(self.labels.clone()));
+        }
+        limits
+    }
+
+    /// Slots that an attempt takes of a limit; one that wants more than there will ever be gets all of it.
+    fn wants_of(&self, limit: &LimitId, capacity: Option<u32>) -> u32 {
+        let need = self.needs.iter().find(|need| need.limit == *limit);
+        need.map_or(1, |need| need.slots.min(capacity.unwrap_or(u32::MAX).max(1)))
+    }
+}
+
 /// Divided by weights; large enough for none to be lost in whole numbers.
 const LEAST_COMMON: u64 = 1 << 20;
 
@@ -904,6 +969,10 @@ impl Line {
             _ => Barred::Nothing,
         }
     }
+}
+
+fn named<'a>(queue: impl Iterator<Item = &'a Queued>) -> Vec<Key> {
+    queue.take(MOST_AHEAD).map(|queued| (queued.run, queued.task)).collect()
 }
 
 fn sorted(keys: impl Iterator<Item = Key>) -> Vec<Key> {

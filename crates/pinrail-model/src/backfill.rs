@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::document::{ExecutorKind, ParamType, Sha};
 use crate::ids::{BackfillId, RunId};
 use crate::names::{JobName, ProjectName, WorkflowName};
-use crate::run::{Class, Control, RunState};
+use crate::run::{Cause, Class, Control, Graph, Pending, Run, RunState};
 use crate::target::{Lane, Target, name_of};
 use crate::time::{Interval, Micros};
 
@@ -150,6 +150,38 @@ impl Backfill {
         indexes
     }
 
+    /// A run of a backfill whose turn is still to come.
+    #[must_use]
+    pub fn run(&self, index: u32) -> Run {
+        Run {
+            id: self.run_id(index),
+            project: self.project.clone(),
+            workflow: self.workflow.clone(),
+            target: self.target.clone(),
+            class: self.class,
+            cause: Cause::Backfill { id: self.id, index },
+            interval: self.intervals[index as usize],
+            tz: self.tz.clone(),
+            params: self.params.clone(),
+            param_types: self.param_types.clone(),
+            bundle: self.bundle,
+            version: self.version,
+            created_at: self.created_at,
+            started_at: None,
+            ended_at: None,
+            stop: None,
+            pending: Some(Pending::Backfill),
+            hold: None,
+            jobs: self.jobs.clone(),
+            replay_of: None,
+            outside: self.outside.get(&index).cloned().unwrap_or_default(),
+            executors: self.executors.clone(),
+            notify: None,
+            tasks: Vec::new(),
+            graph: Arc::new(Graph::default()),
+        }
+    }
+
     #[must_use]
     pub fn run_id(&self, index: u32) -> RunId {
         run_id(self.id, self.created_at, index)
@@ -172,6 +204,21 @@ impl Backfill {
 }
 
 impl Progress {
+    /// The next indexes whose rows are to be made, each with whether it has a row already, perhaps with parameters from
+    /// before an edit. They count as made from now on.
+    pub fn next_slice(&mut self, backfill: &Backfill, sequence: &[u32], most: u32) -> Vec<(u32, bool)> {
+        let total = backfill.total();
+        if self.made >= total || self.cancelled.is_some() {
+            return Vec::new();
+        }
+        let (first, until) = (self.made, (self.made + most).min(total));
+        let places = sequence.iter().zip(0_u32..).skip(first as usize).take((until - first) as usize);
+        let slice = places.map(|(index, place)| (*index, place < self.exist)).collect();
+        self.made = until;
+        self.exist = self.exist.max(until);
+        slice
+    }
+
     /// Takes note that one of its runs went from one state to another.
     pub fn follow(&mut self, before: RunState, after: RunState) {
         if before == after {

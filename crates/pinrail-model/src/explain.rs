@@ -1,13 +1,21 @@
 //! Why a task is where it is: a pure function of the same state that decides what happens next, so it cannot disagree.
 
+mod codes;
+mod estimate;
+mod slow;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::admit::{Barred, LimitId, Scope, Shard};
+pub use codes::{CODES, Code};
+pub use estimate::{Estimate, History, Upcoming, estimate, estimate_pending, name, place_in_backfill};
+pub use slow::{Pace, Part, PartTime, Parts, Past, PathJob, SLOW_CODES, pace, parts};
+
+use crate::admit::{Barred, LimitId, Scope, Shard, Standing};
 use crate::condition::{Condition, Seen};
 use crate::fault::{ERROR, Evidence, Fault};
-use crate::ids::{AttemptId, BackfillId, RunId};
-use crate::names::{JobName, TableRef};
+use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
+use crate::names::{JobName, ProjectName, TableRef, WorkflowName};
 use crate::run::{
     Attempt, Cause, Control, Ending, Ends, Outcome, Pending, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict,
 };
@@ -34,6 +42,21 @@ pub struct Explanation {
     /// Tables that the failed attempt had written, which are as they were before it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unpublished: Vec<Unpublished>,
+    /// The same, as long as it is not known what they are.
+    #[serde(skip)]
+    pub behind: Vec<crate::admit::Key>,
+    /// Who comes before it, by workflow and job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ahead: Vec<Ahead>,
+    /// When it is likely to begin or, if it is at work, to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+    /// Why there is no estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_estimate: Option<String>,
+    /// What a person said of the task: who marked it, holds it or has switched it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Said>,
     /// What a person has to do before `next`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<String>,
@@ -109,6 +132,14 @@ pub enum Why {
     /// Its run has not begun: it waits for its turn in its backfill.
     WaitingInBackfill {
         backfill: BackfillId,
+        /// Its place among the runs of the backfill that have not begun, from 1; 0 when it is not known.
+        #[serde(default)]
+        place: u32,
+        #[serde(default)]
+        of: u32,
+        /// Who has paused the backfill.
+        #[serde(default)]
+        paused: Option<Control>,
     },
     /// It has a result to finish and waits for the next free slot, before all new work.
     WaitingToFinish {
@@ -179,6 +210,16 @@ impl Why {
         }
     }
 
+    /// The runs that have to end before its run begins.
+    #[must_use]
+    pub fn runs(&self) -> Vec<RunId> {
+        match self {
+            Self::WaitingForInterval { run } | Self::WaitingForSuccess { run } => vec![*run],
+            Self::WaitingForRuns { runs, .. } => runs.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Stable, kebab-case; each has a page in the docs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -236,11 +277,23 @@ pub struct Unpublished {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Limit {
-    Pool { name: String },
-    Quota { project: String },
-    Workflow { workflow: String },
-    Job { job: String },
-    Key { key: String },
+    Pool {
+        name: String,
+        /// Whether anybody has set it; one that is not set has no slots.
+        is_set: bool,
+    },
+    Quota {
+        project: String,
+    },
+    Workflow {
+        workflow: String,
+    },
+    Job {
+        job: String,
+    },
+    Key {
+        key: String,
+    },
 }
 
 /// A job that another one waits for.
@@ -266,6 +319,66 @@ pub struct Holder {
     /// Its place in the run, from 0.
     #[schema(value_type = usize)]
     pub task: TaskIx,
+    /// What it is, for those who may see its project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is: Option<Named>,
+}
+
+impl Holder {
+    fn new((run, task): crate::admit::Key) -> Self {
+        Self { run, task, is: None }
+    }
+}
+
+/// What a task is, whose it is, and since when it is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Named {
+    pub project: ProjectName,
+    pub workflow: WorkflowName,
+    pub job: JobName,
+    /// Who asked for its run; none for one of a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Who looks after the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    pub since: Micros,
+}
+
+/// Tasks that come before another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Ahead {
+    /// None where the asker may not see the project.
+    pub project: Option<ProjectName>,
+    pub workflow: Option<WorkflowName>,
+    pub job: Option<JobName>,
+    pub tasks: u32,
+}
+
+/// What a person said of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Said {
+    pub what: SaidWhat,
+    #[serde(flatten)]
+    pub control: Control,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SaidWhat {
+    /// What became of it.
+    Marked,
+    /// That it is not to begin.
+    Held,
+    /// That it is to be passed over.
+    SwitchedOff,
+}
+
+fn said(task: &Task) -> Option<Said> {
+    let of = |what, control: &Option<Control>| control.clone().map(|control| Said { what, control });
+    of(SaidWhat::Marked, &task.marked)
+        .or_else(|| of(SaidWhat::SwitchedOff, &task.disabled))
+        .or_else(|| of(SaidWhat::Held, &task.hold))
 }
 
 /// How often it was tried and may be, since it was last retried by hand.
@@ -294,6 +407,7 @@ pub struct Failure {
 #[must_use]
 pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Explanation {
     let task = &run.tasks[ix];
+    let mut behind = Vec::new();
     let why = match (task.position, shard) {
         (Position::Waiting, shard) if task.watch.as_ref().is_some_and(|watch| !watch.is_met()) => {
             let conditions = looked(run, ix);
@@ -304,7 +418,11 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
         (Position::Held, _) => Why::Held { reason: task.held.clone().unwrap_or_default() },
         (Position::Done, _) => done(run, ix),
         (_, None) => Why::WaitingForServer { heard_at: task.attempt().map(heard_at) },
-        (Position::Ready, Some(shard)) => waiting_for_slot(run, shard, ix),
+        (Position::Ready, Some(shard)) => {
+            let standing = shard.standing((run.id, ix));
+            behind.extend(standing.iter().flat_map(|standing| &standing.ahead).copied());
+            waiting_for_slot(run, shard, standing)
+        }
         (Position::Backoff, Some(_)) => Why::BackingOff {
             until: task.backoff_until.unwrap_or(now),
             tries: tries(run, ix),
@@ -313,18 +431,54 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
         (position, Some(shard)) => under_way(run, shard, ix, position),
     };
     let failed = matches!(why, Why::Failed { .. } | Why::EndingBadly { .. } | Why::Held { .. });
-    let (first, next) = next(run, task, &why);
+    let alone = shard.is_none_or(|shard| shard.sessions().keys().all(|id| *id == SessionId::SERVER));
+    let (first, next) = next(run, task, &why, alone);
     Explanation {
-        run: run.id,
         job: Some(task.job.clone()),
         state: task.state_name().to_owned(),
-        why,
         downstream: if failed { below(run, ix) } else { Vec::new() },
-        changed: Vec::new(),
-        unpublished: Vec::new(),
+        behind,
+        said: said(task),
         first,
         next,
+        ..Explanation::new(run, with_remedy(why))
     }
+}
+
+impl Explanation {
+    fn new(run: &Run, why: Why) -> Self {
+        Self {
+            run: run.id,
+            job: None,
+            state: run.state().name().to_owned(),
+            why,
+            downstream: Vec::new(),
+            changed: Vec::new(),
+            unpublished: Vec::new(),
+            behind: Vec::new(),
+            ahead: Vec::new(),
+            estimate: None,
+            no_estimate: None,
+            said: None,
+            first: None,
+            next: None,
+        }
+    }
+}
+
+/// A failure whose evidence knows no remedy has that of its reason.
+fn with_remedy(mut why: Why) -> Why {
+    let failure = match &mut why {
+        Why::Failed { failure, .. } | Why::EndingBadly { failure, .. } => Some(failure),
+        Why::BackingOff { failure, .. } | Why::Cancelled { failure, .. } => failure.as_mut(),
+        _ => None,
+    };
+    if let Some(evidence) = failure.map(|failure| &mut failure.evidence)
+        && let (Some(reason), None) = (evidence.reason, &evidence.remedy)
+    {
+        evidence.remedy = Some(reason.remedy().to_owned());
+    }
+    why
 }
 
 /// Explains a run that has not begun.
@@ -347,7 +501,7 @@ pub fn explain_pending(run: &Run, shard: Option<&Shard>) -> Explanation {
         Some(Barred::Failed(other)) => Why::WaitingForSuccess { run: other },
         Some(Barred::Held(scope, control)) => Why::HeldByScope { scope, control },
         Some(Barred::InBackfill | Barred::Nothing) => match run.cause {
-            Cause::Backfill { id, .. } => Why::WaitingInBackfill { backfill: id },
+            Cause::Backfill { id, .. } => Why::WaitingInBackfill { backfill: id, place: 0, of: 0, paused: None },
             _ => Why::WaitingForRuns { overrun: Overrun::StartNew, most_active: 1, runs: Vec::new() },
         },
     };
@@ -355,22 +509,12 @@ pub fn explain_pending(run: &Run, shard: Option<&Shard>) -> Explanation {
         Why::WaitingForInterval { run } => Some(format!("pinrail explain {}", run.short())),
         Why::WaitingForRuns { runs, .. } => runs.first().map(|run| format!("pinrail explain {}", run.short())),
         Why::WaitingForSuccess { run } => Some(format!("pinrail retry {}", run.short())),
-        Why::WaitingInBackfill { backfill } => Some(format!("pinrail backfills {backfill}")),
+        Why::WaitingInBackfill { backfill, .. } => Some(format!("pinrail backfills {}", backfill.short())),
         Why::HeldByScope { scope, .. } => Some(release(scope)),
         Why::WaitingForServer { .. } => Some("pinrail up".to_owned()),
         _ => None,
     };
-    Explanation {
-        run: run.id,
-        job: None,
-        state: run.state().name().to_owned(),
-        why,
-        downstream: Vec::new(),
-        changed: Vec::new(),
-        unpublished: Vec::new(),
-        first: None,
-        next,
-    }
+    Explanation { next, ..Explanation::new(run, why) }
 }
 
 /// The command that lets a scope go.
@@ -382,8 +526,8 @@ fn release(scope: &Scope) -> String {
     }
 }
 
-/// What a person has to do about it, and the command after that.
-fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
+/// What a person has to do about it, and the command after that; `alone` is a server without workers.
+fn next(run: &Run, task: &Task, why: &Why, alone: bool) -> (Option<String>, Option<String>) {
     let run_id = run.id.short();
     let retry = format!("pinrail retry {run_id}");
     match why {
@@ -407,18 +551,33 @@ fn next(run: &Run, task: &Task, why: &Why) -> (Option<String>, Option<String>) {
         Why::Held { .. } if task.hold.is_some() => (None, Some(format!("pinrail release {run_id} --job {}", task.job))),
         Why::Cancelled { .. } | Why::Held { .. } => (None, Some(retry)),
         Why::WaitingForServer { .. } => (None, Some("pinrail up".to_owned())),
-        Why::WaitingForLimit { limit: Limit::Pool { name }, capacity, .. } => {
-            (None, Some(format!("pinrail pools set {name} --slots {}", capacity + 1)))
+        Why::WaitingForLimit { limit, capacity, holders, .. } => more_room(run_id, limit, *capacity, holders),
+        Why::WaitingForSlot { slots, .. } if *slots > 0 && alone => {
+            let more = slots + crate::admit::RESERVED + 1;
+            (Some("end the server".to_owned()), Some(format!("pinrail up --slots {more}")))
         }
         Why::WaitingForWorker { labels, workers: 0, .. } => {
             (None, Some(format!("pinrail work --labels {}", labels.join(","))))
         }
-        Why::WaitingForSlot { slots: 0, place: 1.., .. } => (None, Some("pinrail work".to_owned())),
+        Why::WaitingForSlot { place: 1.., .. } => (None, Some("pinrail work".to_owned())),
         Why::HeldByScope { scope, .. } => (None, Some(release(scope))),
         Why::RunHeld { .. } => (None, Some(format!("pinrail release {run_id}"))),
         Why::WaitingForConditions { .. } => (None, Some(format!("pinrail release {run_id} --job {}", task.job))),
         Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", task.job))),
         _ => (None, None),
+    }
+}
+
+/// What gives a limit more room, or frees it.
+fn more_room(run: String, limit: &Limit, capacity: u32, holders: &[Holder]) -> (Option<String>, Option<String>) {
+    match limit {
+        Limit::Pool { name, .. } => (None, Some(format!("pinrail pools set {name} --slots {}", capacity + 1))),
+        Limit::Quota { .. } => (None, Some(format!("pinrail limits set quota {}", capacity + 1))),
+        Limit::Workflow { .. } | Limit::Job { .. } => {
+            let first = "raise `concurrency` in the workflow file".to_owned();
+            (Some(first), Some(format!("pinrail reload {run} --code folder")))
+        }
+        Limit::Key { .. } => (None, holders.first().map(|holder| format!("pinrail cancel {}", holder.run.short()))),
     }
 }
 
@@ -484,11 +643,11 @@ fn below(run: &Run, ix: TaskIx) -> Vec<JobName> {
     (0..seen.len()).filter(|at| seen[*at] && stopped(&run.tasks[*at])).map(|at| run.tasks[at].job.clone()).collect()
 }
 
-fn waiting_for_slot(run: &Run, shard: &Shard, ix: TaskIx) -> Why {
-    let Some(standing) = shard.standing((run.id, ix)) else {
+fn waiting_for_slot(run: &Run, shard: &Shard, standing: Option<Standing>) -> Why {
+    let Some(standing) = standing else {
         return Why::WaitingForSlot { slots: 0, held: 0, place: 0, of: 0, holders: Vec::new() };
     };
-    let holders = standing.holders.iter().map(|(run, task)| Holder { run: *run, task: *task }).collect();
+    let holders = standing.holders.iter().copied().map(Holder::new).collect();
     let (capacity, held, place, of) = (standing.capacity, standing.held, standing.place, standing.of);
     let limit = match standing.limit {
         None => return Why::WaitingForSlot { slots: capacity, held, place, of, holders },
@@ -510,7 +669,10 @@ fn waiting_for_slot(run: &Run, shard: &Shard, ix: TaskIx) -> Why {
             };
             return Why::WaitingForWorker { workers: has(&labels), labels, place, of };
         }
-        Some(LimitId::Pool(_, name)) => Limit::Pool { name: name.to_string() },
+        Some(LimitId::Pool(project, name)) => {
+            let is_set = shard.capacity(&LimitId::Pool(project, name.clone())).is_some();
+            Limit::Pool { name: name.to_string(), is_set }
+        }
         Some(LimitId::Quota(project)) => Limit::Quota { project: project.to_string() },
         Some(LimitId::Workflow(lane)) => Limit::Workflow { workflow: lane.workflow.to_string() },
         Some(LimitId::Job(_, job)) => Limit::Job { job: job.to_string() },

@@ -23,6 +23,7 @@ pub mod schedule;
 pub mod schema;
 pub mod seam;
 pub mod select;
+pub mod simulation;
 pub mod steps;
 pub mod tables;
 pub mod target;

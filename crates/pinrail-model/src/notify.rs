@@ -382,7 +382,7 @@ fn evidence(failure: &Failure) -> Vec<String> {
         lines.push(format!("{name}: {}", value.next().unwrap_or_default()));
         lines.extend(value.map(|line| format!("  {line}")));
     }
-    lines.extend(evidence.remedy.iter().map(|remedy| format!("remedy: {remedy}")));
+    lines.extend(evidence.telling_remedy().map(|remedy| format!("remedy: {remedy}")));
     lines
 }
 
@@ -443,6 +443,12 @@ impl Usual {
     #[must_use]
     pub fn medians(&self) -> BTreeMap<JobName, Duration> {
         self.jobs.iter().filter_map(|(job, took)| Some((job.clone(), middle(took)?))).collect()
+    }
+
+    /// The middle of how long a job took, if it ever succeeded.
+    #[must_use]
+    pub fn of(&self, job: &JobName) -> Option<Duration> {
+        middle(self.jobs.get(job)?)
     }
 
     /// The middle of how long a job took, if there are enough runs to tell.

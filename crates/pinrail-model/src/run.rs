@@ -635,6 +635,22 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether a person or program asked for it; else it happened.
+    #[must_use]
+    pub fn is_a_persons(&self) -> bool {
+        matches!(
+            self,
+            Self::Stop { .. }
+                | Self::Retry { .. }
+                | Self::Mark { .. }
+                | Self::Hold { .. }
+                | Self::Disable { .. }
+                | Self::Reload { .. }
+        )
+    }
+}
+
 /// Other code for the tasks of a retry.
 #[derive(Debug, Clone)]
 pub struct NewCode {
@@ -733,6 +749,8 @@ pub struct Effects {
     pub history: Vec<Happening>,
     /// Tasks whose rows (and whose latest attempt's) changed.
     pub touched: BTreeSet<TaskIx>,
+    /// Which tasks moved along which edges, in order.
+    pub moves: Vec<(TaskIx, Position, Position)>,
     pub run_touched: bool,
     /// Whether anybody may rely on the changes: then they must be durable before any work begins.
     pub durable: bool,
@@ -794,6 +812,34 @@ pub struct Happening {
     pub data: Value,
 }
 
+impl Effects {
+    /// Adds what a later event of the same run came to.
+    pub fn add(&mut self, later: Self) {
+        self.work.extend(later.work);
+        self.history.extend(later.history);
+        self.touched.extend(later.touched);
+        self.moves.extend(later.moves);
+        self.run_touched |= later.run_touched;
+        self.durable |= later.durable;
+    }
+}
+
+/// The other runs of a lane for an interval that are under way, of which there may be one, or wait to be.
+pub fn beside<'a>(
+    runs: impl Iterator<Item = &'a Run>,
+    lane: &Lane,
+    interval: Interval,
+    except: RunId,
+) -> impl Iterator<Item = &'a Run> {
+    runs.filter(move |run| {
+        run.interval == interval
+            && run.id != except
+            && run.cause.is_of_a_workflow()
+            && !run.state().is_final()
+            && run.lane() == *lane
+    })
+}
+
 impl Run {
     /// The tasks of a new run, all waiting.
     #[must_use]
@@ -820,6 +866,22 @@ impl Run {
         } else {
             RunState::Succeeded
         }
+    }
+
+    /// The tasks on which somebody worked, with their epochs: lost when whoever that was is gone.
+    #[must_use]
+    pub fn unattended(&self) -> Vec<(TaskIx, u64)> {
+        let tasks = self.tasks.iter().enumerate();
+        let worked_on = tasks.filter(|(_, task)| task.position.is_live() || task.position == Position::Cleaning);
+        worked_on.map(|(ix, task)| (ix, task.epoch)).collect()
+    }
+
+    /// Whether a retry that names no jobs is about this one.
+    #[must_use]
+    pub fn wants_retry(&self, task: TaskIx) -> bool {
+        let Some(task) = self.tasks.get(task) else { return false };
+        let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
+        task.position == Position::Held || (task.position == Position::Done && ending)
     }
 
     /// Where its runs mind each other.
@@ -904,48 +966,59 @@ impl Run {
         self.graph.jobs[task].wait_for.is_empty() || self.tasks[task].watch.as_ref().is_some_and(Watch::is_met)
     }
 
-    /// Timers to set again after a restart, with the time that is left, and conditions to look at.
+    /// Whether a piece of work is still to be done: what was decided after it, before it could begin, may have made it
+    /// pointless.
+    #[must_use]
+    pub fn still_wants(&self, work: &Work) -> bool {
+        let (Work::Begin { task, epoch }
+        | Work::Submit { task, epoch }
+        | Work::Reattach { task, epoch }
+        | Work::Complete { task, epoch }
+        | Work::Publish { task, epoch }
+        | Work::Clean { task, epoch, .. }
+        | Work::Watch { task, epoch }
+        | Work::Set { task, epoch, .. }) = work;
+        self.tasks.get(*task).is_some_and(|task| task.epoch == *epoch)
+    }
+
+    /// Timers to set again after a restart, with the time that is left, and conditions to look at. Those of attempts follow
+    /// from what becomes of the attempts.
     #[must_use]
     pub fn timers(&self, now: Micros) -> Vec<Work> {
         let mut timers = Vec::new();
         for (ix, task) in self.tasks.iter().enumerate() {
-            if let (Position::Waiting, Some(watch)) = (task.position, &task.watch)
-                && !watch.is_met()
-            {
-                timers.extend(self.watching(ix, now));
-            }
-            if task.position == Position::Backoff {
-                let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
-                timers.push(Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after });
-            }
-            if let (true, Some(attempt)) = (task.position.is_live(), task.attempts.last()) {
-                let job = &self.graph.jobs[ix];
-                let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
-                for (timer, limit) in limits {
-                    let Some(limit) = limit.map(crate::document::seconds) else { continue };
-                    let after = limit.saturating_sub(now.since(attempt.started_at));
-                    timers.push(Work::Set { task: ix, epoch: task.epoch, timer, after });
+            match (task.position, &task.watch) {
+                (Position::Waiting, Some(watch)) if !watch.is_met() => timers.extend(self.watching(ix, now)),
+                (Position::Backoff, _) => {
+                    let after = task.backoff_until.map_or(Duration::ZERO, |until| until.since(now));
+                    timers.push(Work::Set { task: ix, epoch: task.epoch, timer: Timer::Backoff, after });
                 }
+                _ => {}
             }
         }
         timers
     }
-}
 
-impl Run {
+    /// The timers of a live attempt, with the time that is left.
+    fn limits(&self, ix: TaskIx, now: Micros) -> Vec<Work> {
+        let (task, job) = (&self.tasks[ix], &self.graph.jobs[ix]);
+        let Some(attempt) = task.attempt() else { return Vec::new() };
+        let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
+        let timer = |(timer, limit): (Timer, Option<f64>)| {
+            let after = crate::document::seconds(limit?).saturating_sub(now.since(attempt.started_at));
+            Some(Work::Set { task: ix, epoch: task.epoch, timer, after })
+        };
+        limits.into_iter().filter_map(timer).collect()
+    }
+
     /// What is to be done about the conditions of a task that are not met.
     pub(crate) fn watching(&self, ix: TaskIx, now: Micros) -> Vec<Work> {
         let (task, epoch) = (ix, self.tasks[ix].epoch);
         let Some(watch) = &self.tasks[ix].watch else { return Vec::new() };
         let conditions = self.graph.jobs[ix].wait_for.iter().zip(&watch.seen);
-        let ends: BTreeSet<Duration> =
-            conditions.filter(|(_, seen)| !seen.met).map(|(condition, _)| condition.patience()).collect();
-        let waited = now.since(watch.since);
-        let timers = ends.into_iter().map(|end| {
-            let after = end.saturating_sub(waited);
-            Work::Set { task, epoch, timer: Timer::Patience, after }
-        });
-        timers.chain([Work::Watch { task, epoch }]).collect()
+        let end = conditions.filter(|(_, seen)| !seen.met).map(|(condition, _)| condition.patience()).min();
+        let after = end.unwrap_or_default().saturating_sub(now.since(watch.since));
+        vec![Work::Set { task, epoch, timer: Timer::Patience, after }, Work::Watch { task, epoch }]
     }
 }
 

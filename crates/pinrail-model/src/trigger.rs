@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::document::{ParamType, Sha};
+use crate::document::{Document, ParamType, Sha};
 use crate::ids::RunId;
 use crate::names::{ProjectName, WorkflowName};
 use crate::notify::Rules;
-use crate::run::Control;
+use crate::run::{Cause, Class, Control, Graph, Pending, Run};
 use crate::schedule::{CatchUp, Schedule};
 use crate::target::{Lane, Target, name_of};
 use crate::time::{Interval, Micros};
@@ -127,10 +127,89 @@ pub struct Fire {
 }
 
 impl Trigger {
+    /// The schedule of a document at work; none without one. It begins now, or where its `start` says if all is caught up.
+    #[must_use]
+    pub fn of(
+        project: &ProjectName,
+        target: Option<Arc<Target>>,
+        document: &Document,
+        code: (Sha, Sha),
+        now: Micros,
+        params: BTreeMap<String, Value>,
+        param_types: BTreeMap<String, ParamType>,
+    ) -> Option<Self> {
+        let schedule = document.schedule.clone()?;
+        let done_until = match (schedule.catch_up, schedule.start) {
+            (CatchUp::All, Some(start)) => {
+                // Before the first moment of that day in every zone.
+                let midnight = Micros::from_utc(start.and_time(chrono::NaiveTime::MIN).and_utc());
+                midnight.minus(Duration::from_secs(2 * 86_400))
+            }
+            _ => now,
+        };
+        let (version, bundle) = code;
+        Some(Self {
+            project: project.clone(),
+            workflow: document.workflow.clone(),
+            target,
+            version,
+            bundle,
+            schedule,
+            overrun: document.overrun,
+            most_active: document.max_active.unwrap_or(MOST_ACTIVE),
+            params,
+            param_types,
+            notify: Rules::of(document),
+            done_until,
+            paused: None,
+            passed: Vec::new(),
+            failed: None,
+        })
+    }
+
+    /// The run of a fire time; it has to be created, and then waits for its turn.
+    #[must_use]
+    pub fn run(&self, fire: Fire, id: RunId, created_at: Micros) -> Run {
+        Run {
+            id,
+            project: self.project.clone(),
+            workflow: self.workflow.clone(),
+            target: self.target.clone(),
+            class: Class::Scheduled,
+            cause: Cause::Schedule { fire_at: fire.at },
+            interval: fire.interval,
+            tz: self.schedule.tz.clone(),
+            params: self.params.clone(),
+            param_types: self.param_types.clone(),
+            bundle: self.bundle,
+            version: self.version,
+            created_at,
+            started_at: None,
+            ended_at: None,
+            stop: None,
+            pending: Some(Pending::Schedule { overrun: self.overrun, most_active: self.most_active }),
+            hold: None,
+            jobs: None,
+            replay_of: None,
+            outside: BTreeMap::new(),
+            executors: BTreeMap::new(),
+            notify: self.notify.clone().map(Arc::new),
+            tasks: Vec::new(),
+            graph: Arc::new(Graph::default()),
+        }
+    }
+
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
         Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
+    /// What makes a fire time one run.
+    #[must_use]
+    pub fn run_key(&self, fire_at: Micros) -> String {
+        let at_target = self.target.as_ref().map_or_else(String::new, |target| format!("@{}", target.name));
+        format!("schedule {}/{}{at_target} {fire_at}", self.project, self.workflow)
     }
 
     /// When there is something to do next; none when there will be no more fire times, or while it is paused.

@@ -582,7 +582,8 @@ impl App {
         principal.may(Role::Developer, project)?;
         // An old bundle must not be forgotten before it is named.
         let _held = self.bundles.hold().await;
-        let compiled = self.compile(principal, project, bundle).await?;
+        let mut compiled = self.compile(principal, project, bundle).await?;
+        self.warn_of_pools(project, &mut compiled).await?;
         let disabled: BTreeSet<&String> = compiled.broken.values().flatten().collect();
         let (_, settings) = self.bundle(project, bundle).await?;
         let target = settings.targets.find(target)?;
@@ -1061,10 +1062,12 @@ impl App {
             Problem::new("job-not-found", format!("job \"{name}\" not found in run \"{id}\""))
                 .hint(format!("See its jobs with `pinrail show {id}`."))
         })?;
-        if found.iter().any(|explanation| explanation.why.failure().is_some()) {
-            self.compare(&stored.run, &mut found).await?;
+        self.foresee(principal, &mut found).await?;
+        let mut explanations = found.explanations;
+        if explanations.iter().any(|explanation| explanation.why.failure().is_some()) {
+            self.compare(&stored.run, &mut explanations).await?;
         }
-        Ok(found)
+        Ok(explanations)
     }
 
     /// Adds to explanations of failures what is known of files and tables.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSource};
-use pinrail_model::fault::{Evidence, Fault};
+use pinrail_model::fault::{Evidence, Fault, Reason};
 use pinrail_model::ids::{AttemptId, RunId, SessionId};
 use pinrail_model::names::{ProjectName, WorkflowName};
 use pinrail_model::run::{
@@ -269,7 +269,8 @@ impl Attempts {
             if cleans {
                 job.report(Report::CleanupEnded(CleanupEnd { ok: false, detail: Some(message.to_owned()) }));
             } else {
-                job.report(Report::Failed(Verdict::failed(Fault::Platform, None, Evidence::new(message))));
+                let evidence = Evidence::new(message).reason(Reason::ServerFailed);
+                job.report(Report::Failed(Verdict::failed(Fault::Platform, None, evidence)));
             }
         });
     }
@@ -380,6 +381,7 @@ impl OneWork {
 
     fn unavailable(&self) -> Evidence {
         Evidence::new(format!("executor \"{}\" is not available here", self.ticket.attempt.executor))
+            .reason(Reason::ExecutorMissing)
     }
 
     fn conclude(&self, stretch: Stretch) {
@@ -398,7 +400,7 @@ impl OneWork {
             return self.fail(
                 Fault::Platform,
                 Phase::Setup,
-                Evidence::new("the job's SQL is not in its workflow version"),
+                Evidence::new("the job's SQL is not in its workflow version").reason(Reason::StateFailed),
             );
         };
         self.report(Report::PhaseStarted(Phase::Setup));
@@ -410,7 +412,7 @@ impl OneWork {
         }
         self.report(Report::PhaseEnded { phase: Phase::Setup, ok: true });
         if let Err(message) = sink.fix_view().await {
-            return self.fail(Fault::Platform, Phase::Setup, Evidence::new(message));
+            return self.fail(Fault::Platform, Phase::Setup, Evidence::new(message).reason(Reason::StateFailed));
         }
         self.report(Report::PhaseStarted(Phase::Execute));
         let spec = Spec::Sql { source, params: BTreeMap::new(), writes: None };
@@ -425,7 +427,10 @@ impl OneWork {
         match spec {
             Some(Spec::Sql { source, params, writes }) => self.submit_sql(source, params, writes).await,
             Some(Spec::Shell { command, env }) => self.submit_shell(command, env).await,
-            None => self.fail(Fault::Platform, Phase::Execute, Evidence::new("what was to be submitted is lost")),
+            None => {
+                let evidence = Evidence::new("what was to be submitted is lost").reason(Reason::StateFailed);
+                self.fail(Fault::Platform, Phase::Execute, evidence);
+            }
         }
     }
 
@@ -453,7 +458,7 @@ impl OneWork {
 
     async fn submit_shell(self: Arc<Self>, command: Vec<String>, env: BTreeMap<String, String>) {
         let Some(executor) = self.executor(ExecutorKind::Shell) else {
-            let evidence = Evidence::new("executor \"shell\" is not available here");
+            let evidence = Evidence::new("executor \"shell\" is not available here").reason(Reason::ExecutorMissing);
             return self.fail(Fault::User, Phase::Execute, evidence);
         };
         let mut assignment = match self.assignment(vec![Phase::Execute]).await {
@@ -477,7 +482,11 @@ impl OneWork {
     }
 
     fn lost_engine(&self, by: Loss) {
-        let evidence = Evidence::new("the process that ran what execute returned was lost");
+        let (message, reason) = match by {
+            Loss::Owner => ("the server died while what execute returned ran", Reason::ServerLost),
+            _ => ("the process that ran what execute returned was lost", Reason::ProcessLost),
+        };
+        let evidence = Evidence::new(message).reason(reason);
         let lost = Verdict {
             ends: pinrail_model::run::Ends::Lost,
             lost: Some(by),
@@ -535,7 +544,7 @@ impl OneWork {
             }
         }
         let message = format!("other writers changed the same tables {MOST_PREPARATIONS} times in a row");
-        self.fail(Fault::Conflict, Phase::Complete, Evidence::new(message));
+        self.fail(Fault::Conflict, Phase::Complete, Evidence::new(message).reason(Reason::Conflict));
     }
 
     // Cleanup.
@@ -596,7 +605,10 @@ impl OneWork {
     }
 
     pub(crate) async fn assignment(&self, phases: Vec<Phase>) -> Result<Assignment, (Fault, Evidence)> {
-        let platform = |evidence| (Fault::Platform, evidence);
+        let platform = |evidence: Evidence| {
+            let reason = evidence.reason.unwrap_or(Reason::MachineFailed);
+            (Fault::Platform, evidence.reason(reason))
+        };
         let ticket = &self.ticket;
         let (mut code, settings) = self.place().await.map_err(platform)?;
         // A worker elsewhere builds its own.
@@ -639,7 +651,10 @@ impl OneWork {
         let made =
             tokio::task::spawn_blocking(move || working_folder(&target, &root, &project, &settings, &state)).await;
         let made = made.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        let made = made.map_err(|e| Evidence::new(format!("the command's working folder cannot be made: {e}")))?;
+        let made = made.map_err(|e| {
+            let message = format!("the command's working folder cannot be made: {e}");
+            Evidence::new(message).reason(Reason::MachineFailed)
+        })?;
         Ok(made.unwrap_or_else(|| code.root.clone()))
     }
 
@@ -669,7 +684,10 @@ impl OneWork {
             tokio::select! {
                 biased;
                 // It is built to its end all the same, for whoever needs it next.
-                _ = stop.wait_for(|stop| *stop) => return Err((Fault::Cancelled, Evidence::new("the attempt was stopped"))),
+                _ = stop.wait_for(|stop| *stop) => {
+                    let stopped = Evidence::new("the attempt was stopped").reason(Reason::Stopped);
+                    return Err((Fault::Cancelled, stopped));
+                }
                 equipped = equipped => equipped,
             }
         };
@@ -685,7 +703,7 @@ impl OneWork {
 
     /// The unpacked bundle and the project's own folder.
     pub(crate) async fn code(&self) -> Result<CodePlaceOnDisk, Evidence> {
-        Ok(self.place().await?.0)
+        self.place().await.map(|(code, _)| code)
     }
 
     /// The same with what `pinrail.toml` says.
@@ -697,7 +715,7 @@ impl OneWork {
             None => self.unpack().await?,
         };
         let project = self.attempts.project_folder(&self.ticket.project).await;
-        let project = project.map_err(|e| Evidence::new(e.to_string()))?;
+        let project = project.map_err(|e| Evidence::new(e.to_string()).reason(Reason::StateFailed))?;
         let (bundle, settings) = (self.ticket.bundle, Project::read_bundle(&root, &self.ticket.project).ok());
         let files = settings.as_ref().and_then(|settings| settings.files.clone());
         let patterns = files.map(|files| files.into_values().collect());
@@ -709,6 +727,10 @@ impl OneWork {
     }
 
     async fn unpack(&self) -> Result<PathBuf, Evidence> {
+        self.unpacked().await.map_err(|evidence| evidence.reason(Reason::CodeMissing))
+    }
+
+    async fn unpacked(&self) -> Result<PathBuf, Evidence> {
         let parts = &self.attempts.parts;
         let query = Query::Bundle { project: self.ticket.project.clone(), sha: self.ticket.bundle };
         let answer = parts.store.read(&Who::default(), query).await;

@@ -12,7 +12,8 @@ use std::path::Path;
 
 use pinrail_model::document::{Document, Job, Sha, SqlSource};
 use pinrail_model::fault::Fault;
-use pinrail_model::names::{JobName, ProjectName, TableRef, TargetName};
+use pinrail_model::names::{JobName, PoolName, ProjectName, TableRef, TargetName};
+use pinrail_model::near::nearest;
 use pinrail_model::schedule::{self, interval_at};
 use pinrail_model::seam::lake::{FileScope, InTurn, LakeError, Query as SqlQuery, View};
 use serde_json::Value;
@@ -65,6 +66,7 @@ impl App {
         (bundle, target): (Sha, Option<&TargetName>),
     ) -> Result<Compiled, Problem> {
         let mut compiled = self.compile(principal, project, bundle).await?;
+        self.warn_of_pools(project, &mut compiled).await?;
         let sketches = std::mem::take(&mut compiled.sketches);
         if self.engine.is_none() {
             return Ok(compiled);
@@ -87,6 +89,37 @@ impl App {
             }
         }
         Ok(compiled)
+    }
+
+    /// Adds a warning for each pool that a job names and nobody has set: its jobs would wait for ever.
+    pub(crate) async fn warn_of_pools(&self, project: &ProjectName, compiled: &mut Compiled) -> Result<(), Problem> {
+        let documents = compiled.documents.values().filter_map(|json| Document::read(json).ok());
+        let documents: Vec<Document> = documents.filter(has_pools).collect();
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let set = self.pools(project).await?;
+        let known = || set.iter().map(PoolName::as_str);
+        for document in &documents {
+            for (job, pool) in document.jobs.iter().flat_map(|job| job.pools.keys().map(move |pool| (job, pool))) {
+                if set.contains(pool) {
+                    continue;
+                }
+                let message = format!("job \"{}\" waits for pool \"{pool}\", which is not set", job.name);
+                let hint = match nearest(pool.as_str(), known()) {
+                    Some(near) => format!("Did you mean \"{near}\"? Otherwise `pinrail pools set {pool} --slots N`."),
+                    None => format!("`pinrail pools set {pool} --slots N` sets it."),
+                };
+                compiled.diagnostics.push(Diagnostic {
+                    hint: Some(hint),
+                    workflow: Some(document.workflow.to_string()),
+                    file: Some(job.source.file.clone()),
+                    line: Some(job.source.line),
+                    ..plain("warning", "pool-not-set", message)
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn check_sql(&self, view: &View, document: &Document, root: &Path, files: &FileScope) -> Vec<Diagnostic> {
@@ -153,6 +186,10 @@ impl App {
         }
         Some(texts)
     }
+}
+
+fn has_pools(document: &Document) -> bool {
+    document.jobs.iter().any(|job| !job.pools.is_empty())
 }
 
 /// The jobs, each after those that it waits for.

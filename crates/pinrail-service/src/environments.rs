@@ -31,7 +31,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use nix::fcntl::{Flock, FlockArg};
 use pinrail_model::document::{Digesting, Sha, canonical};
-use pinrail_model::fault::{Evidence, Fault};
+use pinrail_model::fault::{Evidence, Fault, Reason};
 use pinrail_model::names::ProjectName;
 use pinrail_model::seam::exec::{Sandbox, SandboxCommand};
 use pinrail_model::step;
@@ -97,10 +97,14 @@ impl EnvironmentError {
                 let message = first.map_or_else(String::new, |one| one.message.clone());
                 let evidence = Evidence::new(format!("{}{message}", place.unwrap_or_default()));
                 let hint = first.and_then(|one| one.hint.clone());
-                (Fault::User, hint.into_iter().fold(evidence, Evidence::remedy))
+                (Fault::User, hint.into_iter().fold(evidence.reason(Reason::EnvironmentImpossible), Evidence::remedy))
             }
-            Self::Unreachable { message, hint } => (Fault::External, Evidence::new(message).remedy(hint)),
-            Self::Machine { message, hint } => (Fault::Platform, Evidence::new(message).remedy(hint)),
+            Self::Unreachable { message, hint } => {
+                (Fault::External, Evidence::new(message).reason(Reason::EnvironmentUnreachable).remedy(hint))
+            }
+            Self::Machine { message, hint } => {
+                (Fault::Platform, Evidence::new(message).reason(Reason::MachineFailed).remedy(hint))
+            }
         }
     }
 }

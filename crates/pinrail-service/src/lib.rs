@@ -25,6 +25,7 @@ pub mod logs;
 pub mod mask;
 pub mod notify;
 pub mod owner;
+mod pace;
 pub mod plan;
 pub mod planning;
 pub mod problem;

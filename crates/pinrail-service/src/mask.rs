@@ -104,7 +104,7 @@ impl Masks {
     }
 
     fn evidence(&self, evidence: &mut Evidence) {
-        let Evidence { message, remedy, code, facts } = evidence;
+        let Evidence { message, reason: _, remedy, code, facts } = evidence;
         self.in_place(message);
         remedy.iter_mut().for_each(|text| self.in_place(text));
         for place in code {

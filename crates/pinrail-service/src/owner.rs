@@ -9,6 +9,7 @@
 mod backfills;
 mod schedules;
 mod surgery;
+mod usual;
 pub mod workers;
 
 use std::cmp::Reverse;
@@ -18,13 +19,13 @@ use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::document::{Document, Job, Sha, first_message};
-use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling};
+use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling, name};
 use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::JobName;
-use pinrail_model::notify;
+use pinrail_model::notify::{self, Usual};
 use pinrail_model::run::{
-    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run,
-    TaskIx, Timer, Work, apply,
+    Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
+    Timer, Work, apply, beside,
 };
 use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
@@ -33,7 +34,7 @@ use pinrail_model::seam::store::{
 };
 use pinrail_model::select::select;
 use pinrail_model::step;
-use pinrail_model::target::{Lane, name_of};
+use pinrail_model::target::Lane;
 use pinrail_model::time::{Clock, Interval, Micros, Now};
 use pinrail_model::trigger::Trigger;
 use serde_json::{Value, json};
@@ -41,6 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::backfills::Filling;
 use self::schedules::Documents;
+use self::usual::Usuals;
 use self::workers::WorkerInput;
 use crate::attempt::{Attempts, Ticket};
 use crate::conditions::{self, Changed};
@@ -84,8 +86,10 @@ pub enum Input {
         run: RunId,
         job: Option<JobName>,
         /// None: the run has no such job.
-        answer: oneshot::Sender<Result<Option<Vec<Explanation>>, Problem>>,
+        answer: oneshot::Sender<Result<Option<Explained>, Problem>>,
     },
+    /// How long the jobs of a workflow take, which was asked for.
+    Usual(Usual),
     /// Answered when everything before it is durable.
     Settle(oneshot::Sender<()>),
     /// How many runs are unfinished.
@@ -93,6 +97,15 @@ pub enum Input {
     Figures(oneshot::Sender<Figures>),
     /// The unfinished runs that have an SLA.
     Promised(oneshot::Sender<Vec<Run>>),
+}
+
+/// The explanations of a run's tasks, and what an estimate needs besides.
+#[derive(Debug)]
+pub struct Explained {
+    pub explanations: Vec<Explanation>,
+    pub run: Run,
+    /// The runs that it waits for, if it has not begun.
+    pub others: Vec<Run>,
 }
 
 /// What the owner has in memory and has done since it took over the shard.
@@ -175,6 +188,7 @@ struct Owner {
     wheel: BinaryHeap<Reverse<(Micros, Lane)>>,
     backfills: BTreeMap<BackfillId, Filling>,
     documents: Documents,
+    usuals: Usuals,
     /// The last command that was taken.
     taken: u64,
     commits_waited: u64,
@@ -221,6 +235,7 @@ pub async fn start(
         wheel: BinaryHeap::new(),
         backfills: BTreeMap::new(),
         documents: Documents::default(),
+        usuals: Usuals::default(),
         taken: 0,
         commits_waited: 0,
         commits_behind: 0,
@@ -346,6 +361,7 @@ impl Owner {
                 Input::Explain { run, job, answer } => {
                     let _ = answer.send(self.explain(run, job.as_ref()).await.map_err(Problem::from));
                 }
+                Input::Usual(usual) => self.take_usual(usual),
                 Input::Settle(answer) => {
                     self.flush(&mut batch).await?;
                     // An asker that has gone no longer wants to know.
@@ -403,14 +419,16 @@ impl Owner {
         let now = self.parts.clock.now();
         let work = change.fx.work.len();
         let before = held.run.state();
-        apply(&mut held.run, event, now, &mut change.fx)?;
-        batch.durable |= change.fx.durable;
-        let touched: Vec<TaskIx> = change.fx.touched.iter().copied().collect();
+        // Only what this event touched is followed: a run of ten thousand jobs touches them all when it is made.
+        let mut fx = Effects::default();
+        apply(&mut held.run, event, now, &mut fx)?;
+        batch.durable |= fx.durable;
         let after = held.run.state();
-        if change.fx.run_touched {
+        if fx.run_touched {
             self.shard.follow_run(&held.run);
         }
-        self.shard.follow(&held.run, touched);
+        self.shard.follow(&held.run, fx.touched.iter().copied());
+        change.fx.add(fx);
         if before != after {
             self.run_moved(id, before, after, batch);
         }
@@ -571,6 +589,9 @@ impl Owner {
                 if let Some(answer) = change.answer {
                     let _ = answer.send(Published::Done);
                 }
+                if let Some(held) = self.runs.get(&id) {
+                    Self::learn(&mut self.usuals, &held.run, &change.fx.history);
+                }
                 for work in change.fx.work {
                     self.dispatch(id, work);
                 }
@@ -613,6 +634,9 @@ impl Owner {
     }
 
     fn dispatch(&mut self, id: RunId, work: Work) {
+        if self.runs.get(&id).is_none_or(|held| !held.run.still_wants(&work)) {
+            return;
+        }
         if let Work::Set { task, epoch, timer, after } = work {
             let due = self.parts.clock.now().mono + after;
             self.timers.push(Reverse((due, id, task, epoch, timer)));
@@ -695,8 +719,9 @@ impl Owner {
             };
             step!("command.before-reply");
             let reply = Write::CommandReply { command: command.id, reply };
-            // The answer and what it promises are one transaction.
-            match batch.changes.values_mut().next() {
+            // The answer and what it promises are one transaction; what comes to several is answered with the last.
+            let several = batch.changes.len() > 1 || !batch.replies.is_empty();
+            match batch.changes.values_mut().next().filter(|_| !several) {
                 Some(change) => change.reply = Some(reply),
                 None => batch.replies.push(reply),
             }
@@ -772,49 +797,23 @@ impl Owner {
                 return Ok(json!({"id": other.run.id}));
             }
         }
-        let lane =
-            Lane { project: new.project.clone(), workflow: new.workflow.clone(), target: name_of(new.target.as_ref()) };
-        let same = self.runs.values().find(|held| {
-            let run = &held.run;
-            !new.one_off && run.interval == new.interval && !run.state().is_final() && run.lane() == lane
-        });
-        if let Some(same) = same {
-            return Err(Refusal::active(&same.run));
+        let lane = new.lane();
+        let runs = self.runs.values().map(|held| &held.run);
+        let same = beside(runs, &lane, new.interval, new.id).next();
+        if let Some(same) = same.filter(|_| !new.one_off) {
+            return Err(Refusal::active(same));
         }
         if !new.one_off {
             let beside = Beside { run: new.id, lane: &lane, interval: new.interval };
             self.supersede(&beside, &new.by, batch).await?;
         }
         let document = self.document(new).await?;
-        let graph = graph_of(&document, new.jobs.as_deref())?;
-        let by = new.by.clone();
-        let run = Run {
-            id: new.id,
-            project: new.project.clone(),
-            workflow: new.workflow.clone(),
-            target: new.target.clone(),
-            class: new.class,
-            cause: if new.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
-            interval: new.interval,
-            tz: new.tz.clone(),
-            params: new.params.clone(),
-            param_types: new.param_types.clone(),
-            bundle: new.bundle,
-            version: new.version,
-            created_at: self.parts.clock.now().wall,
-            started_at: None,
-            ended_at: None,
-            stop: None,
-            pending: None,
-            hold: None,
-            jobs: new.jobs.clone(),
-            replay_of: new.replay_of,
-            outside: new.outside.clone(),
-            executors: new.executors.clone(),
-            notify: new.notify.clone().map(Arc::new),
-            tasks: Run::new_tasks(&graph, new.bundle, new.version),
-            graph: Arc::new(graph),
-        };
+        let graph = Graph::of_document(&document, new.jobs.as_deref());
+        let mut graph = graph.map_err(|message| Refusal::new("job-not-found", message))?;
+        if !new.one_off {
+            graph = self.weighed(&new.project, &new.workflow, graph);
+        }
+        let run = new.run(graph, self.parts.clock.now().wall);
         self.runs.insert(new.id, Held { run, unique_key: new.unique_key.clone(), last_event: 0 });
         batch.changes.entry(new.id).or_default().created_by = Some(Maker::Command(command));
         self.apply(new.id, &Event::Created, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
@@ -862,16 +861,14 @@ impl Owner {
             return Ok(());
         }
         let lane = run.lane();
-        let beside = Beside { run: id, lane: &lane, interval: run.interval };
-        let other = self
-            .runs
-            .values()
-            .map(|held| &held.run)
-            .find(|other| other.id != id && beside.is_of(other) && !other.state().is_final());
-        if let Some(other) = other {
-            return Err(Refusal::active(other));
+        let runs = self.runs.values().map(|held| &held.run);
+        let others = beside(runs, &lane, run.interval, id);
+        // One that has not begun may be waiting for just this, and waits on.
+        let refusal = others.filter(|other| other.pending.is_none()).map(Refusal::active).next();
+        if let Some(refusal) = refusal {
+            return Err(refusal);
         }
-        self.supersede(&beside, by, batch).await
+        self.supersede(&Beside { run: id, lane: &lane, interval: run.interval }, by, batch).await
     }
 
     async fn document(&self, new: &NewRun) -> Result<Document, Refusal> {
@@ -888,7 +885,7 @@ impl Owner {
     async fn retry(&self, id: RunId, jobs: Option<&str>, code: Option<&Code>, by: &str) -> Result<Event, Refusal> {
         let run = &self.runs.get(&id).ok_or_else(|| Refusal::new("run-not-found", format!("no run \"{id}\"")))?.run;
         let tasks: Vec<TaskIx> = match jobs {
-            None => (0..run.tasks.len()).filter(|ix| wants_retry(run, *ix)).collect(),
+            None => (0..run.tasks.len()).filter(|ix| run.wants_retry(*ix)).collect(),
             Some(selector) => selected(run, selector)?,
         };
         let code = match code {
@@ -909,7 +906,8 @@ impl Owner {
         let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job)).map_err(|job| {
             Refusal::new("job-not-found", format!("job \"{job}\" of the run does not exist in the new code"))
         })?;
-        Ok(NewCode { graph: Arc::new(graph), bundle: code.bundle, version: code.version })
+        let graph = Arc::new(graph.limited(document.concurrency));
+        Ok(NewCode { graph, bundle: code.bundle, version: code.version })
     }
 
     fn find(&self, run: RunId, job: &JobName) -> Result<TaskIx, Refusal> {
@@ -932,17 +930,22 @@ impl Owner {
         Ok(())
     }
 
-    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Vec<Explanation>>, Refusal> {
+    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Explained>, Refusal> {
         let now = self.parts.clock.now().wall;
-        if let Some(held) = self.runs.get(&id) {
-            return Ok(explanations(&held.run, Some(&self.shard), job, now));
+        let at_hand = |id: RunId| self.runs.get(&id).map(|held| &held.run);
+        if let Some(run) = at_hand(id) {
+            let Some(mut explanations) = explanations(run, Some(&self.shard), job, now) else { return Ok(None) };
+            explanations.iter_mut().for_each(|explanation| name(explanation, at_hand));
+            let others = explanations.iter().flat_map(|one| one.why.runs()).filter_map(at_hand).cloned().collect();
+            return Ok(Some(Explained { explanations, run: run.clone(), others }));
         }
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else { return Ok(None) };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         // One that is unfinished here was left alone: an embedded server resumes what it is asked for.
-        Ok(explanations(&held.run, None, job, now))
+        let found = explanations(&held.run, None, job, now);
+        Ok(found.map(|explanations| Explained { explanations, run: held.run, others: Vec::new() }))
     }
 
     // Recovery: the normal path, from whatever was durable.
@@ -986,14 +989,7 @@ impl Owner {
         self.shard.follow_run(&held.run);
         self.shard.follow(&held.run, 0..held.run.tasks.len());
         let timers = held.run.timers(now.wall);
-        let lost: Vec<(TaskIx, u64)> = held
-            .run
-            .tasks
-            .iter()
-            .enumerate()
-            .filter(|(_, task)| task.position.is_live() || task.position == Position::Cleaning)
-            .map(|(ix, task)| (ix, task.epoch))
-            .collect();
+        let lost = held.run.unattended();
         self.runs.insert(id, held);
         for work in timers {
             self.dispatch(id, work);
@@ -1012,13 +1008,6 @@ fn control(command: &Command, reason: Option<&str>) -> Control {
     Control { by: command.by.clone(), at: command.at, reason: reason.map(str::to_owned) }
 }
 
-/// The graph of a run of a workflow.
-fn graph_of(document: &Document, jobs: Option<&str>) -> Result<Graph, Refusal> {
-    let selected = jobs.map(|jobs| select(&document.jobs, jobs)).transpose();
-    let selected = selected.map_err(|message| Refusal::new("job-not-found", message))?;
-    Ok(Graph::new(&document.jobs, selected.as_ref()).limited(document.concurrency))
-}
-
 fn has_cleanup(stored: &StoredRun) -> bool {
     stored.tasks.iter().any(|task| task.position == Position::Cleaning)
 }
@@ -1029,12 +1018,6 @@ fn selected(run: &Run, selector: &str) -> Result<Vec<TaskIx>, Refusal> {
     let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
     let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
     Ok(tasks.map(|(ix, _)| ix).collect())
-}
-
-fn wants_retry(run: &Run, ix: TaskIx) -> bool {
-    let Some(task) = run.tasks.get(ix) else { return false };
-    let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
-    task.position == Position::Held || (task.position == Position::Done && ending)
 }
 
 fn explanations(
@@ -1055,6 +1038,11 @@ fn explanations(
         order.extend((0..run.tasks.len()).filter(|ix| *ix != first));
     }
     Some(order.into_iter().map(|ix| explain(run, shard, ix, now)).collect())
+}
+
+/// A stored run with its graph.
+pub(crate) fn whole(stored: StoredRun) -> Result<Run, String> {
+    rebuild(stored).map(|held| held.run)
 }
 
 fn rebuild(stored: StoredRun) -> Result<Held, String> {

@@ -8,7 +8,8 @@ use pinrail_model::admit::Scope;
 use pinrail_model::backfill::{Backfill, BackfillState, CONCURRENCY, MOST_RUNS, Order, Progress};
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{BackfillId, RunId, fresh};
-use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
+use pinrail_model::names::{JobName, PoolName, ProjectName, TargetName, WorkflowName};
+use pinrail_model::near::nearest;
 use pinrail_model::notify::SAMPLE;
 use pinrail_model::run::{Class, Control, Ending, Graph};
 use pinrail_model::schedule::{interval_at, zone_of};
@@ -585,6 +586,17 @@ impl App {
         }
     }
 
+    /// The pools of a project that are set.
+    pub(crate) async fn pools(&self, project: &ProjectName) -> Result<Vec<PoolName>, Problem> {
+        let query = Query::Limits { project: Some(project.clone()) };
+        let Answer::Limits(rows) = self.store.read(&Who::default(), query).await? else { return Ok(Vec::new()) };
+        let pool = |row: LimitRow| match row.name {
+            LimitName::Pool(name) => Some(name),
+            LimitName::Quota | LimitName::Weight => None,
+        };
+        Ok(rows.into_iter().filter_map(pool).collect())
+    }
+
     /// Sets a limit of a project, or takes it away.
     ///
     /// # Errors
@@ -603,6 +615,16 @@ impl App {
             LimitName::Quota | LimitName::Weight => principal.may_everywhere(Role::Admin)?,
         }
         self.known_project(principal, project).await?;
+        if let (LimitName::Pool(pool), None) = (&name, value) {
+            let pools = self.pools(project).await?;
+            if !pools.contains(pool) {
+                let problem = Problem::new("pool-not-found", format!("project \"{project}\" has no pool \"{pool}\""));
+                return Err(match nearest(pool.as_str(), pools.iter().map(PoolName::as_str)) {
+                    Some(near) => problem.hint(format!("Did you mean \"{near}\"?")),
+                    None => problem.hint("List them with `pinrail pools`."),
+                });
+            }
+        }
         let of = project.clone();
         self.command(principal, CommandKind::SetLimit { project: of, name, value, description }).await?;
         self.limits(principal, project).await

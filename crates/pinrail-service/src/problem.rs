@@ -75,6 +75,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("backfill-not-found", 404, "There is no such backfill that the token can see."),
     ("token-not-found", 404, "There is no such token that the caller can see."),
     ("channel-not-found", 404, "The project has no such channel for notices, or it is not deployed."),
+    ("pool-not-found", 404, "The project has no such pool."),
     ("secret-not-found", 404, "The project has no such secret."),
     ("method-not-allowed", 405, "The path exists but not with this method; the header `Allow` lists those that do."),
     ("run-exists", 409, "A run for the same workflow and interval is active; `run` names it."),

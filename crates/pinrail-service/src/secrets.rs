@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pinrail_model::document::Job;
-use pinrail_model::fault::Evidence;
+use pinrail_model::fault::{Evidence, Reason};
 use pinrail_model::names::{ProjectName, SecretName};
 use pinrail_model::seam::store::{Answer, ProjectRow, Query, SecretRow, Store, Who, Write};
 use pinrail_model::step;
@@ -154,7 +154,10 @@ impl Revealed {
                 // Processes of the attempt know these values already.
                 let (values, known) = (before.values.clone(), before.known.clone());
                 let masks = Masks::new(known.iter().map(String::as_str));
-                return (Self { values, known, masks }, Some(Evidence::new(error.to_string())));
+                return (
+                    Self { values, known, masks },
+                    Some(Evidence::new(error.to_string()).reason(Reason::StateFailed)),
+                );
             }
         };
         let (mut values, mut missing, mut refused) = (BTreeMap::new(), Vec::new(), None);
@@ -175,9 +178,11 @@ impl Revealed {
                 let plural = if missing.len() == 1 { "secret" } else { "secrets" };
                 let verb = if missing.len() == 1 { "is" } else { "are" };
                 let message = format!("{plural} {} {verb} not set in project \"{}\"", names.join(", "), ticket.project);
-                Some(Evidence::new(message).remedy(set_again(first)))
+                Some(Evidence::new(message).reason(Reason::SecretMissing).remedy(set_again(first)))
             }
-            (None, Some((name, error))) => Some(Evidence::new(error.to_string()).remedy(set_again(name))),
+            (None, Some((name, error))) => {
+                Some(Evidence::new(error.to_string()).reason(Reason::SecretMissing).remedy(set_again(name)))
+            }
             (None, None) => None,
         };
         (Self { values, known, masks }, why)

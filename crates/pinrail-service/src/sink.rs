@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use async_trait::async_trait;
 use nix::fcntl::OFlag;
 use pinrail_model::document::{JobKind, SqlSource};
-use pinrail_model::fault::{ERROR, Evidence, Fault};
+use pinrail_model::fault::{ERROR, Evidence, Fault, Reason};
 use pinrail_model::run::{Phase, Report, Verdict};
 use pinrail_model::seam::exec::{AttemptSink, Request, RequestError, Stream};
 use pinrail_model::seam::lake::{
@@ -146,14 +146,12 @@ impl Sink {
             SqlSource::File(file) => {
                 let code = self.work.code().await.map_err(|evidence| (Fault::Platform, evidence))?;
                 if !crate::project::is_inside(file) {
-                    return Err((Fault::User, Evidence::new(format!("\"{file}\" is not a path inside the project"))));
+                    let evidence = Evidence::new(format!("\"{file}\" is not a path inside the project"));
+                    return Err((Fault::User, evidence.reason(Reason::FileMissing)));
                 }
                 let text = std::fs::read_to_string(code.root.join(file)).map_err(|e| {
                     let evidence = Evidence::new(format!("\"{file}\" cannot be read: {e}"));
-                    (
-                        Fault::User,
-                        evidence.remedy("Check the path in the workflow file; it is relative to the project."),
-                    )
+                    (Fault::User, evidence.reason(Reason::FileMissing))
                 })?;
                 Ok((text, Some(file.clone())))
             }
@@ -395,13 +393,21 @@ pub(crate) fn read_below(folder: &Path, path: &Path) -> Result<Vec<u8>, String> 
 }
 
 fn no_engine() -> Failure {
-    (Fault::User, Evidence::new("this build of pinrail has no SQL engine"))
+    (Fault::User, Evidence::new("this build of pinrail has no SQL engine").reason(Reason::EngineMissing))
 }
 
 /// Says in which file it was, when it was in one.
 fn failure(error: LakeError, file: Option<&str>) -> Failure {
     let LakeError { code, fault, mut evidence, place } = error;
     evidence.facts.push((ERROR.to_owned(), code.to_owned()));
+    evidence.reason.get_or_insert(match fault {
+        Fault::Data => Reason::DataRefused,
+        Fault::Conflict => Reason::Conflict,
+        Fault::OutOfMemory => Reason::QueryMemory,
+        Fault::Platform if code == "state-failed" || code == "fenced" => Reason::StateFailed,
+        Fault::Platform => Reason::StorageFailed,
+        _ => Reason::SqlFailed,
+    });
     if let Some((line, column)) = place {
         let file = file.unwrap_or("the statement");
         evidence.message = format!("{file}:{line}:{column}: {}", evidence.message);

@@ -6,7 +6,7 @@ use pinrail_model::document::{ExecutorKind, Sha};
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::{AttemptId, RunId, TokenId};
 use pinrail_model::names::{JobName, ProjectName, SecretName, TargetName, WorkflowName};
-use pinrail_model::run::{Cause, Class, CleanupEnd, Ending, Ends, Position, RunState, Stop};
+use pinrail_model::run::{Cause, Class, CleanupEnd, Control, Ending, Ends, Position, RunState, Stop};
 use pinrail_model::seam::exec::Stream;
 use pinrail_model::seam::lake::Written;
 use pinrail_model::seam::store::{
@@ -79,6 +79,12 @@ pub struct Task {
     pub generation: u32,
     /// Why it is held, if it is.
     pub held: Option<String>,
+    /// Who said what became of it, if no attempt did.
+    pub marked: Option<Control>,
+    /// Who keeps it from beginning.
+    pub hold: Option<Control>,
+    /// Who has switched it off.
+    pub disabled: Option<Control>,
     /// Its latest attempt took longer than `warn_after`.
     pub slow: bool,
     /// When it is tried again, if it waits for that.
@@ -263,6 +269,9 @@ fn task(task: &pinrail_model::run::Task) -> Task {
         state: task.state_name(),
         generation: task.generation,
         held: task.held.clone(),
+        marked: task.marked.clone(),
+        hold: task.hold.clone(),
+        disabled: task.disabled.clone(),
         slow: task.slow,
         backoff_until: task.backoff_until,
         outputs: task.outputs.clone(),

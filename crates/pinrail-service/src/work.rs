@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pinrail_model::document::{ExecutorKind, JobKind, Sha};
-use pinrail_model::fault::{Evidence, Fault};
+use pinrail_model::fault::{Evidence, Fault, Reason};
 use pinrail_model::ids::{AttemptId, SessionId};
 use pinrail_model::names::ProjectName;
 use pinrail_model::run::{Phase, Report, RetryWish, Verdict};
@@ -484,7 +484,8 @@ impl Serving {
     async fn run(&self, run: Run, teller: &Teller) -> Stretch {
         let phase = run.assignment.phases.first().copied();
         let Some(executor) = self.parts.executors.get(&run.executor).cloned() else {
-            let evidence = Evidence::new(format!("executor \"{}\" is not available at this worker", run.executor));
+            let message = format!("executor \"{}\" is not available at this worker", run.executor);
+            let evidence = Evidence::new(message).reason(Reason::ExecutorMissing);
             return Stretch::Failed(Verdict::failed(Fault::User, phase, evidence));
         };
         let assignment = tokio::select! {
@@ -507,9 +508,10 @@ impl Serving {
 
     /// The assignment with the places of this machine.
     async fn place(&self, run: Run, teller: &Teller) -> Result<Assignment, (Fault, Evidence)> {
-        let platform = |message: String| (Fault::Platform, Evidence::new(message));
+        let platform = |message: String, reason| (Fault::Platform, Evidence::new(message).reason(reason));
         let Run { mut assignment, project, .. } = run;
-        let root = self.bundle(&assignment.project, assignment.code.bundle).await.map_err(platform)?;
+        let root = self.bundle(&assignment.project, assignment.code.bundle).await;
+        let root = root.map_err(|message| platform(message, Reason::CodeMissing))?;
         let project = project.filter(|seen| SeenFolder::look(&seen.path).as_ref() == Some(seen)).map(|seen| seen.path);
         let scratch = self.scratch(&assignment.project, assignment.attempt);
         let settings = Project::read_bundle(&root, &assignment.project).ok();
@@ -547,7 +549,9 @@ impl Serving {
             working_folder(&target, &from, &folder, &settings, &state)
         });
         let folder = folder.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        let failed = |e: std::io::Error| platform(format!("the attempt's folders cannot be made at the worker: {e}"));
+        let failed = |e: std::io::Error| {
+            platform(format!("the attempt's folders cannot be made at the worker: {e}"), Reason::MachineFailed)
+        };
         if let Some(folder) = folder.map_err(failed)? {
             assignment.folder = folder;
         }

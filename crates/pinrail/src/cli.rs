@@ -202,7 +202,7 @@ Examples:
         /// The file [default: the newest one]
         name: Option<String>,
     },
-    /// Say why a run waits, works or failed
+    /// Say why a run waits, works, failed or was slow
     Explain {
         /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
@@ -210,6 +210,9 @@ Examples:
         /// Only this job
         #[arg(long)]
         job: Option<String>,
+        /// Where its time went, against the latest runs of its workflow
+        #[arg(long, conflicts_with = "job")]
+        slow: bool,
     },
     /// End a run, or one job of it
     Cancel {
@@ -729,7 +732,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
             commands::show::logs(place, output, &run, job.as_deref(), attempt, follow)
         }
         Command::Files { run, name } => commands::show::files(place, output, &run, name.as_deref()),
-        Command::Explain { run, job } => commands::show::explain(place, output, &run, job.as_deref()),
+        Command::Explain { run, job, slow } => commands::show::explain(place, output, &run, job.as_deref(), slow),
         Command::Cancel { run, job, reason } => {
             commands::run::cancel(place, output, &run, job.as_deref(), reason.as_deref())
         }

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod login;
 pub mod notify;
 pub mod open;
+pub mod pace;
 pub mod project;
 pub mod replay;
 pub mod run;
@@ -19,6 +20,8 @@ pub mod sdk;
 pub mod secret;
 pub mod server;
 pub mod show;
+#[cfg(test)]
+mod situations;
 pub mod sql;
 pub mod surgery;
 pub mod test;

@@ -13,8 +13,8 @@ use super::{
     TaskIx, Timer, Verdict, Work,
 };
 use crate::condition::{Look, Otherwise, Seen, Watch};
-use crate::document::{RunIf, seconds};
-use crate::fault::{Evidence, Fault};
+use crate::document::RunIf;
+use crate::fault::{Evidence, Fault, Reason};
 use crate::ids::{AttemptId, SessionId};
 use crate::seam::lake::Written;
 use crate::time::{Micros, Now};
@@ -29,51 +29,26 @@ const MOST_SESSIONS_LOST: u32 = 2;
 /// Applies one event: changes the run and says what is to be done once the change is stored.
 ///
 /// # Errors
-/// [`Refused`] when the event does not fit; then nothing has changed.
+/// [`Refused`] when the event does not fit; then nothing has changed, and `fx` has nothing of a person's event.
 pub fn apply(run: &mut Run, event: &Event, now: Now, fx: &mut Effects) -> Result<(), Refused> {
+    // What a person asks for is about several tasks, of which the last may be the one that refuses.
+    let saved = event.is_a_persons().then(|| run.clone());
     let before = run.state();
     let mut machine = Machine { run, now: now.wall, fx };
-    match event {
-        Event::Created => machine.created(),
-        Event::Turned => machine.turned()?,
-        Event::Admitted { graph } => machine.admitted(graph)?,
-        Event::Claimed { task, attempt, session, executor } => {
-            machine.known(*task)?;
-            machine.claimed(*task, *attempt, *session, *executor)?;
+    let result = machine.obey(event);
+    match (result, saved) {
+        (Ok(()), _) => {
+            machine.follow_run_state(before);
+            Ok(())
         }
-        Event::Granted { task, session } => {
-            machine.known(*task)?;
-            machine.granted(*task, *session);
+        (Err(refused), saved) => {
+            if let Some(saved) = saved {
+                *run = saved;
+                *fx = Effects::default();
+            }
+            Err(refused)
         }
-        Event::Reported { task, epoch, report } => {
-            machine.owned(*task, *epoch)?;
-            machine.reported(*task, report)?;
-        }
-        Event::Published { task, epoch, written } => {
-            machine.owned(*task, *epoch)?;
-            machine.published(*task, written)?;
-        }
-        Event::Lost { task, epoch, by } => {
-            machine.owned(*task, *epoch)?;
-            machine.lost(*task, *by);
-        }
-        Event::Elapsed { task, epoch, timer } => {
-            machine.owned(*task, *epoch)?;
-            machine.elapsed(*task, *timer);
-        }
-        Event::Observed { task, epoch, condition, look, what, found } => {
-            machine.owned(*task, *epoch)?;
-            machine.observed(*task, *condition, look, what, found)?;
-        }
-        Event::Stop { task, by, reason } => machine.stop(*task, by, reason.as_deref())?,
-        Event::Retry { tasks, by, code } => machine.retry(tasks, by, code.as_ref())?,
-        Event::Mark { tasks, ending, control } => machine.mark(tasks, *ending, control)?,
-        Event::Hold { tasks, control, by } => machine.hold_tasks(tasks.as_deref(), control.as_ref(), by)?,
-        Event::Disable { tasks, control, by } => machine.disable(tasks, control.as_ref(), by)?,
-        Event::Reload { by, code } => machine.reload(by, code)?,
     }
-    machine.follow_run_state(before);
-    Ok(())
 }
 
 struct Machine<'a> {
@@ -83,6 +58,51 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
+    // Events.
+
+    fn obey(&mut self, event: &Event) -> Result<(), Refused> {
+        match event {
+            Event::Created => self.created(),
+            Event::Turned => self.turned()?,
+            Event::Admitted { graph } => self.admitted(graph)?,
+            Event::Claimed { task, attempt, session, executor } => {
+                self.known(*task)?;
+                self.claimed(*task, *attempt, *session, *executor)?;
+            }
+            Event::Granted { task, session } => {
+                self.known(*task)?;
+                self.granted(*task, *session);
+            }
+            Event::Reported { task, epoch, report } => {
+                self.owned(*task, *epoch)?;
+                self.reported(*task, report)?;
+            }
+            Event::Published { task, epoch, written } => {
+                self.owned(*task, *epoch)?;
+                self.published(*task, written)?;
+            }
+            Event::Lost { task, epoch, by } => {
+                self.owned(*task, *epoch)?;
+                self.lost(*task, *by);
+            }
+            Event::Elapsed { task, epoch, timer } => {
+                self.owned(*task, *epoch)?;
+                self.elapsed(*task, *timer);
+            }
+            Event::Observed { task, epoch, condition, look, what, found } => {
+                self.owned(*task, *epoch)?;
+                self.observed(*task, *condition, look, what, found)?;
+            }
+            Event::Stop { task, by, reason } => self.stop(*task, by, reason.as_deref())?,
+            Event::Retry { tasks, by, code } => self.retry(tasks, by, code.as_ref())?,
+            Event::Mark { tasks, ending, control } => self.mark(tasks, *ending, control)?,
+            Event::Hold { tasks, control, by } => self.hold_tasks(tasks.as_deref(), control.as_ref(), by)?,
+            Event::Disable { tasks, control, by } => self.disable(tasks, control.as_ref(), by)?,
+            Event::Reload { by, code } => self.reload(by, code)?,
+        }
+        Ok(())
+    }
+
     // What every event begins with.
 
     fn known(&self, ix: TaskIx) -> Result<(), Refused> {
@@ -115,7 +135,14 @@ impl Machine<'_> {
             return Err(Refused::WrongState(format!("job \"{job}\" cannot go from {from} to {to}")));
         }
         self.task(ix).position = to;
+        self.fx.moves.push((ix, from, to));
         Ok(())
+    }
+
+    /// The move from a position to itself: what was under way there was lost and is begun again.
+    fn again(&mut self, ix: TaskIx) {
+        let at = self.position(ix);
+        self.fx.moves.push((ix, at, at));
     }
 
     fn note(&mut self, kind: &'static str, task: Option<TaskIx>, data: Value) {
@@ -269,8 +296,14 @@ impl Machine<'_> {
         let Some(watch) = &self.run.tasks[ix].watch else { return Ok(()) };
         let waited = self.now.since(watch.since);
         let conditions = self.run.graph.jobs[ix].wait_for.iter().zip(&watch.seen);
-        let mut over = conditions.filter(|(condition, seen)| !seen.met && condition.patience() <= waited);
-        let Some((condition, seen)) = over.next() else { return Ok(()) };
+        let unmet = conditions.filter(|(_, seen)| !seen.met);
+        let Some((condition, seen)) = unmet.min_by_key(|(condition, _)| condition.patience()) else { return Ok(()) };
+        if let Some(after) = condition.patience().checked_sub(waited).filter(|after| !after.is_zero()) {
+            // Something else is waited for longer, or the wall clock was set back.
+            let epoch = self.run.tasks[ix].epoch;
+            self.fx.work.push(Work::Set { task: ix, epoch, timer: Timer::Patience, after });
+            return Ok(());
+        }
         match condition.otherwise {
             Otherwise::Skip => self.leave_out(ix),
             Otherwise::Fail => {
@@ -349,14 +382,14 @@ impl Machine<'_> {
         let epoch = task.epoch;
         self.note("attempt-started", Some(ix), json!({"attempt": id, "number": number, "executor": executor}));
         self.fx.work.push(Work::Begin { task: ix, epoch });
-        let job = Arc::clone(&self.run.graph.jobs[ix]);
-        let limits = [(Timer::Warn, job.warn_after_seconds), (Timer::Abort, job.timeout_seconds)];
-        for (timer, limit) in limits {
-            if let Some(limit) = limit {
-                self.fx.work.push(Work::Set { task: ix, epoch, timer, after: seconds(limit) });
-            }
-        }
+        self.set_limits(ix);
         Ok(())
+    }
+
+    /// Sets what is left of the attempt's time limits, in the epoch that it has now.
+    fn set_limits(&mut self, ix: TaskIx) {
+        let timers = self.run.limits(ix, self.now);
+        self.fx.work.extend(timers);
     }
 
     /// Does a step at once on a slot that is held, or asks for one.
@@ -640,7 +673,7 @@ impl Machine<'_> {
     /// Whether and when a failed attempt is followed by another.
     fn next_try(&self, ix: TaskIx, verdict: &Verdict) -> Next {
         let (task, job) = (&self.run.tasks[ix], &self.run.graph.jobs[ix]);
-        if self.run.stop.is_some() || verdict.ends == Ends::Cancelled {
+        if self.run.stop.is_some() || task.stopped.is_some() || verdict.ends == Ends::Cancelled {
             return Next::End(Ending::Cancelled);
         }
         if task.owner_deaths >= MOST_OWNER_DEATHS {
@@ -697,11 +730,12 @@ impl Machine<'_> {
 
     fn lose_attempt(&mut self, ix: TaskIx, by: Loss) {
         let phase = self.run.tasks[ix].attempt().and_then(|attempt| attempt.phases.last()).map(|record| record.name);
-        let evidence = Evidence::new(match by {
-            Loss::Owner => "the server died while the job ran",
-            Loss::Session => "the worker was lost while the job ran",
-            Loss::Launcher => "the process that started the job was lost",
-        });
+        let (message, reason) = match by {
+            Loss::Owner => ("the server died while the job ran", Reason::ServerLost),
+            Loss::Session => ("the worker was lost while the job ran", Reason::WorkerLost),
+            Loss::Launcher => ("the process that started the job was lost", Reason::ProcessLost),
+        };
+        let evidence = Evidence::new(message).reason(reason);
         let verdict = Verdict { ends: Ends::Lost, lost: Some(by), ..Verdict::failed(Fault::Platform, phase, evidence) };
         self.release_lost_slot(ix, by);
         // The position is live, so this cannot be refused.
@@ -709,11 +743,13 @@ impl Machine<'_> {
     }
 
     fn reattach(&mut self, ix: TaskIx) {
+        self.again(ix);
         self.fx.durable = true;
         let task = self.task(ix);
         task.epoch += 1;
         let epoch = task.epoch;
         self.fx.work.push(Work::Reattach { task: ix, epoch });
+        self.set_limits(ix);
         self.note("attempt-reattached", Some(ix), json!({}));
     }
 
@@ -727,15 +763,18 @@ impl Machine<'_> {
         {
             return self.lose_attempt(ix, by);
         }
+        self.again(ix);
         self.fx.durable = true;
         self.close_phases(ix, PhaseState::Lost);
         self.task(ix).epoch += 1;
         self.release_lost_slot(ix, by);
+        self.set_limits(ix);
         self.note("complete-resumed", Some(ix), json!({}));
         self.step(ix, Step::Complete, true);
     }
 
     fn clean_again(&mut self, ix: TaskIx) {
+        self.again(ix);
         self.fx.durable = true;
         self.close_phases(ix, PhaseState::Lost);
         self.task(ix).epoch += 1;
@@ -770,8 +809,8 @@ impl Machine<'_> {
             }
             (Timer::Abort, at) if at.is_live() => {
                 let limit = self.run.graph.jobs[ix].timeout_seconds.unwrap_or_default();
-                let evidence = Evidence::new(format!("the job exceeded its time limit of {limit} s"))
-                    .remedy("Make it faster, or raise `timeout` in its template.");
+                let evidence =
+                    Evidence::new(format!("the job exceeded its time limit of {limit} s")).reason(Reason::TimeLimit);
                 let phase = self.run.tasks[ix].attempt().and_then(|a| a.phases.last()).map(|record| record.name);
                 // The position is live, so this cannot be refused.
                 let _ = self.failed(ix, Verdict::failed(Fault::Timeout, phase, evidence), true);
@@ -828,7 +867,7 @@ impl Machine<'_> {
                 Ok(())
             }
             at if at.is_live() => {
-                let mut evidence = Evidence::new(format!("stopped by {}", stop.by));
+                let mut evidence = Evidence::new(format!("stopped by {}", stop.by)).reason(Reason::Stopped);
                 if let Some(reason) = &stop.reason {
                     evidence = evidence.fact("reason", reason);
                 }
@@ -899,7 +938,15 @@ impl Machine<'_> {
         if let Some(code) = code {
             self.take_code(code, &before);
         }
+        self.look_again()
+    }
+
+    /// Everything that has not begun is looked at again: new code may name other jobs to wait for.
+    fn look_again(&mut self) -> Result<(), Refused> {
         for ix in 0..self.run.tasks.len() {
+            if self.position(ix) == Position::Ready && !matches!(self.allowed(ix), Allowed::Yes) {
+                self.shift(ix, Position::Waiting)?;
+            }
             self.settle_from(ix);
         }
         Ok(())
@@ -937,14 +984,7 @@ impl Machine<'_> {
         }
         let before = Arc::clone(&self.run.graph);
         self.take_code(code, &before);
-        // The new code may name other jobs to wait for.
-        for ix in 0..self.run.tasks.len() {
-            if self.position(ix) == Position::Ready && !matches!(self.allowed(ix), Allowed::Yes) {
-                self.shift(ix, Position::Waiting)?;
-            }
-            self.settle_from(ix);
-        }
-        Ok(())
+        self.look_again()
     }
 
     /// What became of tasks is said by a person: a generation without an attempt.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::document::{Job, topological};
+use crate::document::{Document, Job, topological};
 use crate::names::JobName;
+use crate::select::select;
 
 /// Immutable and shared by all copies of a run.
 #[derive(Debug, Default)]
@@ -29,6 +30,15 @@ impl Graph {
     #[must_use]
     pub fn new(jobs: &[Job], selected: Option<&BTreeSet<JobName>>) -> Self {
         Self::build(jobs.iter().filter(|job| selected.is_none_or(|names| names.contains(&job.name))).cloned().collect())
+    }
+
+    /// The graph of a workflow, or of what a dbt-like selection names of it.
+    ///
+    /// # Errors
+    /// What is wrong with the selection, quoted.
+    pub fn of_document(document: &Document, jobs: Option<&str>) -> Result<Self, String> {
+        let selected = jobs.map(|jobs| select(&document.jobs, jobs)).transpose()?;
+        Ok(Self::new(&document.jobs, selected.as_ref()).limited(document.concurrency))
     }
 
     /// The graph of these jobs, in this order.
@@ -62,10 +72,12 @@ impl Graph {
     #[must_use]
     pub fn weighed(mut self, durations: &BTreeMap<JobName, Duration>) -> Self {
         let own = |job: &Job| durations.get(&job.name).copied().unwrap_or(UNKNOWN).as_millis().max(1) as u64;
-        let jobs: Vec<Job> = self.jobs.iter().map(|job| job.as_ref().clone()).collect();
-        for ix in topological(&jobs).unwrap_or_default().into_iter().rev() {
+        let mut order: Vec<usize> = (0..self.jobs.len()).collect();
+        // A job weighs more than those below it, which come first here.
+        order.sort_by_key(|ix| self.weight[*ix]);
+        for ix in order {
             let below = self.children[ix].iter().map(|child| self.weight[*child]).max().unwrap_or(0);
-            self.weight[ix] = below + own(&jobs[ix]);
+            self.weight[ix] = below + own(&self.jobs[ix]);
         }
         self
     }

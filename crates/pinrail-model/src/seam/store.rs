@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::ids::{AttemptId, BackfillId, CommandId, NoticeId, RunId, TokenId, TransitionId};
 use crate::names::{ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, TargetName, WorkflowName};
 use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
-use crate::run::{Attempt, Class, Control, Ending, Run, Task};
+use crate::run::{Attempt, Cause, Class, Control, Ending, Graph, Run, Task};
 use crate::seam::lake::{PointerSwap, Pointers};
 use crate::target::{Lane, Place, Target, name_of};
 use crate::time::{Interval, Micros};
@@ -36,7 +36,8 @@ pub trait Store: Pointers {
     async fn take(&self, after: u64) -> Result<Vec<(u64, Command)>, StoreError>;
     /// Runs with their tasks and attempts.
     async fn load(&self, what: Load) -> Result<Vec<StoredRun>, StoreError>;
-    /// Commits transitions in order; each is atomic by itself. The answers are in the same order.
+    /// Commits transitions in order; each is refused or made by itself, and those that are made become durable together.
+    /// The answers are in the same order.
     async fn commit(&self, transitions: Vec<Transition>, durability: Durability) -> Result<Vec<Reply>, StoreError>;
     /// The answer to a transition that was committed, if it was.
     async fn resolve(&self, id: TransitionId) -> Result<Option<Reply>, StoreError>;
@@ -685,6 +686,47 @@ pub struct NewRun {
     /// The run that it does again.
     #[serde(default)]
     pub replay_of: Option<RunId>,
+}
+
+impl NewRun {
+    /// Where its runs mind each other.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+    }
+
+    /// The run that is asked for, with the jobs of this graph; it has to be created.
+    #[must_use]
+    pub fn run(&self, graph: Graph, created_at: Micros) -> Run {
+        let by = self.by.clone();
+        Run {
+            id: self.id,
+            project: self.project.clone(),
+            workflow: self.workflow.clone(),
+            target: self.target.clone(),
+            class: self.class,
+            cause: if self.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
+            interval: self.interval,
+            tz: self.tz.clone(),
+            params: self.params.clone(),
+            param_types: self.param_types.clone(),
+            bundle: self.bundle,
+            version: self.version,
+            created_at,
+            started_at: None,
+            ended_at: None,
+            stop: None,
+            pending: None,
+            hold: None,
+            jobs: self.jobs.clone(),
+            replay_of: self.replay_of,
+            outside: self.outside.clone(),
+            executors: self.executors.clone(),
+            notify: self.notify.clone().map(Arc::new),
+            tasks: Run::new_tasks(&graph, self.bundle, self.version),
+            graph: Arc::new(graph),
+        }
+    }
 }
 
 /// Which runs to load.

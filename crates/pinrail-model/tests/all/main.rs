@@ -6,4 +6,5 @@ mod edges;
 mod machine;
 mod notices;
 mod scenarios;
+mod simulation;
 mod world;

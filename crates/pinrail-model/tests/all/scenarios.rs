@@ -1,12 +1,16 @@
 //! Single stories, told step by step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use pinrail_model::admit::{Admitted, Shard, admit};
 use pinrail_model::condition::Look;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::{Why, explain};
 use pinrail_model::fault::Fault;
+use pinrail_model::ids::SessionId;
 use pinrail_model::run::*;
+use pinrail_model::time::Now;
 
 use crate::world::{JobPlan, World, jobs};
 
@@ -175,6 +179,45 @@ fn a_retry_with_new_code_gives_each_task_the_files_that_belong_to_its_job() {
     assert_eq!(endings(&world), ["succeeded", "succeeded", "succeeded"]);
 }
 
+#[test]
+fn a_job_that_is_stopped_during_its_cleanup_is_not_tried_again() {
+    let mut world = World::new(vec![JobPlan { retries: 3, faults: vec![Fault::User], ..JobPlan::default() }], 2);
+    while world.run.tasks[0].position != Position::Cleaning {
+        world.work(0);
+    }
+    world.apply(&Event::Stop { task: Some(0), by: "anna".to_owned(), reason: None }).unwrap();
+    world.finish();
+    assert_eq!((endings(&world), world.run.tasks[0].attempts.len()), (vec!["cancelled"], 1));
+}
+
+#[test]
+fn a_time_limit_outlives_the_watcher_of_an_engine() {
+    let mut world = World::new(vec![JobPlan { spec: true, ..plan(&[]) }], 2);
+    let mut limited = jobs(&[JobPlan { spec: true, ..plan(&[]) }]);
+    limited[0].timeout_seconds = Some(60.0);
+    world.run.graph = Arc::new(Graph::new(&limited, None));
+    while world.run.tasks[0].position != Position::Submitted {
+        world.work(0);
+    }
+    let (mut run, mut fx) = (world.run.clone(), Effects::default());
+    let epoch = run.tasks[0].epoch;
+    apply(&mut run, &Event::Lost { task: 0, epoch, by: Loss::Owner }, world.now, &mut fx).unwrap();
+    let set = |work: &Work| matches!(work, Work::Set { epoch: of, timer: Timer::Abort, .. } if *of == epoch + 1);
+    assert!(fx.work.iter().any(set), "{:?}", fx.work);
+}
+
+#[test]
+fn a_hold_that_one_of_its_jobs_refuses_holds_none() {
+    let mut world = World::new(vec![plan(&[]), plan(&[0])], 2);
+    let control = Control { by: "anna".to_owned(), at: Default::default(), reason: None };
+    let hold = Event::Hold { tasks: Some(vec![1, 0]), control: Some(control), by: "anna".to_owned() };
+    let (mut run, mut fx) = (world.run.clone(), Effects::default());
+    assert!(apply(&mut run, &hold, world.now, &mut fx).is_err());
+    assert!(run.tasks[1].hold.is_none() && fx.touched.is_empty());
+    world.finish();
+    assert_eq!(endings(&world), ["succeeded", "succeeded"]);
+}
+
 fn waiting(otherwise: &'static str, looks: usize) -> JobPlan {
     JobPlan { waits: vec![otherwise, otherwise], looks, ..plan(&[0]) }
 }
@@ -205,6 +248,54 @@ fn a_condition_is_looked_at_once_the_jobs_before_have_ended_and_holds_no_slot() 
     assert_eq!(conditions[1].seen.what, "file \"a\"", "before the first look, as it was written");
     look(&mut world);
     assert_eq!(endings(&world), ["succeeded", "succeeded"]);
+}
+
+#[test]
+fn new_code_takes_back_what_the_old_had_let_begin() {
+    let failing = JobPlan { faults: vec![Fault::Data], ..plan(&[]) };
+    // One slot that the second job takes: the third is ready and has not begun.
+    let mut world = World::new(vec![failing, plan(&[]), plan(&[])], 1);
+    while world.run.tasks[0].position != Position::Done {
+        world.work(0);
+    }
+    assert_eq!(world.run.tasks[2].position, Position::Ready);
+    let new = Sha::of(b"new");
+    let graph = Arc::new(Graph::new(&jobs(&[plan(&[]), plan(&[]), plan(&[0])]), None));
+    let code = Some(NewCode { graph, bundle: new, version: new });
+    world.apply(&Event::Retry { tasks: vec![0], by: "anna".to_owned(), code }).unwrap();
+    assert_eq!(world.run.tasks[2].position, Position::Waiting);
+}
+
+#[test]
+fn of_what_is_ready_the_longest_path_goes_first_by_what_its_jobs_took() {
+    // j0 and j1 begin; j2 hangs on j0, j3 on j1. By their number both paths are as long.
+    let plans = [plan(&[]), plan(&[]), plan(&[0]), plan(&[1])];
+    let took = |seconds: [u64; 4]| {
+        let took = seconds.into_iter().enumerate();
+        took.map(|(ix, seconds)| (format!("j{ix}").parse().unwrap(), Duration::from_secs(seconds))).collect()
+    };
+    let first = |durations: Option<[u64; 4]>| {
+        let mut run = World::new(plans.to_vec(), 1).run;
+        let graph = Graph::new(&jobs(&plans), None);
+        let graph =
+            durations.map_or_else(|| Graph::new(&jobs(&plans), None), |durations| graph.weighed(&took(durations)));
+        run.graph = Arc::new(graph);
+        run.tasks = Run::new_tasks(&run.graph, run.bundle, run.version);
+        apply(&mut run, &Event::Created, Now::default(), &mut Effects::default()).unwrap();
+        let mut shard = Shard::default();
+        shard.join(SessionId::from_parts(1, 1), 1, Default::default());
+        shard.follow_run(&run);
+        shard.follow(&run, 0..4);
+        match admit(&mut shard) {
+            Some(Admitted::Claim { task, .. }) => task,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(first(None), 0, "as the file has them");
+    assert_eq!(first(Some([10, 1, 1, 2])), 0);
+    assert_eq!(first(Some([10, 1, 1, 60])), 1, "j3 takes long, and j1 has to go first");
+    let graph = Graph::new(&jobs(&plans), None).weighed(&took([10, 1, 1, 60]));
+    assert_eq!(graph.weight, [11_000, 61_000, 1_000, 60_000], "milliseconds");
 }
 
 #[test]

@@ -389,7 +389,7 @@ struct LimitBody {
     params(("project" = ProjectName, Path)),
     request_body(content = LimitBody, example = json!({"limit": {"kind": "pool", "name": "reports"}, "value": 2})),
     responses((status = 200, description = "All limits of the project", body = Page<Limit>)),
-    extensions(("x-codes" = json!(["owner-gone"]))),
+    extensions(("x-codes" = json!(["owner-gone", "pool-not-found"]))),
 )]
 async fn set_limit(
     State(app): Shared,

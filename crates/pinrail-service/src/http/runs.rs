@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::document::Sha;
-use pinrail_model::explain::Explanation;
+use pinrail_model::explain::{Explanation, Pace};
 use pinrail_model::ids::{BackfillId, RunId};
 use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
 use pinrail_model::run::RunState;
@@ -41,6 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(drop_replay))
         .routes(routes!(follow_run))
         .routes(routes!(explain_run))
+        .routes(routes!(run_pace))
         .routes(routes!(run_counters))
         .routes(routes!(run_files))
         .routes(routes!(run_file))
@@ -334,6 +335,19 @@ async fn explain_run(
     wanted
         .page_in_order(items, |explanation| explanation.job.as_ref().map_or_else(String::new, ToString::to_string))
         .map(Json)
+}
+
+/// Says where the time of a run went, against its workflow's latest successful runs of the same jobs.
+///
+/// The jobs of its critical path, each with its time by part: waiting apart from work. Of a run that is under way: so far.
+#[utoipa::path(
+    get, path = "/runs/{id}/pace", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path)),
+    responses((status = 200, description = "How fast it was, and what made the difference", body = Pace)),
+    extensions(("x-codes" = json!(["bad-document"]))),
+)]
+async fn run_pace(State(app): Shared, Caller(caller): Caller, At(id): At<RunId>) -> Result<Json<Pace>, Problem> {
+    app.pace(&caller, id).await.map(Json)
 }
 
 /// Lists the numbers that the attempts of a run left.

@@ -1,10 +1,8 @@
 //! The owner's backfills: their rows are made in slices, and their runs begin when admission says so.
 
-use std::sync::Arc;
-
 use pinrail_model::backfill::{Backfill, Progress, SLICE};
 use pinrail_model::ids::{BackfillId, RunId};
-use pinrail_model::run::{Cause, Control, Event, Graph, Pending, Run, RunState};
+use pinrail_model::run::{Cause, Control, Event, Pending, Run, RunState};
 use pinrail_model::seam::store::{
     Answer, BackfillChange, BackfillRow, Durability, EventRow, Load, Query, RunRow, StoreError, Who, Write,
 };
@@ -55,33 +53,21 @@ impl Owner {
         let now = self.parts.clock.now().wall;
         let Some(filling) = self.backfills.get_mut(&id) else { return Ok(()) };
         let (backfill, progress) = (&filling.row.backfill, &mut filling.row.progress);
-        if progress.made >= backfill.total() || progress.cancelled.is_some() {
+        let slice = progress.next_slice(backfill, &filling.sequence, SLICE);
+        if slice.is_empty() {
             return Ok(());
         }
-        let until = (progress.made + SLICE).min(backfill.total());
-        let slice: Vec<u32> = filling
-            .sequence
-            .iter()
-            .skip(progress.made as usize)
-            .take((until - progress.made) as usize)
-            .copied()
-            .collect();
-        let mut runs: Vec<Run> = slice.iter().map(|index| run_of(backfill, *index)).collect();
-        let first = progress.made;
-        let again = progress.exist.saturating_sub(first).min(until - first) as usize;
-        progress.made = until;
-        progress.exist = progress.exist.max(until);
+        let made: Vec<(Run, bool)> = slice.into_iter().map(|(index, again)| (backfill.run(index), again)).collect();
         let row = Write::Progress { id, state: backfill.state(progress), progress: Box::new(progress.clone()) };
         self.shard.follow_backfill(backfill, progress);
         // What was cancelled by itself before an edit stays so.
-        let mut kept = Vec::with_capacity(runs.len());
-        for (place, run) in runs.drain(..).enumerate() {
-            let stored = if place < again { self.parts.store.load(Load::One(run.id)).await?.pop() } else { None };
+        let mut runs = Vec::with_capacity(made.len());
+        for (run, again) in made {
+            let stored = if again { self.parts.store.load(Load::One(run.id)).await?.pop() } else { None };
             if stored.is_none_or(|stored| stored.run.pending == Some(Pending::Backfill)) {
-                kept.push(run);
+                runs.push(run);
             }
         }
-        let runs = kept;
         let mut writes: Vec<Write> = runs
             .iter()
             .map(|run| Write::Run(Box::new(RunRow { run: run.clone(), state: run.state().name(), unique_key: None })))
@@ -116,16 +102,19 @@ impl Owner {
         batch.backfills.insert(id);
         let run = filling.row.backfill.run_id(index);
         self.shard.follow_backfill(&filling.row.backfill, &filling.row.progress);
-        if self.runs.contains_key(&run) {
-            return Ok(());
+        // One that a person holds is in memory before its turn.
+        if !self.runs.contains_key(&run) {
+            let Some(stored) = self.parts.store.load(Load::One(run)).await?.pop() else { return Ok(()) };
+            if stored.run.pending != Some(Pending::Backfill) {
+                return Ok(());
+            }
+            let Ok(held) = rebuild(stored) else { return Ok(()) };
+            self.runs.insert(run, held);
         }
-        let Some(stored) = self.parts.store.load(Load::One(run)).await?.pop() else { return Ok(()) };
         // One that was cancelled by itself, or that has begun before a crash, has had its turn.
-        if stored.run.pending != Some(Pending::Backfill) {
+        if self.runs.get(&run).is_none_or(|held| held.run.pending != Some(Pending::Backfill)) {
             return Ok(());
         }
-        let Ok(held) = rebuild(stored) else { return Ok(()) };
-        self.runs.insert(run, held);
         if let Err(error) = self.apply(run, &Event::Turned, batch) {
             tracing::error!(%run, %error, "a run of a backfill cannot take its turn");
         }
@@ -236,7 +225,8 @@ impl Owner {
         progress.next = filling.row.backfill.total();
         for slice in dormant.chunks(SLICE as usize) {
             let mut writes = Vec::with_capacity(slice.len());
-            for run in slice {
+            // What is in memory was stopped there.
+            for run in slice.iter().filter(|run| !self.runs.contains_key(run)) {
                 let Some(stored) = self.parts.store.load(Load::One(*run)).await?.pop() else { continue };
                 if stored.run.pending != Some(Pending::Backfill) {
                     continue;
@@ -279,36 +269,5 @@ impl Owner {
             self.hold_backfill(row);
         }
         Ok(())
-    }
-}
-
-/// A run of a backfill whose turn is still to come.
-fn run_of(backfill: &Backfill, index: u32) -> Run {
-    Run {
-        id: backfill.run_id(index),
-        project: backfill.project.clone(),
-        workflow: backfill.workflow.clone(),
-        target: backfill.target.clone(),
-        class: backfill.class,
-        cause: Cause::Backfill { id: backfill.id, index },
-        interval: backfill.intervals[index as usize],
-        tz: backfill.tz.clone(),
-        params: backfill.params.clone(),
-        param_types: backfill.param_types.clone(),
-        bundle: backfill.bundle,
-        version: backfill.version,
-        created_at: backfill.created_at,
-        started_at: None,
-        ended_at: None,
-        stop: None,
-        pending: Some(Pending::Backfill),
-        hold: None,
-        jobs: backfill.jobs.clone(),
-        replay_of: None,
-        outside: backfill.outside.get(&index).cloned().unwrap_or_default(),
-        executors: backfill.executors.clone(),
-        notify: None,
-        tasks: Vec::new(),
-        graph: Arc::new(Graph::default()),
     }
 }

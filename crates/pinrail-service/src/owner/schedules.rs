@@ -8,17 +8,15 @@ use std::time::Duration;
 use pinrail_model::document::{Document, Sha};
 use pinrail_model::ids::{RunId, fresh};
 use pinrail_model::names::{ProjectName, WorkflowName};
-use pinrail_model::notify::Rules;
-use pinrail_model::run::{Cause, Class, Control, Event, Graph, Pending, Run, RunState};
-use pinrail_model::schedule::CatchUp;
+use pinrail_model::run::{Cause, Control, Event, Graph, RunState};
 use pinrail_model::seam::store::{Activation, Answer, Query, StoreError, Who, Write};
 use pinrail_model::step;
 use pinrail_model::target::{Lane, name_of};
 use pinrail_model::time::Micros;
-use pinrail_model::trigger::{Fire, MOST_ACTIVE, PassedOver, Trigger};
+use pinrail_model::trigger::{Fire, PassedOver, Trigger};
 use serde_json::{Value, json};
 
-use super::{Batch, Held, Maker, Owner, Refusal, graph_of};
+use super::{Batch, Held, Maker, Owner, Refusal};
 
 /// The owner looks at the wall clock at least this often while there is a schedule: it may have jumped.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
@@ -88,35 +86,8 @@ impl Owner {
             let _ = self.apply(run, &Event::Stop { task: None, by: "schedule".to_owned(), reason }, batch);
         }
         let id: RunId = fresh(self.parts.ids.as_ref());
-        let run = Run {
-            id,
-            project: trigger.project.clone(),
-            workflow: trigger.workflow.clone(),
-            target: trigger.target.clone(),
-            class: Class::Scheduled,
-            cause: Cause::Schedule { fire_at: fire.at },
-            interval: fire.interval,
-            tz: trigger.schedule.tz.clone(),
-            params: trigger.params.clone(),
-            param_types: trigger.param_types.clone(),
-            bundle: trigger.bundle,
-            version: trigger.version,
-            created_at: self.parts.clock.now().wall,
-            started_at: None,
-            ended_at: None,
-            stop: None,
-            pending: Some(Pending::Schedule { overrun: trigger.overrun, most_active: trigger.most_active }),
-            hold: None,
-            jobs: None,
-            replay_of: None,
-            outside: BTreeMap::new(),
-            executors: BTreeMap::new(),
-            notify: trigger.notify.map(Arc::new),
-            tasks: Vec::new(),
-            graph: Arc::new(Graph::default()),
-        };
-        let at_target = key.target.as_ref().map_or_else(String::new, |target| format!("@{target}"));
-        let unique_key = Some(format!("schedule {}/{}{at_target} {}", key.project, key.workflow, fire.at));
+        let run = trigger.run(fire, id, self.parts.clock.now().wall);
+        let unique_key = Some(trigger.run_key(fire.at));
         self.runs.insert(id, Held { run, unique_key, last_event: 0 });
         batch.changes.entry(id).or_default().created_by = Some(Maker::Schedule);
         // A run that was just made can be created.
@@ -126,9 +97,11 @@ impl Owner {
     /// The graph with which a pending run begins; none when its workflow is lost or its selection has become impossible.
     pub(super) async fn graph_of(&mut self, id: RunId) -> Result<Option<Arc<Graph>>, StoreError> {
         let Some(run) = self.runs.get(&id).map(|held| &held.run) else { return Ok(None) };
-        let (project, version, jobs) = (run.project.clone(), run.version, run.jobs.clone());
+        let (project, workflow, version) = (run.project.clone(), run.workflow.clone(), run.version);
+        let jobs = run.jobs.clone();
         let Some(document) = self.document_at(&project, version).await? else { return Ok(None) };
-        Ok(graph_of(&document, jobs.as_deref()).ok().map(Arc::new))
+        let Ok(graph) = Graph::of_document(&document, jobs.as_deref()) else { return Ok(None) };
+        Ok(Some(Arc::new(self.weighed(&project, &workflow, graph))))
     }
 
     async fn document_at(&mut self, project: &ProjectName, version: Sha) -> Result<Option<Arc<Document>>, StoreError> {
@@ -201,9 +174,11 @@ impl Owner {
                 .ok_or_else(|| Refusal::new("version-not-found", format!("version \"{version}\" is not known")))?;
             let old = stored.remove(workflow);
             let fires = target.as_ref().is_none_or(|target| target.schedules);
-            match trigger_of(&project, &document, *version, bundle, at).filter(|_| fires) {
+            let params = crate::app::params(&document, &BTreeMap::new()).unwrap_or_default();
+            let types = crate::app::param_types(&document);
+            let code = (*version, bundle);
+            match Trigger::of(&project, target.clone(), &document, code, at, params, types).filter(|_| fires) {
                 Some(new) => {
-                    let new = Trigger { target: target.clone(), ..new };
                     let trigger = match old {
                         Some(mut old) => {
                             old.replace(new, at);
@@ -291,33 +266,4 @@ impl Owner {
         }
         self.recover_backfills().await
     }
-}
-
-/// The schedule of a document at work; none without one. It begins now, or where its `start` says if all is caught up.
-fn trigger_of(project: &ProjectName, document: &Document, version: Sha, bundle: Sha, now: Micros) -> Option<Trigger> {
-    let schedule = document.schedule.clone()?;
-    let done_until = match (schedule.catch_up, schedule.start) {
-        (CatchUp::All, Some(start)) => {
-            // Before the first moment of that day in every zone.
-            Micros::from_utc(start.and_time(chrono::NaiveTime::MIN).and_utc()).minus(Duration::from_secs(2 * 86_400))
-        }
-        _ => now,
-    };
-    Some(Trigger {
-        project: project.clone(),
-        workflow: document.workflow.clone(),
-        target: None,
-        version,
-        bundle,
-        schedule,
-        overrun: document.overrun,
-        most_active: document.max_active.unwrap_or(MOST_ACTIVE),
-        params: crate::app::params(document, &BTreeMap::new()).unwrap_or_default(),
-        param_types: crate::app::param_types(document),
-        notify: Rules::of(document),
-        done_until,
-        paused: None,
-        passed: Vec::new(),
-        failed: None,
-    })
 }

@@ -18,6 +18,8 @@ impl Owner {
         let (run, event) = match &command.kind {
             CommandKind::Mark { run, jobs, ending, reason } => {
                 self.hold(*run, batch).await?;
+                // What a mark lets begin again must meet no other run of its interval.
+                self.make_way(*run, &by, batch).await?;
                 let tasks = selected(self.held(*run)?, jobs)?;
                 (*run, Event::Mark { tasks, ending: *ending, control: control(command, reason.as_deref()) })
             }
@@ -65,11 +67,7 @@ impl Owner {
         let wanted = held.then(|| control.clone());
         self.shard.set_hold(scope.clone(), wanted.clone());
         batch.replies.push(Write::Hold { scope: scope.clone(), control: wanted });
-        let within = |run: &Run| match scope {
-            Scope::Platform => true,
-            Scope::Project { project } => run.project == *project,
-            Scope::Workflow { project, workflow } => run.project == *project && run.workflow == *workflow,
-        };
+        let within = |run: &Run| scope.holds(&run.project, &run.workflow);
         let live: BTreeSet<RunId> = if abort {
             let live = self.runs.values().map(|held| &held.run);
             live.filter(|run| within(run) && !run.state().is_final()).map(|run| run.id).collect()

@@ -96,7 +96,9 @@ pub fn deploy(place: &Place, output: Output, dry_run: bool) -> Result<ExitCode, 
     if !output.json {
         let diagnostics =
             serde_json::from_value::<Vec<Diagnostic>>(deployed["diagnostics"].clone()).unwrap_or_default();
-        for diagnostic in diagnostics.iter().filter(|diagnostic| diagnostic.level == "error") {
+        // Other warnings are `pinrail check`'s to tell; with this one a job would never begin.
+        let told = |diagnostic: &&Diagnostic| diagnostic.level == "error" || diagnostic.code == "pool-not-set";
+        for diagnostic in diagnostics.iter().filter(told) {
             eprintln!("{}", render(diagnostic, output));
         }
         let paused = Paused::of(&client, project.name.as_str(), &deployed["target"])?;

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use pinrail_model::fault::Reason;
 use serde_json::Value;
 
 use super::project::without_empty_last;
 use super::run::{Left, last, task_line};
-use super::{backfills, waiting};
+use super::{backfills, pace, waiting};
 use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell, command, hint, human, plural, seconds, size, table, visible};
@@ -92,6 +93,9 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
             let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
             for warning in attempt.and_then(|attempt| attempt["warnings"].as_array()).into_iter().flatten() {
                 output.say(&output.dim(&format!("      warning: {}", visible(&cell(warning)))));
+            }
+            for line in waiting::said_of(task) {
+                output.say(&output.dim(&format!("      {line}")));
             }
             for (name, value) in task["outputs"].as_object().into_iter().flatten() {
                 let text: String = value.to_string().chars().take(WIDEST_OUTPUT).collect();
@@ -268,23 +272,43 @@ fn job_of(run: &Value, id: &Value) -> (String, String) {
     found.map(|(task, attempt)| (cell(&task["name"]), cell(&attempt["number"]))).unwrap_or_default()
 }
 
-pub fn explain(place: &Place, output: Output, reference: &str, job: Option<&str>) -> Result<ExitCode, Failure> {
+pub fn explain(
+    place: &Place,
+    output: Output,
+    reference: &str,
+    job: Option<&str>,
+    slow: bool,
+) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
+    let pace = client.get(&format!("/runs/{}/pace", cell(&run["id"])))?;
+    if slow {
+        if !output.json {
+            output.say(&pace::text(&pace));
+        }
+        output.document(&pace);
+        return Ok(ExitCode::SUCCESS);
+    }
     let job = job.map(|job| format!("?job={job}")).unwrap_or_default();
     let mut found = client.list(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
-    if !output.json {
-        waiting::name_holders(&client, &mut found);
-    }
     let items = found["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     if items.is_empty() {
         return Err(Failure::new(FAILED, "the run has no jobs"));
     }
     if !output.json {
         output.say(&explain_run(items, &run));
+        if is_unusual(&pace) {
+            output.say(&pace::text(&pace));
+        }
     }
+    found["pace"] = if is_unusual(&pace) { pace } else { Value::Null };
     output.document(&found);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a run is to be called slow without being asked.
+fn is_unusual(pace: &Value) -> bool {
+    pace["is_slow"] == true
 }
 
 /// How many failures are told of beside the first.
@@ -323,7 +347,7 @@ pub fn explain_run(items: &[Value], run: &Value) -> String {
 }
 
 /// An explanation as people read it.
-fn explain_text(explanation: &Value) -> String {
+pub(super) fn explain_text(explanation: &Value) -> String {
     let job = waiting::subject(explanation);
     let code = cell(&explanation["code"]);
     let names = |list: &Value| {
@@ -341,7 +365,10 @@ fn explain_text(explanation: &Value) -> String {
         "waiting-for-jobs" => vec![format!("  {job} waits for {}", states(&explanation["jobs"]))],
         "waiting-to-finish" => vec![format!("  {job} waits for a worker slot for {}", cell(&explanation["step"]))],
         "backing-off" => {
-            let mut lines = vec![format!("  {job} failed and is tried again at {}", cell(&explanation["until"]))];
+            let tries = &explanation["tries"];
+            let next = format!("attempt {} of {}", tries["number"].as_u64().unwrap_or_default() + 1, tries["allowed"]);
+            let until = cell(&explanation["until"]);
+            let mut lines = vec![format!("  {job} failed and is tried again at {until} ({next})")];
             lines.extend(failure_lines(&explanation["failure"]));
             lines
         }
@@ -391,6 +418,8 @@ fn explain_text(explanation: &Value) -> String {
         "skipped" => vec![format!("  {job} was skipped: {}", states(&explanation["jobs"]))],
         _ => waiting::lines(explanation).unwrap_or_else(|| vec![format!("  {job} {}", cell(&explanation["state"]))]),
     };
+    lines.extend(waiting::foreseen(explanation));
+    lines.extend(waiting::said(&explanation["said"], &code));
     lines.extend(changed_lines(&explanation["changed"]));
     lines.extend(unpublished_lines(&explanation["unpublished"]));
     let downstream = names(&explanation["downstream"]);
@@ -466,10 +495,16 @@ fn failure_lines(failure: &Value) -> Vec<String> {
             lines.push(format!("    {:<11} {line}", if at == 0 { name.as_str() } else { "" }));
         }
     }
-    if let Some(remedy) = failure["remedy"].as_str() {
+    if let Some(remedy) = failure["remedy"].as_str().filter(|remedy| !says_nothing_new(failure, remedy)) {
         lines.push(format!("    remedy      {}", hint(&visible(remedy))));
     }
     lines
+}
+
+/// Whether a remedy is only that the code or the command is to be mended, which stands before the next command.
+fn says_nothing_new(failure: &Value, remedy: &str) -> bool {
+    let mut plain = Reason::ALL.into_iter().filter(|reason| reason.is_plain());
+    plain.any(|reason| failure["reason"] == reason.name() && remedy == reason.remedy())
 }
 
 /// How many places of the user's code are shown at the beginning and at the end of a long way.

@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use super::schedules::{control, short};
-use crate::client::Client;
-use crate::output::{cell, plural, visible};
+use crate::output::{cell, human, plural, visible};
 
 /// Holders that are named; `--json` has all of them.
 const MOST_NAMED: usize = 3;
@@ -12,20 +11,6 @@ const MOST_NAMED: usize = 3;
 /// What an explanation is about: a job, or a run that has not begun.
 pub fn subject(explanation: &Value) -> String {
     explanation["job"].as_str().map_or_else(|| format!("run {}", short(&explanation["run"])), str::to_owned)
-}
-
-/// Adds the names of their jobs to the first holders of what the first explanation waits for.
-pub fn name_holders(client: &Client, explanations: &mut Value) {
-    let holders = explanations["items"][0]["holders"].as_array_mut();
-    for holder in holders.into_iter().flatten().take(MOST_NAMED) {
-        // One that is not in the token's reach stays without a name.
-        let Ok(run) = client.get(&format!("/runs/{}", cell(&holder["run"]))) else { continue };
-        let task = &run["tasks"][holder["task"].as_u64().unwrap_or_default() as usize];
-        holder["job"] = task["name"].clone();
-        holder["workflow"] = run["workflow"].clone();
-        let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
-        holder["since"] = attempt.map(|attempt| attempt["started_at"].clone()).unwrap_or_default();
-    }
 }
 
 /// The lines of an explanation that is about waiting; none when it is about something else.
@@ -73,7 +58,9 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
             match explanation["overrun"].as_str() {
                 _ if names.is_empty() => format!("  {who} has not begun: its turn comes next"),
                 Some("start-new") => {
-                    format!("  {who} has not begun: at most {most} at once, and {names} are under way")
+                    let verb =
+                        if explanation["runs"].as_array().is_some_and(|runs| runs.len() == 1) { "is" } else { "are" };
+                    format!("  {who} has not begun: at most {most} at once, and {names} {verb} under way")
                 }
                 Some("abort-running") => format!("  {who} has not begun: {names} must end first, being stopped"),
                 _ => format!("  {who} has not begun: {names} must end first (overrun is delay)"),
@@ -83,6 +70,10 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
             let other = short(&explanation["other"]);
             format!("  {who} has not begun: run {other} failed and must succeed first (overrun is delay-until-success)")
         }
+        "waiting-in-backfill" if !explanation["paused"].is_null() => {
+            let backfill = short(&explanation["backfill"]);
+            format!("  {who} has not begun: backfill {backfill} is {}", control("paused", &explanation["paused"]))
+        }
         "waiting-in-backfill" => {
             format!("  {who} has not begun: its turn in backfill {} is still to come", short(&explanation["backfill"]))
         }
@@ -91,7 +82,8 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
     let mut lines = vec![head];
     lines.extend(holders(&explanation["holders"]));
     if number("place") > 0 {
-        lines.push(format!("    queue       {} of {}", number("place"), number("of")));
+        let behind = ahead(&explanation["ahead"]);
+        lines.push(format!("    queue       {} of {}{behind}", number("place"), number("of")));
     }
     Some(lines)
 }
@@ -102,7 +94,7 @@ fn limit(who: &str, explanation: &Value) -> String {
     let of = format!("{held} of {capacity}");
     let limit = &explanation["limit"];
     match limit["kind"].as_str() {
-        Some("pool") if *capacity == 0 => {
+        Some("pool") if limit["is_set"] == false => {
             format!("  {who} waits: pool \"{}\" has no slots; nobody has set it", cell(&limit["name"]))
         }
         Some("pool") => format!("  {who} waits: pool \"{}\" is full ({of} slots)", cell(&limit["name"])),
@@ -130,15 +122,85 @@ fn holders(list: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for (at, holder) in all.iter().take(MOST_NAMED).enumerate() {
         let head = if at == 0 { "held by" } else { "" };
-        let job = holder["job"].as_str().map(|job| format!(" {job}")).unwrap_or_default();
-        let workflow = holder["workflow"].as_str().map(|name| format!(" of {name}")).unwrap_or_default();
-        let since = holder["since"].as_str().map(|at| format!(" since {at}")).unwrap_or_default();
-        lines.push(format!("    {head:<11} {}{job}{workflow}{since}", short(&holder["run"])));
+        lines.push(format!("    {head:<11} {}", holder_text(holder)));
     }
     if all.len() > MOST_NAMED {
         lines.push(format!("    {:<11} and {} more", "", all.len() - MOST_NAMED));
     }
     lines
+}
+
+/// Who holds something: the run, the job, whose it is, since when.
+fn holder_text(holder: &Value) -> String {
+    let run = short(&holder["run"]);
+    let is = &holder["is"];
+    if is.is_null() {
+        return run;
+    }
+    let by = is["by"].as_str().map(|by| format!(", asked for by {}", visible(by))).unwrap_or_default();
+    let owner = is["owner"].as_str().map(|owner| format!(", owner {}", visible(owner))).unwrap_or_default();
+    format!("{run} {} of {} since {}{by}{owner}", cell(&is["job"]), cell(&is["workflow"]), cell(&is["since"]))
+}
+
+/// Who comes before it.
+fn ahead(list: &Value) -> String {
+    let groups: Vec<&Value> = list.as_array().into_iter().flatten().collect();
+    let group = |group: &&Value| {
+        let times = match group["tasks"].as_u64() {
+            Some(1) | None => String::new(),
+            Some(tasks) => format!("{tasks} × "),
+        };
+        match (group["job"].as_str(), group["workflow"].as_str()) {
+            (Some(job), Some(workflow)) => format!("{times}{job} of {workflow}"),
+            _ => format!("{times}one of another project"),
+        }
+    };
+    let named: Vec<String> = groups.iter().take(MOST_NAMED).map(group).collect();
+    match (named.is_empty(), groups.len().saturating_sub(MOST_NAMED)) {
+        (true, _) => String::new(),
+        (_, 0) => format!(", behind {}", named.join(", ")),
+        (_, more) => format!(", behind {} and {more} more", named.join(", ")),
+    }
+}
+
+/// When it is likely to begin or to end, or why nobody can say.
+pub fn foreseen(explanation: &Value) -> Option<String> {
+    if let Some(why) = explanation["no_estimate"].as_str() {
+        return Some(format!("    estimate    none: {}", visible(why)));
+    }
+    let estimate = &explanation["estimate"];
+    let seconds = estimate["seconds"].as_f64()?;
+    let head = if estimate["event"] == "ends" { "ends" } else { "starts" };
+    let sample = plural(estimate["runs"].as_u64().unwrap_or_default(), "run");
+    let what = if estimate["event"] == "ends" { "it takes" } else { "what it waits for takes" };
+    Some(match seconds {
+        0.0 => format!("    {head:<11} at any moment: {what} longer than usual (from {sample})"),
+        seconds => format!("    {head:<11} in about {} (from {sample})", human(seconds)),
+    })
+}
+
+/// What a person said of a task: who, when and why. Where the explanation is about just that, it stands there already.
+pub fn said(said: &Value, code: &str) -> Option<String> {
+    if said.is_null() || (said["what"] == "held" && code == "held") {
+        return None;
+    }
+    Some(format!("    {}", said_text(said["what"].as_str().unwrap_or_default(), said)))
+}
+
+fn said_text(what: &str, control: &Value) -> String {
+    let head = match what {
+        "marked" => "marked by",
+        "switched-off" => "off by",
+        _ => "held by",
+    };
+    let reason = control["reason"].as_str().map(|reason| format!(": {}", visible(reason))).unwrap_or_default();
+    format!("{head:<11} {} at {}{reason}", visible(&cell(&control["by"])), cell(&control["at"]))
+}
+
+/// The same of a task as it is shown.
+pub fn said_of(task: &Value) -> Vec<String> {
+    let of = |(field, what): (&str, &str)| (!task[field].is_null()).then(|| said_text(what, &task[field]));
+    [("marked", "marked"), ("disabled", "switched-off"), ("hold", "held")].into_iter().filter_map(of).collect()
 }
 
 /// A condition with what was last seen of it.

@@ -96,7 +96,7 @@ fn a_backfill_is_paused_edited_resumed_and_cancelled() {
     let shown = project.run(&["backfills", short]).out;
     assert!(shown.contains("paused by admin at ") && shown.contains(": look first"), "{shown}");
     let explained = project.run(&["explain", "w@2024-01-02"]).out;
-    assert!(explained.contains(&format!("its turn in backfill {short} is still to come")), "{explained}");
+    assert!(explained.contains(&format!("backfill {short} is paused by admin at ")), "{explained}");
 
     let edited = project.run(&["backfills", "edit", short, "--concurrency", "3", "--param", "n=9"]);
     assert_eq!(edited.code, Some(0), "{edited:?}");
