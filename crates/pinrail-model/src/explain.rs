@@ -33,6 +33,9 @@ pub struct Explanation {
     pub state: String,
     #[serde(flatten)]
     pub why: Why,
+    /// The worker at which it is under way; none: the server itself, or nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
     /// Jobs below that did not start because of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downstream: Vec<JobName>,
@@ -452,6 +455,7 @@ impl Explanation {
             job: None,
             state: run.state().name().to_owned(),
             why,
+            worker: None,
             downstream: Vec::new(),
             changed: Vec::new(),
             unpublished: Vec::new(),

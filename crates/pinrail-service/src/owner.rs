@@ -935,7 +935,10 @@ impl Owner {
         let at_hand = |id: RunId| self.runs.get(&id).map(|held| &held.run);
         if let Some(run) = at_hand(id) {
             let Some(mut explanations) = explanations(run, Some(&self.shard), job, now) else { return Ok(None) };
-            explanations.iter_mut().for_each(|explanation| name(explanation, at_hand));
+            for explanation in &mut explanations {
+                name(explanation, at_hand);
+                explanation.worker = self.worker_of(run, explanation);
+            }
             let others = explanations.iter().flat_map(|one| one.why.runs()).filter_map(at_hand).cloned().collect();
             return Ok(Some(Explained { explanations, run: run.clone(), others }));
         }

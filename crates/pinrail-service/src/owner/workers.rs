@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use pinrail_model::admit::Key;
+use pinrail_model::explain::{Explanation, Why};
 use pinrail_model::ids::{SessionId, TokenId, fresh};
-use pinrail_model::run::{Event, Loss};
+use pinrail_model::run::{Event, Loss, Position, Run};
 use pinrail_model::seam::store::StoreError;
 use pinrail_model::time::Micros;
 use tokio::sync::oneshot;
@@ -132,6 +133,17 @@ impl Owner {
         for (id, _) in empty.filter(|(id, _)| workers.is_empty(**id)) {
             workers.send_home(*id);
         }
+    }
+
+    /// The name of the worker that runs what an explanation is about.
+    pub(super) fn worker_of(&self, run: &Run, explanation: &Explanation) -> Option<String> {
+        let Why::Working { position, .. } = &explanation.why else { return None };
+        // An engine is nobody's.
+        if *position == Position::Submitted {
+            return None;
+        }
+        let task = &run.tasks[run.find(explanation.job.as_ref()?.as_str())?];
+        Some(self.attempts.parts.workers.seen(task.attempt()?.session)?.name)
     }
 
     fn workers(&self) -> Vec<WorkerSeen> {

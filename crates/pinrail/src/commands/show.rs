@@ -384,7 +384,8 @@ pub(super) fn explain_text(explanation: &Value) -> String {
             vec![format!("  {job} waits for a server{}", heard.unwrap_or_default())]
         }
         "working" => vec![format!(
-            "  {job} is at work: {} since {} (attempt {})",
+            "  {job} is at work{}: {} since {} (attempt {})",
+            explanation["worker"].as_str().map(|worker| format!(" at {worker}")).unwrap_or_default(),
             cell(&explanation["position"]),
             cell(&explanation["since"]),
             explanation["number"]

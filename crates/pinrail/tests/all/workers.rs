@@ -381,6 +381,8 @@ fn what_a_killed_worker_held_is_done_again_by_another() {
     start(&project);
     let (working, idle) = by_work(one, other);
     let job = working.jobs()[0];
+    let said = project.run(&["explain"]).out;
+    assert!(said.contains(&format!("a is at work at {}: executing since ", working.name)), "{said}");
     sigkill(working.child.id());
     let run = project.wait_for_end();
     assert_eq!(run["state"], "succeeded", "{run}");
