@@ -20,6 +20,11 @@ pub const CODES: &[Code] = &[
         "Explain the job that it waits for, with `pinrail explain RUN --job JOB`.",
     ),
     code(
+        "waiting-for-conditions",
+        "A condition of `wait_for=` is not met yet.",
+        "See to what it waits for; `pinrail release RUN --job JOB` lets the job go on without it.",
+    ),
+    code(
         "waiting-for-slot",
         "Every worker slot that new work may take is held.",
         "Wait, or add slots: another worker with `pinrail work`, or the server again with `pinrail up --slots N`.",

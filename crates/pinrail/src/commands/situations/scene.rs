@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, LimitId, Scope, Shard, admit};
+use pinrail_model::condition::Look;
 use pinrail_model::document::{ExecutorKind, Job, Sha};
 use pinrail_model::explain::{Explanation, History, estimate, estimate_pending, explain, explain_pending, name};
 use pinrail_model::fault::{Evidence, Fault, Reason};
@@ -160,6 +161,13 @@ impl Scene {
     pub fn report(&mut self, number: u128, task: TaskIx, report: Report) -> &mut Self {
         let epoch = self.runs[&id(number)].tasks[task].epoch;
         self.apply(number, &Event::Reported { task, epoch, report })
+    }
+
+    /// It was looked whether the first condition of the first task is met.
+    pub fn observe(&mut self, number: u128, look: Look, what: &str, found: &str) -> &mut Self {
+        let epoch = self.runs[&id(number)].tasks[0].epoch;
+        let (what, found) = (what.to_owned(), found.to_owned());
+        self.apply(number, &Event::Observed { task: 0, epoch, condition: 0, look, what, found })
     }
 
     /// The attempt of a task goes through setup and works.

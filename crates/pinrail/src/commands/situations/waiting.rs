@@ -2,6 +2,7 @@
 
 use pinrail_model::admit::{LimitId, Scope};
 use pinrail_model::backfill::{Backfill, Order, Progress};
+use pinrail_model::condition::Look;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::{Explanation, Why, explain, place_in_backfill};
 use pinrail_model::ids::BackfillId;
@@ -139,6 +140,22 @@ pub fn waiting() -> Vec<Situation> {
         r"
   report waits for load (executing)
     starts      at any moment: what it waits for takes longer than usual (from 12 runs)",
+    );
+    let mut scene = Scene::new(8);
+    let that = json!({"kind": "file", "path": "in/{{ ds }}.csv"});
+    let job = json!([{"name": "load", "wait_for": [{"that": that, "timeout_seconds": 3600.0}]}]);
+    scene.add(1, "daily", job, plain).admit().until(60);
+    scene.observe(1, Look::NotYet, "file \"in/2026-05-01.csv\"", "no such file");
+    add(
+        "a condition is not met",
+        "waiting-for-conditions",
+        scene.told(1, Some("load"), as_is),
+        json!({"conditions": [{"met": false, "what": "file \"in/2026-05-01.csv\""}], "next": "pinrail release 0001 --job load"}),
+        r#"
+  load waits for file "in/2026-05-01.csv"
+    last look   no such file (at 2026-05-01T12:01:00.000000Z)
+    given up    2026-05-01T13:00:00.000000Z
+    next        pinrail release 0001 --job load"#,
     );
     let mut scene = full();
     scene.took("hourly", &[("sync", 120)], 20).took("daily", &[("load", 90)], 7);
