@@ -189,10 +189,11 @@ impl Backfill {
 
     #[must_use]
     pub fn state(&self, progress: &Progress) -> BackfillState {
-        let over = progress.succeeded + progress.failed + progress.stopped >= self.total();
+        let ended = progress.succeeded + progress.failed + progress.stopped;
+        let over = ended >= self.total();
         match (over, &progress.cancelled, &progress.paused) {
-            // Rows that were not made when it was cancelled never will be.
-            (_, Some(_), _) if progress.running == 0 => BackfillState::Cancelled,
+            // Rows that were not made when it was cancelled never will be; a run that is retried is queued at first.
+            (_, Some(_), _) if ended >= progress.exist.max(progress.made) => BackfillState::Cancelled,
             (_, Some(_), _) => BackfillState::Running,
             (true, ..) if progress.failed > 0 => BackfillState::Failed,
             (true, ..) if progress.succeeded == 0 && progress.stopped > 0 => BackfillState::Cancelled,
