@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use crate::condition::Condition;
 use crate::fault::Fault;
-use crate::names::{JobName, ParamName, PoolName, SecretName, WorkflowName};
+use crate::names::{JobName, OutputName, ParamName, PoolName, SecretName, WorkflowName};
 use crate::near::nearest;
 use crate::schedule::Schedule;
 use crate::seam::lake::WriteMode;
@@ -25,6 +25,10 @@ use crate::trigger::Overrun;
 pub const FORMAT: u32 = 1;
 /// A workflow with more jobs than this is refused: lists and locks are sized for it.
 pub const MOST_JOBS: usize = 20_000;
+/// A list that a job is mapped over and that is longer than this is refused: each item is a task with rows of its own.
+pub const MOST_INSTANCES: usize = 10_000;
+/// A run with more tasks than this, instances among them, does not get any more.
+pub const MOST_TASKS: usize = 50_000;
 
 /// A workflow, compiled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -185,6 +189,22 @@ pub struct DeclaredWrites {
     pub mode: WriteMode,
 }
 
+/// The list that a mapped job is spread over: one instance for each item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MapOver {
+    /// One of the jobs that it waits for.
+    pub job: JobName,
+    /// An output of that job, which is a list.
+    pub output: OutputName,
+}
+
+impl fmt::Display for MapOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.job, self.output)
+    }
+}
+
 /// A node of a workflow, its settings resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +222,9 @@ pub struct Job {
     /// Jobs that this one waits for, in file order.
     #[serde(default)]
     pub after: Vec<JobName>,
+    /// It runs once for each item of a list that is known when the jobs before it have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapOver>,
     #[serde(default)]
     pub run_if: RunIf,
     #[serde(default)]
@@ -280,6 +303,12 @@ impl Job {
     #[must_use]
     pub fn retries_on(&self, fault: Fault) -> bool {
         self.retry_on.as_ref().map_or(fault.retried_by_default(), |faults| faults.contains(&fault))
+    }
+
+    /// What an instance of it is: the same without the list and without what is waited for before it is spread.
+    #[must_use]
+    pub fn instance(&self) -> Self {
+        Self { map: None, wait_for: Vec::new(), ..self.clone() }
     }
 
     #[must_use]
@@ -543,6 +572,12 @@ fn job_faults(job: &Job) -> Vec<DocumentError> {
     if job.pools.values().any(|slots| *slots == 0) || job.concurrency == Some(0) {
         fault("wrong-type", format!("job \"{}\" has a pool or concurrency of 0; it could never run", job.name));
     }
+    if let Some(map) = job.map.as_ref().filter(|map| !job.after.contains(&map.job)) {
+        fault(
+            "bad-map",
+            format!("job \"{}\" is mapped over \"{map}\" and does not wait for \"{}\"", job.name, map.job),
+        );
+    }
     if let Err(message) = check_executor(job, job.executor()) {
         fault("executor-impossible", message);
     }
@@ -672,6 +707,13 @@ mod tests {
         );
         assert_eq!(codes(json!([{"name": "a/b", "kind": "shell", "shell": ["x"]}])), ["bad-document"]);
         assert_eq!(codes(json!([{"name": "a", "kind": "shell", "shell": ["x"], "colour": 1}])), ["bad-document"]);
+        let mapped = |after: &[&str]| {
+            let mut mapped = job("b", after);
+            mapped["map"] = json!({"job": "a", "output": "files"});
+            codes(json!([job("a", &[]), mapped]))
+        };
+        assert_eq!(mapped(&["a"]), [""; 0]);
+        assert_eq!(mapped(&[]), ["bad-map"]);
         let newer = json!({"format": 2, "whatever": true});
         assert_eq!(Document::read(&newer).unwrap_err()[0].code, "format-too-new");
     }

@@ -15,7 +15,7 @@ use crate::admit::{Barred, LimitId, Scope, Shard, Standing};
 use crate::condition::{Condition, Seen};
 use crate::fault::{ERROR, Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
-use crate::names::{JobName, ProjectName, TableRef, WorkflowName};
+use crate::names::{ProjectName, TableRef, TaskName, WorkflowName};
 use crate::run::{
     Attempt, Cause, Control, Ending, Ends, Outcome, Pending, Phase, Position, Run, Step, Stop, Task, TaskIx, Verdict,
 };
@@ -28,7 +28,7 @@ pub struct Explanation {
     pub run: RunId,
     /// None: the run has not begun, and it is about all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobName>,
+    pub job: Option<TaskName>,
     /// The position or, when done, what became of it.
     pub state: String,
     #[serde(flatten)]
@@ -38,7 +38,7 @@ pub struct Explanation {
     pub worker: Option<String>,
     /// Jobs below that did not start because of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub downstream: Vec<JobName>,
+    pub downstream: Vec<TaskName>,
     /// Files under `[files]` that the run did not find as they were when its workflow had last succeeded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<ChangedInput>,
@@ -302,7 +302,7 @@ pub enum Limit {
 /// A job that another one waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Awaited {
-    pub job: JobName,
+    pub job: TaskName,
     pub state: String,
 }
 
@@ -338,7 +338,7 @@ impl Holder {
 pub struct Named {
     pub project: ProjectName,
     pub workflow: WorkflowName,
-    pub job: JobName,
+    pub job: TaskName,
     /// Who asked for its run; none for one of a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
@@ -354,7 +354,7 @@ pub struct Ahead {
     /// None where the asker may not see the project.
     pub project: Option<ProjectName>,
     pub workflow: Option<WorkflowName>,
-    pub job: Option<JobName>,
+    pub job: Option<TaskName>,
     pub tasks: u32,
 }
 
@@ -437,7 +437,7 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
     let alone = shard.is_none_or(|shard| shard.sessions().keys().all(|id| *id == SessionId::SERVER));
     let (first, next) = next(run, task, &why, alone);
     Explanation {
-        job: Some(task.job.clone()),
+        job: Some(task.name()),
         state: task.state_name().to_owned(),
         downstream: if failed { below(run, ix) } else { Vec::new() },
         behind,
@@ -547,12 +547,14 @@ fn next(run: &Run, task: &Task, why: &Why, alone: bool) -> (Option<String>, Opti
                 _ => false,
             };
             // A command that was submitted stands in no file.
-            let job = run.find(task.job.as_str()).map(|ix| &run.graph.jobs[ix]);
+            let job = run.find(task.name().as_str()).map(|ix| &run.graph.jobs[ix]);
             let bare = matches!(run.cause, Cause::OneOff { .. }) && job.is_some_and(|job| job.shell.is_some());
             let code = if mended && !bare { " --code folder" } else { "" };
             (fix.then(|| "fix the file".to_owned()), Some(format!("{retry}{code}")))
         }
-        Why::Held { .. } if task.hold.is_some() => (None, Some(format!("pinrail release {run_id} --job {}", task.job))),
+        Why::Held { .. } if task.hold.is_some() => {
+            (None, Some(format!("pinrail release {run_id} --job {}", shown(task))))
+        }
         Why::Cancelled { .. } | Why::Held { .. } => (None, Some(retry)),
         Why::WaitingForServer { .. } => (None, Some("pinrail up".to_owned())),
         Why::WaitingForLimit { limit, capacity, holders, .. } => more_room(run_id, limit, *capacity, holders),
@@ -566,10 +568,16 @@ fn next(run: &Run, task: &Task, why: &Why, alone: bool) -> (Option<String>, Opti
         Why::WaitingForSlot { place: 1.., .. } => (None, Some("pinrail work".to_owned())),
         Why::HeldByScope { scope, .. } => (None, Some(release(scope))),
         Why::RunHeld { .. } => (None, Some(format!("pinrail release {run_id}"))),
-        Why::WaitingForConditions { .. } => (None, Some(format!("pinrail release {run_id} --job {}", task.job))),
-        Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", task.job))),
+        Why::WaitingForConditions { .. } => (None, Some(format!("pinrail release {run_id} --job {}", shown(task)))),
+        Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", shown(task)))),
         _ => (None, None),
     }
+}
+
+/// The name of a task as it is written in a shell.
+fn shown(task: &Task) -> String {
+    let name = task.name();
+    if task.instance.is_some() { format!("'{name}'") } else { name.to_string() }
 }
 
 /// What gives a limit more room, or frees it.
@@ -608,11 +616,13 @@ pub fn most_telling(run: &Run) -> Option<TaskIx> {
     (0..run.tasks.len()).min_by_key(|ix| rank(&run.tasks[*ix]))
 }
 
+/// Of a mapped job that was spread these are its instances.
 fn awaited(run: &Run, ix: TaskIx, which: impl Fn(&Task) -> bool) -> Vec<Awaited> {
-    let parents = run.graph.parents[ix].iter().map(|parent| &run.tasks[*parent]);
+    let places = run.instances(ix).unwrap_or_else(|| run.graph.inputs(ix));
+    let parents = places.iter().map(|parent| &run.tasks[*parent]);
     parents
         .filter(|task| which(task))
-        .map(|task| Awaited { job: task.job.clone(), state: task.state_name().to_owned() })
+        .map(|task| Awaited { job: task.name(), state: task.state_name().to_owned() })
         .collect()
 }
 
@@ -629,7 +639,7 @@ fn looked(run: &Run, ix: TaskIx) -> Vec<Looked> {
         .collect()
 }
 
-fn below(run: &Run, ix: TaskIx) -> Vec<JobName> {
+fn below(run: &Run, ix: TaskIx) -> Vec<TaskName> {
     let mut seen = vec![false; run.tasks.len()];
     let mut open = vec![ix];
     while let Some(at) = open.pop() {
@@ -644,7 +654,7 @@ fn below(run: &Run, ix: TaskIx) -> Vec<JobName> {
         None => task.position == Position::Waiting,
         Some(ending) => matches!(ending, Ending::UpstreamFailed | Ending::Skipped),
     };
-    (0..seen.len()).filter(|at| seen[*at] && stopped(&run.tasks[*at])).map(|at| run.tasks[at].job.clone()).collect()
+    (0..seen.len()).filter(|at| seen[*at] && stopped(&run.tasks[*at])).map(|at| run.tasks[at].name()).collect()
 }
 
 fn waiting_for_slot(run: &Run, shard: &Shard, standing: Option<Standing>) -> Why {
@@ -713,7 +723,7 @@ fn done(run: &Run, ix: TaskIx) -> Why {
     let task = &run.tasks[ix];
     let failure = || match &task.given_up {
         Some(verdict) => Some(told(None, verdict)),
-        None => task.attempt().and_then(failure),
+        None => task.attempt().and_then(failure).or_else(|| failed_instances(run, ix)),
     };
     let not_good = |t: &Task| !t.ending.is_some_and(Ending::is_good);
     match (task.ending, failure()) {
@@ -729,7 +739,26 @@ fn done(run: &Run, ix: TaskIx) -> Why {
     }
 }
 
+/// Instances that an explanation names at most.
+const MOST_NAMED: usize = 5;
+
+/// What became of the first instance of a mapped job that failed, and how many did.
+fn failed_instances(run: &Run, ix: TaskIx) -> Option<Failure> {
+    let instances = run.instances(ix)?.iter().map(|ix| run.tasks[*ix].as_ref());
+    let of = instances.len();
+    let failed: Vec<&Task> = instances.filter(|task| task.ending == Some(Ending::Failed)).collect();
+    let mut failure = failed.iter().find_map(|task| task.attempt().and_then(failure))?;
+    let names: Vec<String> = failed.iter().take(MOST_NAMED).map(|task| task.name().to_string()).collect();
+    let more = if failed.len() > names.len() { ", ..." } else { "" };
+    let told = format!("{} of {of} failed: {}{more}", failed.len(), names.join(", "));
+    failure.evidence = failure.evidence.fact("instances", told);
+    Some(failure)
+}
+
 fn tries(run: &Run, ix: TaskIx) -> Tries {
+    // Of a mapped job the first instance that failed is told of.
+    let failed = |ix: &&TaskIx| run.tasks[**ix].ending == Some(Ending::Failed);
+    let ix = run.instances(ix).and_then(|instances| instances.iter().find(failed)).copied().unwrap_or(ix);
     let task = &run.tasks[ix];
     let these = || task.attempts.iter().filter(|attempt| attempt.generation == task.generation);
     let number = these().count() as u32;

@@ -36,6 +36,21 @@ fn check_name(kind: &'static str, text: &str) -> Result<(), BadName> {
     Err(BadName { kind, text: text.chars().take(80).collect(), reason })
 }
 
+/// A job, or an instance of a mapped one: its index in brackets.
+fn check_task(kind: &'static str, text: &str) -> Result<(), BadName> {
+    let (job, index) = match text.strip_suffix(']').and_then(|text| text.split_once('[')) {
+        Some((job, index)) => (job, index),
+        None => return check_name(kind, text),
+    };
+    check_name(kind, job)?;
+    let is_number = index == "0" || (!index.starts_with('0') && index.len() <= 6);
+    if is_number && !index.is_empty() && index.chars().all(|c| c.is_ascii_digit()) {
+        return Ok(());
+    }
+    let reason = "the index of an instance is a number of at most six digits";
+    Err(BadName { kind, text: text.chars().take(80).collect(), reason })
+}
+
 fn check_table_part(kind: &'static str, text: &str) -> Result<(), BadName> {
     let reason = if text.is_empty() {
         "it is empty"
@@ -123,6 +138,8 @@ names! {
     WorkflowName, "workflow", check_name;
     /// A node of a workflow.
     JobName, "job", check_name;
+    /// What people call a task of a run: its job, with the index of an instance, as in `load[3]`.
+    TaskName, "job", check_task;
     /// A limit on the attempts that may be under way at once.
     PoolName, "pool", check_name;
     /// A secret of a project.
@@ -143,6 +160,38 @@ names! {
     TableName, "table", check_table_part;
 }
 
+impl From<&JobName> for TaskName {
+    fn from(job: &JobName) -> Self {
+        Self(std::sync::Arc::clone(&job.0))
+    }
+}
+
+impl TaskName {
+    /// An instance of a mapped job.
+    #[must_use]
+    pub fn of_instance(job: &JobName, index: u32) -> Self {
+        Self(format!("{job}[{index}]").into())
+    }
+
+    /// The job alone.
+    ///
+    /// # Panics
+    /// Never: the name was checked.
+    #[must_use]
+    pub fn job(&self) -> JobName {
+        match self.0.split_once('[') {
+            Some((job, _)) => job.parse().expect("the name of a task begins with that of its job"),
+            None => JobName(std::sync::Arc::clone(&self.0)),
+        }
+    }
+
+    /// Which instance it is, if it is one.
+    #[must_use]
+    pub fn index(&self) -> Option<u32> {
+        self.0.split_once('[')?.1.strip_suffix(']')?.parse().ok()
+    }
+}
+
 macro_rules! schemas { ($($name:ident, $description:literal, $example:literal;)*) => {$(
     crate::schema::describe!($name, crate::schema::text($description, Some(NAME), $example));
 )*} }
@@ -160,6 +209,15 @@ schemas! {
     ParamName, "The name of a parameter of a workflow.", "min_flights";
     TargetName, "The name of a target of a project.", "prod";
 }
+
+crate::schema::describe!(
+    TaskName,
+    crate::schema::text(
+        "The name of a job of a run; of an instance of a mapped job with its index.",
+        Some("^[A-Za-z_][A-Za-z0-9_-]{0,63}(\\[(0|[1-9][0-9]{0,5})\\])?$"),
+        "load[3]",
+    )
+);
 
 crate::schema::describe!(
     TableRef as "TableName",
@@ -221,6 +279,17 @@ mod tests {
         for text in ["jobA", "_x", "a-b_C9", &"a".repeat(64)] {
             assert!(text.parse::<JobName>().is_ok(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_instance_has_an_index() {
+        for text in ["a[", "a[]", "a[x]", "a[01]", "a[1]b", "[1]", "a[1234567]", "a.b[1]", "a[-1]", "a[1][2]"] {
+            assert!(text.parse::<TaskName>().is_err(), "{text:?}");
+        }
+        let read = |text: &str| text.parse::<TaskName>().map(|name| (name.job().to_string(), name.index())).unwrap();
+        assert_eq!(read("load[0]"), ("load".to_owned(), Some(0)));
+        assert_eq!(read("load[9999]"), ("load".to_owned(), Some(9999)));
+        assert_eq!(read("load"), ("load".to_owned(), None));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::document::{Document, seconds};
 use crate::explain::{Explanation, Failure, Why, explain};
 use crate::fault::Fault;
 use crate::ids::{Ids, NoticeId, RunId, fresh};
-use crate::names::{ChannelName, JobName, ProjectName, SecretName, WorkflowName};
+use crate::names::{ChannelName, JobName, ProjectName, SecretName, TaskName, WorkflowName};
 use crate::run::{Cause, Class, Happening, Position, Run, RunState, TaskIx};
 use crate::schedule::{ds, zone};
 use crate::time::{Interval, Micros};
@@ -277,6 +277,8 @@ impl Told {
 fn follow(run: &Run, happening: &Happening, now: Micros) -> Vec<Told> {
     let ended = |state: &str| happening.data["state"] == state;
     match (happening.kind, happening.task) {
+        // Of a mapped job people hear once, when all its instances have ended.
+        ("task-ended", Some(ix)) if run.tasks[ix].instance.is_some() => Vec::new(),
         ("task-ended", Some(ix)) if ended("failed") && !run.graph.jobs[ix].may_fail => failed(run, ix, now),
         // What a person holds is no failure.
         ("task-held", Some(ix)) if run.tasks[ix].hold.is_none() => failed(run, ix, now),
@@ -330,7 +332,8 @@ fn slow(run: &Run, ix: TaskIx) -> Told {
 
 fn missed(run: &Run, deadline: Micros) -> Told {
     let open = run.tasks.iter().filter(|task| task.position != Position::Done);
-    let open: Vec<String> = open.take(MOST_NAMED).map(|task| format!("{} ({})", task.job, task.state_name())).collect();
+    let open: Vec<String> =
+        open.take(MOST_NAMED).map(|task| format!("{} ({})", task.name(), task.state_name())).collect();
     let mut lines = vec![format!("it was to have succeeded at {deadline}")];
     if !open.is_empty() {
         lines.push(format!("not done: {}", open.join(", ")));
@@ -360,7 +363,7 @@ fn words(job: &JobName, explanation: &Explanation) -> (String, Vec<String>) {
         _ => (format!("{job} failed"), Vec::new()),
     };
     if !explanation.downstream.is_empty() {
-        let names: Vec<&str> = explanation.downstream.iter().take(MOST_NAMED).map(JobName::as_str).collect();
+        let names: Vec<&str> = explanation.downstream.iter().take(MOST_NAMED).map(TaskName::as_str).collect();
         let more = explanation.downstream.len() - names.len();
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         lines.push(format!("downstream: {}{more} did not start", names.join(", ")));

@@ -15,6 +15,7 @@ mod apply;
 mod edges;
 mod graph;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,12 +30,13 @@ pub use graph::Graph;
 
 use crate::admit::{LimitId, Need};
 use crate::condition::{Look, Watch};
-use crate::document::{ExecutorKind, Sha};
+use crate::document::{ExecutorKind, Job, Sha};
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
-use crate::names::{JobName, ProjectName, WorkflowName};
+use crate::names::{JobName, ProjectName, TaskName, WorkflowName};
 use crate::seam::exec::Spec;
 use crate::seam::lake::Written;
+use crate::select::{parts, select};
 use crate::target::{Lane, Place, Target, name_of};
 use crate::time::{Interval, Micros};
 use crate::trigger::Overrun;
@@ -208,11 +210,25 @@ pub struct Task {
     pub slow: bool,
     #[serde(default)]
     pub outputs: BTreeMap<String, Value>,
+    /// Which item of its job's list it works on; none: it is a job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Box<Instance>>,
+    /// A mapped job has been spread over so many items, and ends as its instances do; those beyond are set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<u32>,
     pub bundle: Sha,
     pub version: Sha,
     /// By number, through all generations.
     #[serde(skip)]
     pub attempts: Vec<Arc<Attempt>>,
+}
+
+/// One of the tasks that a mapped job is spread over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// From 0, in the order of the list.
+    pub index: u32,
+    pub item: Value,
 }
 
 /// Where a task is.
@@ -856,7 +872,9 @@ impl Run {
             let begun = self.tasks.iter().any(|task| !task.attempts.is_empty() || task.position == Position::Done);
             return if begun { RunState::Running } else { RunState::Queued };
         }
-        let ended = |ending| self.tasks.iter().enumerate().filter(move |(_, task)| task.ending == Some(ending));
+        // What becomes of instances counts through their job, of which a person may have said something else.
+        let jobs = || self.tasks.iter().enumerate().filter(|(_, task)| task.instance.is_none());
+        let ended = |ending| jobs().filter(move |(_, task)| task.ending == Some(ending));
         if self.stop.is_some() && ended(Ending::Cancelled).next().is_some() {
             RunState::Cancelled
         } else if ended(Ending::Failed).any(|(ix, _)| !self.graph.jobs[ix].may_fail) {
@@ -878,10 +896,14 @@ impl Run {
 
     /// Whether a retry that names no jobs is about this one.
     #[must_use]
-    pub fn wants_retry(&self, task: TaskIx) -> bool {
-        let Some(task) = self.tasks.get(task) else { return false };
+    pub fn wants_retry(&self, ix: TaskIx) -> bool {
+        let Some(task) = self.tasks.get(ix) else { return false };
         let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
-        task.position == Position::Held || (task.position == Position::Done && ending)
+        // One that ended as its instances did is opened again by those that are tried again.
+        let is_fan_in = task.spread.is_some() && task.marked.is_none();
+        // Of one that is said to be as it should, nothing is wanted.
+        let is_settled = task.instance.is_some() && self.job_of(ix).is_some_and(|job| job.marked.is_some());
+        task.position == Position::Held || (task.position == Position::Done && ending && !is_fan_in && !is_settled)
     }
 
     /// Where its runs mind each other.
@@ -896,10 +918,68 @@ impl Run {
         Place { project: self.project.clone(), prefix: self.target.as_ref().and_then(|target| target.prefix.clone()) }
     }
 
-    /// The place of a job's task.
+    /// The place of a job's task, or of an instance, as in `load[3]`.
     #[must_use]
-    pub fn find(&self, job: &str) -> Option<TaskIx> {
-        self.tasks.iter().position(|task| task.job.as_str() == job)
+    pub fn find(&self, name: &str) -> Option<TaskIx> {
+        let (job, index) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+            Some((job, index)) => (job, Some(index.parse::<usize>().ok()?)),
+            None => (name, None),
+        };
+        let ix = self.tasks.iter().position(|task| task.job.as_str() == job && task.instance.is_none())?;
+        match index {
+            Some(index) => self.graph.instances.get(&ix)?.get(index).copied(),
+            None => Some(ix),
+        }
+    }
+
+    /// The tasks that a selection names: jobs in dbt's notation, instances as in `load[3]`.
+    ///
+    /// # Errors
+    /// What is wrong with the selection, quoted.
+    pub fn select(&self, selector: &str) -> Result<Vec<TaskIx>, String> {
+        // One job is what is most often asked for.
+        if let Some(ix) = self.find(selector) {
+            return Ok(vec![ix]);
+        }
+        let (instances, names): (Vec<&str>, Vec<&str>) =
+            selector.split(',').flat_map(parts).partition(|part| part.ends_with(']'));
+        let find = |name: &&str| self.find(name).ok_or_else(|| format!("job \"{name}\" not found"));
+        let mut chosen: BTreeSet<TaskIx> = instances.iter().map(find).collect::<Result<_, _>>()?;
+        if !names.is_empty() {
+            let jobs = || self.tasks.iter().enumerate().filter(|(_, task)| task.instance.is_none());
+            let all: Vec<Job> = jobs().map(|(ix, _)| self.graph.jobs[ix].as_ref().clone()).collect();
+            let names = select(&all, &names.join(","))?;
+            chosen.extend(jobs().filter(|(_, task)| names.contains(&task.job)).map(|(ix, _)| ix));
+        }
+        Ok(chosen.into_iter().collect())
+    }
+
+    /// The mapped job of which a task is an instance.
+    #[must_use]
+    pub fn job_of(&self, ix: TaskIx) -> Option<&Task> {
+        self.tasks[ix].instance.as_ref()?;
+        self.tasks.get(*self.graph.children[ix].first()?).map(AsRef::as_ref)
+    }
+
+    /// The instances that a mapped job consists of; none: it was not spread.
+    #[must_use]
+    pub fn instances(&self, ix: TaskIx) -> Option<&[TaskIx]> {
+        let count = self.tasks[ix].spread? as usize;
+        Some(self.graph.instances.get(&ix).map_or(&[], |instances| &instances[..count.min(instances.len())]))
+    }
+
+    /// What a job left: of a mapped one a list for each output, with null for an instance that left none.
+    #[must_use]
+    pub fn outputs(&self, ix: TaskIx) -> Cow<'_, BTreeMap<String, Value>> {
+        let Some(instances) = self.instances(ix) else { return Cow::Borrowed(&self.tasks[ix].outputs) };
+        let mut gathered: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for (place, instance) in instances.iter().enumerate() {
+            for (name, value) in &self.tasks[*instance].outputs {
+                let values = gathered.entry(name.clone()).or_insert_with(|| vec![Value::Null; instances.len()]);
+                values[place] = value.clone();
+            }
+        }
+        Cow::Owned(gathered.into_iter().map(|(name, values)| (name, Value::Array(values))).collect())
     }
 
     /// The executor that runs a job: chosen at submission, else in the template.
@@ -1043,10 +1123,33 @@ impl Task {
             sessions_lost: 0,
             slow: false,
             outputs: BTreeMap::new(),
+            instance: None,
+            spread: None,
             bundle,
             version,
             attempts: Vec::new(),
         }
+    }
+
+    /// What people call it: the job, with the index of an instance, as in `load[3]`.
+    #[must_use]
+    pub fn name(&self) -> TaskName {
+        match self.index() {
+            Some(index) => TaskName::of_instance(&self.job, index),
+            None => TaskName::from(&self.job),
+        }
+    }
+
+    /// Which instance of its job it is, if it is one.
+    #[must_use]
+    pub fn index(&self) -> Option<u32> {
+        self.instance.as_ref().map(|instance| instance.index)
+    }
+
+    /// Its place in the graph, by name.
+    #[must_use]
+    pub fn node(&self) -> (&JobName, Option<u32>) {
+        (&self.job, self.index())
     }
 
     /// What people call its state: the position or, when done, what became of it.

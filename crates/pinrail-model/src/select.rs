@@ -35,7 +35,7 @@ pub fn select(jobs: &[Job], selector: &str) -> Result<BTreeSet<JobName>, String>
 }
 
 /// The parts between commas may have white space around and between them; without any there is one that is empty.
-fn parts(text: &str) -> Vec<&str> {
+pub(crate) fn parts(text: &str) -> Vec<&str> {
     let parts: Vec<&str> = text.split_whitespace().collect();
     if parts.is_empty() { vec![""] } else { parts }
 }

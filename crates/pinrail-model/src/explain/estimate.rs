@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::{Ahead, Explanation, Holder, Named, Why};
 use crate::backfill::{Backfill, Progress};
 use crate::ids::RunId;
-use crate::names::{JobName, ProjectName, WorkflowName};
+use crate::names::{JobName, ProjectName, TaskName, WorkflowName};
 use crate::notify::Usual;
 use crate::run::{Cause, Position, Run, TaskIx};
 use crate::time::Micros;
@@ -90,7 +90,7 @@ fn latest(all: impl IntoIterator<Item = Guess>) -> Guess {
 /// what they may wait for slots.
 pub fn estimate(run: &Run, explanations: &mut [Explanation], history: &History, now: Micros) {
     let ends = ends(run, history, now);
-    let places: BTreeMap<&JobName, TaskIx> = run.tasks.iter().enumerate().map(|(ix, task)| (&task.job, ix)).collect();
+    let places: BTreeMap<TaskName, TaskIx> = run.tasks.iter().enumerate().map(|(ix, task)| (task.name(), ix)).collect();
     for explanation in explanations {
         let Some(ix) = explanation.job.as_ref().and_then(|job| places.get(job)).copied() else { continue };
         let (event, guess) = match &explanation.why {
@@ -201,7 +201,7 @@ fn turn(holders: &[Holder], place: u32, ahead: &[Ahead], history: &History, now:
     for holder in holders {
         let unseen = || "who holds it is not known".to_owned();
         let Named { project, workflow, job, since, .. } = holder.is.as_ref().ok_or_else(unseen)?;
-        let usual = history.job(project, workflow, job)?;
+        let usual = history.job(project, workflow, &job.job())?;
         runs = runs.min(usual.runs);
         free.push(Reverse(usual.less(now.since(*since)).time));
     }
@@ -213,7 +213,7 @@ fn turn(holders: &[Holder], place: u32, ahead: &[Ahead], history: &History, now:
         let (Some(project), Some(workflow), Some(job)) = (&group.project, &group.workflow, &group.job) else {
             return Err("who comes before it is not known".to_owned());
         };
-        let usual = history.job(project, workflow, job)?;
+        let usual = history.job(project, workflow, &job.job())?;
         runs = runs.min(usual.runs);
         for _ in 0..group.tasks {
             let Some(Reverse(at)) = free.pop() else { break };
@@ -239,7 +239,7 @@ pub fn name<'a>(explanation: &mut Explanation, find: impl Fn(RunId) -> Option<&'
         let group = Ahead {
             project: found.map(|(run, _)| run.project.clone()),
             workflow: found.map(|(run, _)| run.workflow.clone()),
-            job: found.map(|(_, task)| task.job.clone()),
+            job: found.map(|(_, task)| TaskName::from(&task.job)),
             tasks: 1,
         };
         let same = |other: &&mut Ahead| (&other.workflow, &other.job) == (&group.workflow, &group.job);
@@ -260,7 +260,7 @@ fn named(run: &Run, ix: TaskIx) -> Option<Named> {
     Some(Named {
         project: run.project.clone(),
         workflow: run.workflow.clone(),
-        job: task.job.clone(),
+        job: task.name(),
         by,
         owner: run.graph.jobs.get(ix)?.owner.clone(),
         since: task.attempt()?.started_at,

@@ -1,6 +1,6 @@
 //! The transition function of one run. It reads like the specification it is: one small function per event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::edges::is_legal;
 use super::{
-    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Loss, NewCode, Outcome,
-    Pending, Phase, PhaseRecord, PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop, Task,
-    TaskIx, Timer, Verdict, Work,
+    Attempt, CleanupEnd, Control, Effects, Ending, Ends, Event, Executed, Graph, Happening, Instance, Loss, NewCode,
+    Outcome, Pending, Phase, PhaseRecord, PhaseState, Position, Refused, Report, RetryWish, Run, RunState, Step, Stop,
+    Task, TaskIx, Timer, Verdict, Work,
 };
 use crate::condition::{Look, Otherwise, Seen, Watch};
-use crate::document::RunIf;
+use crate::document::{MOST_INSTANCES, MOST_TASKS, RunIf};
 use crate::fault::{Evidence, Fault, Reason};
 use crate::ids::{AttemptId, SessionId};
 use crate::seam::lake::Written;
@@ -131,7 +131,7 @@ impl Machine<'_> {
     fn shift(&mut self, ix: TaskIx, to: Position) -> Result<(), Refused> {
         let from = self.position(ix);
         if !is_legal(from, to) {
-            let job = &self.run.tasks[ix].job;
+            let job = self.run.tasks[ix].name();
             return Err(Refused::WrongState(format!("job \"{job}\" cannot go from {from} to {to}")));
         }
         self.task(ix).position = to;
@@ -207,8 +207,9 @@ impl Machine<'_> {
                     }
                 }
                 Allowed::Yes if !self.run.conditions_met(ix) => self.watch(ix),
+                Allowed::Yes if self.run.graph.jobs[ix].map.is_some() => self.spread_or_hold(ix, &mut open),
                 Allowed::Yes => self.make_ready(ix),
-                Allowed::Never(ending) => {
+                Allowed::Never(ending) | Allowed::Over(ending) => {
                     if self.shift(ix, Position::Done).is_ok() {
                         self.end_task(ix, ending);
                         open.extend(self.run.graph.children[ix].iter().copied());
@@ -243,6 +244,148 @@ impl Machine<'_> {
         }
     }
 
+    // A mapped job.
+
+    fn spread_or_hold(&mut self, ix: TaskIx, open: &mut Vec<TaskIx>) {
+        if self.run.tasks[ix].hold.is_some() {
+            self.make_ready(ix);
+            return;
+        }
+        match self.items(ix) {
+            Ok(items) => self.spread(ix, items, open),
+            Err(evidence) => {
+                let verdict = Verdict::failed(Fault::User, None, evidence);
+                if self.shift(ix, Position::Done).is_ok() {
+                    self.task(ix).given_up = Some(Box::new(verdict));
+                    self.end_task(ix, Ending::Failed);
+                    open.extend(self.run.graph.children[ix].iter().copied());
+                }
+            }
+        }
+    }
+
+    /// Makes a task of each item of the list. The job itself ends when they have; of an empty list at once.
+    fn spread(&mut self, ix: TaskIx, items: Vec<Value>, open: &mut Vec<TaskIx>) {
+        self.fx.durable = true;
+        let count = items.len();
+        self.run.graph = Arc::new(self.run.graph.spread(ix, count));
+        let graph = Arc::clone(&self.run.graph);
+        let places = graph.instances.get(&ix).map_or(&[][..], |places| &places[..count]);
+        let task = self.task(ix);
+        task.spread = Some(count as u32);
+        let (job, bundle, version) = (task.job.clone(), task.bundle, task.version);
+        self.note("task-spread", Some(ix), json!({"instances": count}));
+        for (index, (place, item)) in places.iter().zip(items).enumerate() {
+            if *place == self.run.tasks.len() {
+                self.run.tasks.push(Arc::new(Task::new(job.clone(), bundle, version)));
+            } else if self.shift(*place, Position::Waiting).is_ok() {
+                self.reset(*place);
+            }
+            let task = self.task(*place);
+            (task.bundle, task.version) = (bundle, version);
+            task.instance = Some(Box::new(Instance { index: index as u32, item }));
+        }
+        open.push(ix);
+        open.extend(places.iter().rev());
+    }
+
+    /// The list that a mapped job is to be spread over.
+    fn items(&self, ix: TaskIx) -> Result<Vec<Value>, Evidence> {
+        let Some(map) = &self.run.graph.jobs[ix].map else { return Ok(Vec::new()) };
+        let (job, output) = (map.job.as_str(), map.output.as_str());
+        let left = match self.run.find(job) {
+            Some(parent) => self.run.outputs(parent).get(output).cloned(),
+            None => self.run.outside.get(&map.job).and_then(|outputs| outputs.get(output)).cloned(),
+        };
+        let what = format!("output \"{output}\" of job \"{job}\"");
+        let items = match left {
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                let kind = match other {
+                    Value::Null => "null",
+                    Value::Bool(_) => "a boolean",
+                    Value::Number(_) => "a number",
+                    Value::String(_) => "a text",
+                    Value::Array(_) | Value::Object(_) => "an object",
+                };
+                let remedy = "Leave a list; an instance begins for each of its items.";
+                return Err(Evidence::new(format!("{what} is {kind}, not a list")).remedy(remedy));
+            }
+            None => {
+                let remedy = format!("Let job \"{job}\" leave it, an empty list if there is nothing to do.");
+                return Err(Evidence::new(format!("job \"{job}\" left no output \"{output}\"")).remedy(remedy));
+            }
+        };
+        let count = items.len();
+        let remedy = "Map over fewer and larger items, for example over lists of them.";
+        if count > MOST_INSTANCES {
+            let message = format!("{what} has {count} items; a job is mapped over {MOST_INSTANCES} at most");
+            return Err(Evidence::new(message).remedy(remedy));
+        }
+        let known = self.run.graph.instances.get(&ix).map_or(0, Vec::len);
+        let tasks = self.run.tasks.len() + count.saturating_sub(known);
+        if tasks > MOST_TASKS {
+            let message = format!(
+                "{what} has {count} items; with them the run would have {tasks} tasks, and {MOST_TASKS} are the most"
+            );
+            return Err(Evidence::new(message).remedy(remedy));
+        }
+        Ok(items)
+    }
+
+    /// The instances are no longer part of their job: its list will be read again.
+    fn set_aside(&mut self, ix: TaskIx) -> Result<(), Refused> {
+        for place in self.run.graph.instances.get(&ix).cloned().unwrap_or_default() {
+            if self.run.tasks[place].ending == Some(Ending::Skipped) {
+                continue;
+            }
+            self.shift(place, Position::Waiting)?;
+            self.reset(place);
+            self.shift(place, Position::Done)?;
+            self.task(place).ending = Some(Ending::Skipped);
+        }
+        Ok(())
+    }
+
+    /// A new generation of a task, of which nothing is known yet.
+    fn reset(&mut self, ix: TaskIx) {
+        let task = self.task(ix);
+        task.generation += 1;
+        task.epoch += 1;
+        task.ending = None;
+        task.held = None;
+        task.hold = None;
+        task.marked = None;
+        task.stopped = None;
+        task.watch = None;
+        task.given_up = None;
+        task.backoff_until = None;
+        task.owner_deaths = 0;
+        task.sessions_lost = 0;
+        task.spread = None;
+        // What was said of an item is not said of the one that comes to its place.
+        if task.instance.is_some() {
+            task.disabled = None;
+        }
+    }
+
+    /// What a person who names a mapped job means once it was spread: its instances, of those that `which` chooses.
+    fn meant(&self, ix: TaskIx, which: impl Fn(&Task) -> bool) -> Vec<TaskIx> {
+        match self.run.instances(ix).filter(|_| self.position(ix) == Position::Waiting) {
+            Some(instances) => instances.iter().copied().filter(|ix| which(&self.run.tasks[*ix])).collect(),
+            None => vec![ix],
+        }
+    }
+
+    /// Refuses what is asked of an instance that its job's list no longer has an item for.
+    fn counts(&self, ix: TaskIx) -> Result<(), Refused> {
+        if !is_set_aside(self.run, ix) {
+            return Ok(());
+        }
+        let (name, job) = (self.run.tasks[ix].name(), &self.run.tasks[ix].job);
+        Err(Refused::WrongState(format!("\"{name}\" is not part of job \"{job}\" any more, whose list is another one")))
+    }
+
     // What it waits for outside of the run.
 
     fn watch(&mut self, ix: TaskIx) {
@@ -261,7 +404,7 @@ impl Machine<'_> {
     }
 
     fn observed(&mut self, ix: TaskIx, at: usize, look: &Look, what: &str, found: &str) -> Result<(), Refused> {
-        let waits = self.position(ix) == Position::Waiting;
+        let waits = self.position(ix) == Position::Waiting && self.run.tasks[ix].spread.is_none();
         let seen = self.run.tasks[ix].watch.as_ref().and_then(|watch| watch.seen.get(at));
         let Some(seen) = seen.filter(|_| waits).cloned() else {
             let job = &self.run.tasks[ix].job;
@@ -471,7 +614,7 @@ impl Machine<'_> {
         if at == position {
             return Ok(());
         }
-        Err(Refused::WrongState(format!("job \"{}\" is {at}, not {position}", self.run.tasks[ix].job)))
+        Err(Refused::WrongState(format!("job \"{}\" is {at}, not {position}", self.run.tasks[ix].name())))
     }
 
     fn phase_started(&mut self, ix: TaskIx, phase: Phase) -> Result<(), Refused> {
@@ -482,7 +625,7 @@ impl Machine<'_> {
             | (Phase::Complete, Position::Completing)
             | (Phase::Cleanup, Position::Cleaning) => {}
             (phase, at) => {
-                let job = &self.run.tasks[ix].job;
+                let job = self.run.tasks[ix].name();
                 return Err(Refused::WrongState(format!("job \"{job}\" is {at}, {} cannot begin", phase.name())));
             }
         }
@@ -595,7 +738,7 @@ impl Machine<'_> {
 
     fn failed(&mut self, ix: TaskIx, verdict: Verdict, graceful: bool) -> Result<(), Refused> {
         if !self.position(ix).is_live() {
-            return Err(Refused::WrongState(format!("job \"{}\" has no live attempt", self.run.tasks[ix].job)));
+            return Err(Refused::WrongState(format!("job \"{}\" has no live attempt", self.run.tasks[ix].name())));
         }
         self.fx.durable = true;
         let open = if verdict.ends == Ends::Lost { PhaseState::Lost } else { PhaseState::Failed };
@@ -836,7 +979,7 @@ impl Machine<'_> {
         let all: Vec<TaskIx> = match task {
             Some(ix) => {
                 self.known(ix)?;
-                vec![ix]
+                self.meant(ix, |_| true).into_iter().chain([ix]).collect()
             }
             None if self.run.state().is_final() => {
                 return Err(Refused::WrongState(format!("the run is over already: {}", self.run.state().name())));
@@ -858,6 +1001,11 @@ impl Machine<'_> {
 
     fn stop_task(&mut self, ix: TaskIx, stop: &Stop) -> Result<(), Refused> {
         match self.position(ix) {
+            // It ends with its instances.
+            Position::Waiting if self.run.tasks[ix].spread.is_some() => {
+                self.task(ix).stopped = Some(stop.clone());
+                Ok(())
+            }
             Position::Waiting | Position::Ready | Position::Backoff | Position::Held => {
                 self.shift(ix, Position::Done)?;
                 self.task(ix).epoch += 1;
@@ -887,19 +1035,41 @@ impl Machine<'_> {
     fn retry(&mut self, tasks: &[TaskIx], by: &str, code: Option<&NewCode>) -> Result<(), Refused> {
         for ix in tasks {
             self.known(*ix)?;
+        }
+        let graph = Arc::clone(&self.run.graph);
+        let of_a_job = |ix: &TaskIx| {
+            self.run.tasks[*ix].instance.is_some() && graph.children[*ix].iter().any(|job| tasks.contains(job))
+        };
+        // With a mapped job all of it begins anew.
+        let tasks: Vec<TaskIx> = tasks.iter().copied().filter(|ix| !of_a_job(ix)).collect();
+        // A job is opened again by one of its instances, unless a person said what became of it.
+        let jobs = tasks.iter().filter(|ix| self.run.tasks[**ix].instance.is_some()).flat_map(|ix| &graph.children[*ix]);
+        let opened = jobs.copied().filter(|job| self.run.tasks[*job].marked.is_none());
+        let opens: BTreeSet<TaskIx> = tasks.iter().copied().chain(opened).collect();
+        for ix in &tasks {
+            self.counts(*ix)?;
+            let own = graph.instances.get(ix).into_iter().flatten();
+            let busy = own.map(|own| &self.run.tasks[*own]).find(|own| own.position != Position::Done);
+            if let Some(own) = busy.filter(|_| self.position(*ix) == Position::Done) {
+                return Err(Refused::WrongState(format!("job \"{}\" is {}; stop it first", own.name(), own.position)));
+            }
             let task = &self.run.tasks[*ix];
             if !matches!(task.position, Position::Done | Position::Held) {
-                return Err(Refused::WrongState(format!("job \"{}\" is {}; stop it first", task.job, task.position)));
+                return Err(Refused::WrongState(format!(
+                    "job \"{}\" is {}; stop it first",
+                    task.name(),
+                    task.position
+                )));
             }
-            let lacking = self.run.graph.parents[*ix].iter().find(|parent| {
-                !tasks.contains(parent)
+            let lacking = graph.inputs(*ix).iter().find(|parent| {
+                !opens.contains(parent)
                     && self.run.tasks[**parent].ending.is_some_and(|ending| !ending.is_good())
                     && self.run.graph.jobs[*ix].run_if == RunIf::AllSucceeded
             });
             if let Some(parent) = lacking {
                 let parent = &self.run.tasks[*parent].job;
                 let message =
-                    format!("job \"{}\" waits for \"{parent}\", which did not succeed; retry it as well", task.job);
+                    format!("job \"{}\" waits for \"{parent}\", which did not succeed; retry it as well", task.name());
                 return Err(Refused::WrongState(message));
             }
         }
@@ -916,25 +1086,14 @@ impl Machine<'_> {
             self.run.bundle = code.bundle;
             self.run.version = code.version;
         }
-        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect();
+        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].name().to_string()).collect();
         self.note("run-retried", None, json!({"by": by, "jobs": names}));
-        for ix in tasks {
+        for ix in &tasks {
             self.shift(*ix, Position::Waiting)?;
-            let task = self.task(*ix);
-            task.generation += 1;
-            task.epoch += 1;
-            task.ending = None;
-            task.held = None;
-            task.hold = None;
-            task.marked = None;
-            task.stopped = None;
-            task.watch = None;
-            task.given_up = None;
-            task.backoff_until = None;
-            task.owner_deaths = 0;
-            task.sessions_lost = 0;
+            self.reset(*ix);
+            self.set_aside(*ix)?;
         }
-        self.reopen_below(tasks)?;
+        self.reopen_below(&tasks)?;
         if let Some(code) = code {
             self.take_code(code, &before);
         }
@@ -955,7 +1114,7 @@ impl Machine<'_> {
     /// Whatever has an attempt still to begin takes the new job with its files; the rest stays what it was.
     fn take_code(&mut self, code: &NewCode, before: &Graph) {
         let (new, old): (Vec<TaskIx>, Vec<TaskIx>) =
-            (0..self.run.tasks.len()).partition(|ix| self.run.tasks[*ix].position.is_before_an_attempt());
+            (0..self.run.tasks.len()).partition(|ix| has_not_begun(&self.run.tasks[*ix]));
         for ix in new {
             let same = before.jobs[ix].wait_for == code.graph.jobs[ix].wait_for;
             let task = self.task(ix);
@@ -994,15 +1153,27 @@ impl Machine<'_> {
         }
         for ix in tasks {
             self.known(*ix)?;
+            self.counts(*ix)?;
+        }
+        // What is said of a mapped job is said of all of it that has not ended.
+        let open = |ix: &TaskIx| self.meant(*ix, |task| task.ending.is_none() && task.position != Position::Done);
+        let mut all: Vec<TaskIx> = tasks.iter().flat_map(open).filter(|ix| !tasks.contains(ix)).collect();
+        all.extend(tasks);
+        let tasks = &all[..];
+        for ix in tasks {
             let task = &self.run.tasks[*ix];
             if task.position.is_live() || task.position == Position::Cleaning {
-                return Err(Refused::WrongState(format!("job \"{}\" is {}; stop it first", task.job, task.position)));
+                return Err(Refused::WrongState(format!(
+                    "job \"{}\" is {}; stop it first",
+                    task.name(),
+                    task.position
+                )));
             }
         }
         self.fx.durable = true;
         self.fx.run_touched = true;
         self.run.ended_at = None;
-        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect();
+        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].name().to_string()).collect();
         let data = json!({"by": control.by, "reason": control.reason, "jobs": names, "state": ending.name()});
         self.note("tasks-marked", None, data);
         for ix in tasks {
@@ -1041,9 +1212,16 @@ impl Machine<'_> {
             Some(tasks) => {
                 for ix in tasks {
                     self.known(*ix)?;
-                    self.hold_or_release(*ix, control, by)?;
+                    let meant = self.meant(*ix, |task| match control {
+                        Some(_) => has_not_begun(task) && task.position != Position::Held,
+                        None => has_not_begun(task),
+                    });
+                    self.someone(*ix, &meant)?;
+                    for ix in meant {
+                        self.hold_or_release(ix, control, by)?;
+                    }
                 }
-                Some(tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect::<Vec<_>>())
+                Some(tasks.iter().map(|ix| self.run.tasks[*ix].name().to_string()).collect::<Vec<_>>())
             }
         };
         self.fx.durable = true;
@@ -1055,8 +1233,15 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Refuses what is asked of a mapped job that has no instance left to do it to.
+    fn someone(&self, ix: TaskIx, meant: &[TaskIx]) -> Result<(), Refused> {
+        let job = &self.run.tasks[ix].job;
+        let why = || Refused::WrongState(format!("every instance of job \"{job}\" has begun"));
+        if meant.is_empty() { Err(why()) } else { Ok(()) }
+    }
+
     fn hold_or_release(&mut self, ix: TaskIx, control: Option<&Control>, by: &str) -> Result<(), Refused> {
-        let (at, job) = (self.position(ix), self.run.tasks[ix].job.clone());
+        let (at, job) = (self.position(ix), self.run.tasks[ix].name());
         match (control, at) {
             (Some(control), Position::Ready) => {
                 self.task(ix).hold = Some(control.clone());
@@ -1104,16 +1289,25 @@ impl Machine<'_> {
     fn disable(&mut self, tasks: &[TaskIx], control: Option<&Control>, by: &str) -> Result<(), Refused> {
         for ix in tasks {
             self.known(*ix)?;
+        }
+        let mut all = Vec::with_capacity(tasks.len());
+        for ix in tasks {
+            let meant = self.meant(*ix, has_not_begun);
+            self.someone(*ix, &meant)?;
+            all.extend(meant);
+        }
+        let tasks = &all[..];
+        for ix in tasks {
             let task = &self.run.tasks[*ix];
             if !task.position.is_before_an_attempt() {
-                let (job, at) = (&task.job, task.position);
+                let (job, at) = (task.name(), task.position);
                 return Err(Refused::WrongState(format!(
                     "job \"{job}\" is {at}; only what has not begun can be switched"
                 )));
             }
         }
         self.fx.durable = true;
-        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].job.to_string()).collect();
+        let names: Vec<_> = tasks.iter().map(|ix| self.run.tasks[*ix].name().to_string()).collect();
         let kind = if control.is_some() { "tasks-disabled" } else { "tasks-enabled" };
         let reason = control.and_then(|control| control.reason.as_deref());
         self.note(kind, None, json!({"by": by, "reason": reason, "jobs": names}));
@@ -1139,11 +1333,14 @@ impl Machine<'_> {
                 let task = &self.run.tasks[child];
                 // What a person said stays said.
                 let unbegun = task.marked.is_none()
-                    && matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped | Ending::Disabled));
+                    && !is_set_aside(self.run, child)
+                    && (matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped | Ending::Disabled))
+                        || is_instance_of(self.run, ix, child));
                 if task.position == Position::Ready || (task.position == Position::Done && unbegun) {
                     self.shift(child, Position::Waiting)?;
                     let task = self.task(child);
                     task.ending = None;
+                    task.stopped = None;
                     // What it waits for may hang on what the others do this time.
                     task.watch = None;
                     open.push(child);
@@ -1179,13 +1376,18 @@ pub(crate) enum Allowed {
     NotYet,
     Yes,
     Never(Ending),
+    /// A mapped job ends as its instances did.
+    Over(Ending),
 }
 
 pub(crate) fn allowed(run: &Run, ix: TaskIx) -> Allowed {
+    if let Some(instances) = run.instances(ix) {
+        return fan_in(run, instances).map_or(Allowed::NotYet, Allowed::Over);
+    }
     if run.stop.is_some() {
         return Allowed::Never(Ending::Cancelled);
     }
-    let endings: Vec<Option<Ending>> = run.graph.parents[ix].iter().map(|parent| run.tasks[*parent].ending).collect();
+    let endings: Vec<Option<Ending>> = run.graph.inputs(ix).iter().map(|parent| run.tasks[*parent].ending).collect();
     let any = |wanted: &[Ending]| endings.iter().flatten().any(|ending| wanted.contains(ending));
     let all_ended = endings.iter().all(Option::is_some);
     let bad = [Ending::Failed, Ending::UpstreamFailed, Ending::Cancelled];
@@ -1198,6 +1400,33 @@ pub(crate) fn allowed(run: &Run, ix: TaskIx) -> Allowed {
         RunIf::AllSucceeded | RunIf::AllDone | RunIf::NoneFailed if all_ended => Allowed::Yes,
         _ => Allowed::NotYet,
     }
+}
+
+/// What becomes of a mapped job when all its instances have ended.
+fn fan_in(run: &Run, instances: &[TaskIx]) -> Option<Ending> {
+    let endings = || instances.iter().map(|ix| run.tasks[*ix].ending);
+    if !endings().all(|ending| ending.is_some()) {
+        return None;
+    }
+    let any = |wanted: Ending| endings().any(|ending| ending == Some(wanted));
+    let worst = [Ending::Failed, Ending::Cancelled, Ending::UpstreamFailed].into_iter().find(|ending| any(*ending));
+    let all_skipped = !instances.is_empty() && endings().all(|ending| ending == Some(Ending::Skipped));
+    Some(worst.unwrap_or(if all_skipped { Ending::Skipped } else { Ending::Succeeded }))
+}
+
+/// Whether a task is an instance that is no part of its job any more, or not yet again.
+fn is_set_aside(run: &Run, ix: TaskIx) -> bool {
+    let Some(index) = run.tasks[ix].index() else { return false };
+    run.graph.children[ix].first().is_none_or(|job| run.tasks[*job].spread.is_none_or(|count| index >= count))
+}
+
+fn is_instance_of(run: &Run, ix: TaskIx, job: TaskIx) -> bool {
+    run.tasks[ix].instance.is_some() && run.tasks[job].spread.is_some() && run.graph.children[ix].first() == Some(&job)
+}
+
+/// Whether a task takes other code: none of it is under way, has ended or was spread.
+fn has_not_begun(task: &Task) -> bool {
+    task.position.is_before_an_attempt() && task.spread.is_none()
 }
 
 enum Next {

@@ -9,7 +9,7 @@ use crate::names::JobName;
 use crate::select::select;
 
 /// Immutable and shared by all copies of a run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Graph {
     pub jobs: Vec<Arc<Job>>,
     /// For each job, those that it waits for within the run.
@@ -20,6 +20,8 @@ pub struct Graph {
     pub weight: Vec<u64>,
     /// Attempts of all runs of the workflow that may be under way at once.
     pub concurrency: Option<u32>,
+    /// The instances of each mapped job that was spread, by index. They come after all jobs; a mapped job waits for them.
+    pub instances: BTreeMap<usize, Vec<usize>>,
 }
 
 /// How long a job of unknown duration counts.
@@ -41,13 +43,59 @@ impl Graph {
         Ok(Self::new(&document.jobs, selected.as_ref()).limited(document.concurrency))
     }
 
-    /// The graph of these jobs, in this order.
+    /// The graph of these jobs, in this order, each with the index that it has if it is an instance.
     ///
     /// # Errors
     /// The first name that is no job of the document.
-    pub fn of<'a>(jobs: &[Job], names: impl Iterator<Item = &'a JobName>) -> Result<Self, JobName> {
-        let found = names.map(|name| jobs.iter().find(|job| job.name == *name).cloned().ok_or_else(|| name.clone()));
-        Ok(Self::build(found.collect::<Result<_, _>>()?))
+    pub fn of<'a>(jobs: &[Job], nodes: impl Iterator<Item = (&'a JobName, Option<u32>)>) -> Result<Self, JobName> {
+        let (instances, names): (Vec<_>, Vec<_>) = nodes.partition(|(_, index)| index.is_some());
+        let job = |name: &JobName| jobs.iter().find(|job| job.name == *name).cloned().ok_or_else(|| name.clone());
+        let mut graph = Self::build(names.into_iter().map(|(name, _)| job(name)).collect::<Result<_, _>>()?);
+        let places: BTreeMap<JobName, usize> =
+            graph.jobs.iter().enumerate().map(|(ix, job)| (job.name.clone(), ix)).collect();
+        let mut made: BTreeMap<usize, Arc<Job>> = BTreeMap::new();
+        for (name, _) in instances {
+            let of = *places.get(name).ok_or_else(|| name.clone())?;
+            let job = made.entry(of).or_insert_with(|| Arc::new(graph.jobs[of].instance()));
+            let job = Arc::clone(job);
+            graph.add_instance(of, job);
+        }
+        Ok(graph)
+    }
+
+    /// The same where a mapped job has so many instances at least, and those are what the job says now.
+    #[must_use]
+    pub fn spread(&self, of: usize, instances: usize) -> Self {
+        let mut graph = self.clone();
+        let job = Arc::new(self.jobs[of].instance());
+        for ix in graph.instances.get(&of).into_iter().flatten().take(instances) {
+            graph.jobs[*ix] = Arc::clone(&job);
+        }
+        while graph.instances.get(&of).map_or(0, Vec::len) < instances {
+            graph.add_instance(of, Arc::clone(&job));
+        }
+        graph
+    }
+
+    /// It waits for what its job waits for, and its job waits for it.
+    fn add_instance(&mut self, of: usize, job: Arc<Job>) {
+        let (ix, inputs) = (self.jobs.len(), self.inputs(of).to_vec());
+        for input in &inputs {
+            self.children[*input].push(ix);
+        }
+        self.jobs.push(job);
+        self.parents.push(inputs);
+        self.parents[of].push(ix);
+        self.children.push(vec![of]);
+        self.weight.push(self.weight[of] + 1);
+        self.instances.entry(of).or_default().push(ix);
+    }
+
+    /// The jobs that a job waits for, without instances of its own.
+    #[must_use]
+    pub fn inputs(&self, ix: usize) -> &[usize] {
+        let own = self.instances.get(&ix).map_or(0, Vec::len);
+        &self.parents[ix][..self.parents[ix].len() - own]
     }
 
     /// The same edges, with the jobs of another graph at some places: what has begun there began as those say.
@@ -57,8 +105,7 @@ impl Graph {
         for ix in places {
             jobs[ix] = Arc::clone(&other.jobs[ix]);
         }
-        let (parents, children) = (self.parents.clone(), self.children.clone());
-        Self { jobs, parents, children, weight: self.weight.clone(), concurrency: self.concurrency }
+        Self { jobs, ..self.clone() }
     }
 
     /// The same under a limit.
@@ -77,7 +124,9 @@ impl Graph {
         order.sort_by_key(|ix| self.weight[*ix]);
         for ix in order {
             let below = self.children[ix].iter().map(|child| self.weight[*child]).max().unwrap_or(0);
-            self.weight[ix] = below + own(&self.jobs[ix]);
+            // An instance takes the place of its job, which does nothing itself.
+            let is_instance = ix >= self.jobs.len() - self.instances.values().map(Vec::len).sum::<usize>();
+            self.weight[ix] = if is_instance { below + 1 } else { below + own(&self.jobs[ix]) };
         }
         self
     }
@@ -100,6 +149,7 @@ impl Graph {
             let below = children[ix].iter().map(|child| weight[*child]).max().unwrap_or(0);
             weight[ix] = below + UNKNOWN.as_millis() as u64;
         }
-        Self { jobs: jobs.into_iter().map(Arc::new).collect(), parents, children, weight, concurrency: None }
+        let jobs = jobs.into_iter().map(Arc::new).collect();
+        Self { jobs, parents, children, weight, concurrency: None, instances: BTreeMap::new() }
     }
 }

@@ -16,7 +16,9 @@ use crate::document::{ExecutorKind, Sha};
 use crate::explain::Unpublished;
 use crate::fault::Fault;
 use crate::ids::{AttemptId, BackfillId, CommandId, NoticeId, RunId, TokenId, TransitionId};
-use crate::names::{ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, TargetName, WorkflowName};
+use crate::names::{
+    ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName,
+};
 use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
 use crate::run::{Attempt, Cause, Class, Control, Ending, Graph, Run, Task};
 use crate::seam::lake::{PointerSwap, Pointers};
@@ -543,7 +545,7 @@ pub enum CommandKind {
     CreateRun(Box<NewRun>),
     Stop {
         run: RunId,
-        job: Option<JobName>,
+        job: Option<TaskName>,
         reason: Option<String>,
     },
     Retry {

@@ -14,14 +14,13 @@ use crate::document::{Document, Sha};
 use crate::ids::{AttemptId, BackfillId, RunId};
 use crate::names::{ProjectName, WorkflowName};
 use crate::run::{
-    Cause, Control, Effects, Event, Graph, Loss, NewCode, Pending, Refused, Run, RunState, Stop, Task, TaskIx, Timer,
-    Work, apply, beside,
+    Cause, Control, Effects, Event, Graph, Loss, NewCode, Pending, Refused, Run, RunState, Stop, TaskIx, Timer, Work,
+    apply, beside,
 };
 use crate::seam::lake::Written;
 use crate::seam::store::{
     Activation, BackfillChange, BackfillRow, Code, Command, CommandKind, LimitName, LimitSet, NewRun, RunRow, Write,
 };
-use crate::select::select;
 use crate::target::{Lane, name_of};
 use crate::time::{Micros, Now};
 use crate::trigger::{Fire, PassedOver, Trigger};
@@ -653,7 +652,7 @@ impl<S: Surroundings> Owner<S> {
                 let held = self.hold(*run)?;
                 let tasks = match jobs {
                     None => (0..held.tasks.len()).filter(|ix| held.wants_retry(*ix)).collect(),
-                    Some(jobs) => selected(held, jobs)?,
+                    Some(jobs) => held.select(jobs).map_err(Refusal)?,
                 };
                 let code = code.as_ref().map(|code| self.new_code(*run, code)).transpose()?;
                 self.apply(*run, &Event::Retry { tasks, by, code }).map_err(refused)
@@ -662,18 +661,18 @@ impl<S: Surroundings> Owner<S> {
                 self.hold(*run)?;
                 self.make_way(*run)?;
                 self.wake_backfill(*run);
-                let tasks = selected(self.hold(*run)?, jobs)?;
+                let tasks = self.hold(*run)?.select(jobs).map_err(Refusal)?;
                 let event = Event::Mark { tasks, ending: *ending, control: control(reason) };
                 self.apply(*run, &event).map_err(refused)
             }
             CommandKind::HoldRun { run, jobs, held, reason } => {
                 let run_held = self.hold(*run)?;
-                let tasks = jobs.as_ref().map(|jobs| selected(run_held, jobs)).transpose()?;
+                let tasks = jobs.as_ref().map(|jobs| run_held.select(jobs)).transpose().map_err(Refusal)?;
                 let event = Event::Hold { tasks, control: held.then(|| control(reason)), by: by.clone() };
                 self.apply(*run, &event).map_err(refused)
             }
             CommandKind::Disable { run, jobs, disabled, reason } => {
-                let tasks = selected(self.hold(*run)?, jobs)?;
+                let tasks = self.hold(*run)?.select(jobs).map_err(Refusal)?;
                 let event = Event::Disable { tasks, control: disabled.then(|| control(reason)), by: by.clone() };
                 self.apply(*run, &event).map_err(refused)
             }
@@ -768,7 +767,7 @@ impl<S: Surroundings> Owner<S> {
     fn new_code(&mut self, run: RunId, code: &Code) -> Result<NewCode, Refusal> {
         let document = self.around.document(code.version).ok_or_else(|| Refusal("no such version".to_owned()))?;
         let run = self.hold(run)?;
-        let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job))
+        let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| task.node()))
             .map_err(|job| Refusal(format!("job \"{job}\" does not exist in the new code")))?;
         let graph = Arc::new(graph.limited(document.concurrency));
         Ok(NewCode { graph, bundle: code.bundle, version: code.version })
@@ -871,15 +870,4 @@ fn subject(kind: &CommandKind) -> Option<RunId> {
         | CommandKind::Reload { run, .. } => Some(*run),
         _ => None,
     }
-}
-
-fn selected(run: &Run, selector: &str) -> Result<Vec<TaskIx>, Refusal> {
-    // One job is what is most often asked for.
-    if let Some(ix) = run.find(selector) {
-        return Ok(vec![ix]);
-    }
-    let all: Vec<_> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
-    let names = select(&all, selector).map_err(Refusal)?;
-    let named = |(_, task): &(usize, &Arc<Task>)| names.contains(&task.job);
-    Ok(run.tasks.iter().enumerate().filter(named).map(|(ix, _)| ix).collect())
 }

@@ -38,7 +38,7 @@ fn plans() -> impl Strategy<Value = Vec<JobPlan>> {
             let mut after: Vec<usize> = if ix == 0 { vec![] } else { after.iter().map(|i| i.index(ix)).collect() };
             after.sort_unstable();
             after.dedup();
-            JobPlan { after, run_if, retries, may_fail, spec, faults, waits, looks }
+            JobPlan { after, run_if, retries, may_fail, spec, faults, waits, looks, ..JobPlan::default() }
         };
         jobs.into_iter().enumerate().map(plan).collect()
     })

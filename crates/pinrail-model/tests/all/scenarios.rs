@@ -10,7 +10,8 @@ use pinrail_model::explain::{Why, explain};
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::SessionId;
 use pinrail_model::run::*;
-use pinrail_model::time::Now;
+use pinrail_model::time::{Micros, Now};
+use serde_json::json;
 
 use crate::world::{JobPlan, World, jobs};
 
@@ -339,4 +340,146 @@ fn a_late_look_and_a_look_at_what_is_decided_change_nothing() {
     world.apply(&observed(epoch, 1, Look::Never)).unwrap();
     assert_eq!(endings(&world), ["skipped"]);
     assert!(world.apply(&observed(epoch, 0, Look::Met)).is_err());
+}
+
+fn mapped(after: &[usize]) -> JobPlan {
+    JobPlan { map: true, ..plan(after) }
+}
+
+fn lister(lists: &[serde_json::Value]) -> JobPlan {
+    JobPlan { lists: lists.to_vec(), ..JobPlan::default() }
+}
+
+fn names(world: &World) -> Vec<String> {
+    world.run.tasks.iter().map(|task| format!("{} {}", task.name(), task.state_name())).collect()
+}
+
+fn retry(world: &mut World, selector: &str) -> Result<(), Refused> {
+    let tasks = world.run.select(selector).unwrap();
+    world.apply(&Event::Retry { tasks, by: "anna".to_owned(), code: None })
+}
+
+#[test]
+fn a_mapped_job_has_a_task_for_each_item_and_what_is_below_waits_for_all() {
+    let mut world = World::new(vec![lister(&[json!(["a", "b", "c"])]), mapped(&[0]), plan(&[1])], 2);
+    while world.run.tasks.len() == 3 {
+        world.work(0);
+    }
+    let why = explain(&world.run, Some(&world.shard), 1, world.now.wall).why;
+    let Why::WaitingForJobs { jobs } = why else { panic!("{why:?}") };
+    assert_eq!(jobs.iter().map(|job| job.job.as_str()).collect::<Vec<_>>(), ["j1[0]", "j1[1]", "j1[2]"]);
+    world.restart();
+    world.finish();
+    let all = ["j0", "j1", "j2", "j1[0]", "j1[1]", "j1[2]"].map(|name| format!("{name} succeeded"));
+    assert_eq!(names(&world), all);
+    assert!(world.run.tasks[1].attempts.is_empty(), "it is the sum of its instances");
+    assert_eq!(world.run.tasks[5].instance.as_ref().unwrap().item, json!("c"));
+    assert_eq!(world.run.find("j1[2]"), Some(5));
+    assert_eq!(world.run.state(), RunState::Succeeded);
+}
+
+#[test]
+fn a_mapped_job_leaves_the_list_of_what_its_instances_left() {
+    let lists = lister(&[json!([1, 2])]);
+    let middle = JobPlan { lists: vec![json!("x")], ..mapped(&[0]) };
+    let mut world = World::new(vec![lists, middle, mapped(&[1])], 4);
+    world.finish();
+    assert_eq!(world.run.outputs(1)["list"], json!(["x", "x"]));
+    assert_eq!(world.run.tasks.len(), 7, "a job can be mapped over what another mapped one left");
+    assert_eq!(world.run.state(), RunState::Succeeded);
+}
+
+#[test]
+fn an_empty_list_is_done_at_once() {
+    let mut world = World::new(vec![lister(&[json!([])]), mapped(&[0]), plan(&[1])], 2);
+    world.finish();
+    assert_eq!(names(&world), ["j0 succeeded", "j1 succeeded", "j2 succeeded"]);
+}
+
+#[test]
+fn what_is_no_list_or_too_long_fails_with_the_limit_named() {
+    let message = |plan: JobPlan| {
+        let mut world = World::new(vec![plan, mapped(&[0]), self::plan(&[1])], 2);
+        world.finish();
+        assert_eq!(endings(&world)[1..], ["failed", "upstream-failed"]);
+        let Why::Failed { failure, .. } = explain(&world.run, None, 1, world.now.wall).why else { panic!() };
+        assert_eq!(failure.fault, Fault::User);
+        failure.evidence.message
+    };
+    assert_eq!(message(lister(&[json!("a")])), "output \"list\" of job \"j0\" is a text, not a list");
+    assert_eq!(message(plan(&[])), "job \"j0\" left no output \"list\"");
+    let long = (0..100_000).collect::<Vec<u32>>();
+    assert_eq!(
+        message(lister(&[json!(long)])),
+        "output \"list\" of job \"j0\" has 100000 items; a job is mapped over 10000 at most"
+    );
+}
+
+#[test]
+fn a_failed_instance_is_tried_again_alone() {
+    let job = JobPlan { faults: vec![Fault::Data], ..mapped(&[0]) };
+    let mut world = World::new(vec![lister(&[json!([1, 2])]), job, plan(&[1])], 4);
+    world.finish();
+    assert_eq!(names(&world)[1..], ["j1 failed", "j2 upstream-failed", "j1[0] failed", "j1[1] failed"]);
+    let Why::Failed { failure, .. } = explain(&world.run, None, 1, world.now.wall).why else { panic!() };
+    let told = ("instances".to_owned(), "2 of 2 failed: j1[0], j1[1]".to_owned());
+    assert!(failure.evidence.facts.contains(&told), "{failure:?}");
+    retry(&mut world, "j1[1]").unwrap();
+    world.finish();
+    assert_eq!(names(&world)[1..], ["j1 failed", "j2 upstream-failed", "j1[0] failed", "j1[1] succeeded"]);
+    let wanted: Vec<TaskIx> = (0..world.run.tasks.len()).filter(|ix| world.run.wants_retry(*ix)).collect();
+    assert_eq!(wanted, [2, 3], "its job opens with it");
+    world.apply(&Event::Retry { tasks: wanted, by: "anna".to_owned(), code: None }).unwrap();
+    world.finish();
+    assert_eq!(world.run.state(), RunState::Succeeded);
+    let attempts: Vec<_> = world.run.tasks.iter().map(|task| task.attempts.len()).collect();
+    assert_eq!(attempts, [1, 0, 1, 2, 2]);
+}
+
+#[test]
+fn a_mapped_job_that_is_tried_again_reads_its_list_anew() {
+    let lists = [json!([1, 2, 3]), json!([7]), json!([8, 9])];
+    let mut world = World::new(vec![lister(&lists), mapped(&[0]), plan(&[1])], 4);
+    world.finish();
+    retry(&mut world, "j0").unwrap();
+    world.finish();
+    assert_eq!(world.run.tasks.len(), 6, "what has ended stays as it is");
+    retry(&mut world, "j0+").unwrap();
+    assert_eq!(names(&world)[3..], ["j1[0] skipped", "j1[1] skipped", "j1[2] skipped"]);
+    world.finish();
+    assert_eq!(names(&world)[3..], ["j1[0] succeeded", "j1[1] succeeded", "j1[2] skipped"]);
+    assert_eq!(world.run.tasks[3].instance.as_ref().unwrap().item, json!(8));
+    let refused = retry(&mut world, "j1[2]").unwrap_err().to_string();
+    assert_eq!(refused, "\"j1[2]\" is not part of job \"j1\" any more, whose list is another one");
+    assert_eq!(world.run.select("j1[7]").unwrap_err(), "job \"j1[7]\" not found");
+    assert_eq!(world.run.state(), RunState::Succeeded);
+}
+
+#[test]
+fn what_is_said_of_a_mapped_job_is_said_of_its_instances() {
+    let control = || Control { by: "anna".to_owned(), at: Micros(0), reason: None };
+    let begin = || {
+        let mut world = World::new(vec![lister(&[json!([1, 2, 3])]), mapped(&[0]), plan(&[1])], 2);
+        while world.run.tasks.len() == 3 {
+            world.work(0);
+        }
+        world
+    };
+    let mut world = begin();
+    let before: Vec<_> = world.run.tasks[3..].iter().map(|task| task.position.is_before_an_attempt()).collect();
+    world.apply(&Event::Disable { tasks: vec![1], control: Some(control()), by: "anna".to_owned() }).unwrap();
+    world.finish();
+    let off: Vec<_> = world.run.tasks[3..].iter().map(|task| task.state_name() == "disabled").collect();
+    assert_eq!((off, world.run.state()), (before, RunState::Succeeded));
+
+    let mut world = begin();
+    world.apply(&Event::Stop { task: Some(1), by: "anna".to_owned(), reason: None }).unwrap();
+    world.finish();
+    assert_eq!(endings(&world)[1..], ["cancelled", "upstream-failed", "cancelled", "cancelled", "cancelled"]);
+
+    let mark = Event::Mark { tasks: vec![1], ending: Ending::Succeeded, control: control() };
+    world.apply(&mark).unwrap();
+    world.finish();
+    assert_eq!(endings(&world)[1..3], ["succeeded", "succeeded"]);
+    assert_eq!(world.run.state(), RunState::Succeeded, "what a person says of the whole counts");
 }

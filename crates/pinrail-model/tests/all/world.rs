@@ -29,6 +29,10 @@ pub struct JobPlan {
     pub waits: Vec<&'static str>,
     /// Looks that find nothing before the first that does.
     pub looks: usize,
+    /// It is mapped over the list that the first job that it waits for leaves.
+    pub map: bool,
+    /// What it leaves as the output `list`, by attempt; the last of them from then on.
+    pub lists: Vec<serde_json::Value>,
 }
 
 pub fn jobs(plans: &[JobPlan]) -> Vec<Job> {
@@ -39,6 +43,7 @@ pub fn jobs(plans: &[JobPlan]) -> Vec<Job> {
             "after": plan.after.iter().map(|p| name(*p)).collect::<Vec<_>>(),
             "run_if": if plan.run_if.is_empty() { "all_succeeded" } else { plan.run_if },
             "retries": plan.retries, "may_fail": plan.may_fail,
+            "map": plan.map.then(|| json!({"job": name(plan.after[0]), "output": "list"})),
             "wait_for": plan.waits.iter().map(|otherwise| json!({
                 "that": {"kind": "file", "path": "a"}, "otherwise": otherwise, "timeout_seconds": 60,
             })).collect::<Vec<_>>(),
@@ -149,6 +154,16 @@ impl World {
         Ok(())
     }
 
+    fn plan(&self, task: TaskIx) -> &JobPlan {
+        &self.plans[self.run.tasks[task].job.as_str()[1..].parse::<usize>().unwrap()]
+    }
+
+    fn outputs(&self, task: TaskIx) -> BTreeMap<String, serde_json::Value> {
+        let lists = &self.plan(task).lists;
+        let list = lists.get(self.run.tasks[task].attempts.len() - 1).or(lists.last());
+        list.map(|list| ("list".to_owned(), list.clone())).into_iter().collect()
+    }
+
     fn admit(&mut self) {
         if let Some(admitted) = admit(&mut self.shard) {
             let event = match admitted {
@@ -167,14 +182,14 @@ impl World {
     }
 
     fn starts_after_its_inputs(&self, task: TaskIx) {
-        for parent in &self.run.graph.parents[task] {
-            assert!(self.run.tasks[*parent].ending.is_some() || self.plans[task].run_if == "any_failed");
+        for parent in self.run.graph.inputs(task) {
+            assert!(self.run.tasks[*parent].ending.is_some() || self.plan(task).run_if == "any_failed");
         }
-        if matches!(self.plans[task].run_if, "" | "all_succeeded") {
-            for parent in &self.run.graph.parents[task] {
+        if matches!(self.plan(task).run_if, "" | "all_succeeded") {
+            for parent in self.run.graph.inputs(task) {
                 let parent = &self.run.tasks[*parent];
                 assert!(parent.ending.is_some_and(Ending::is_good));
-                let said = parent.marked.is_some() || parent.disabled.is_some();
+                let said = parent.marked.is_some() || parent.disabled.is_some() || parent.spread.is_some();
                 assert!(said || parent.attempts.iter().any(|a| a.outcome == Some(Outcome::Succeeded)));
             }
         }
@@ -243,7 +258,7 @@ impl World {
                 (reported(task, epoch, Report::PhaseStarted(Phase::Complete)), true)
             }
             Work::Complete { task, epoch } => {
-                (reported(task, epoch, Report::Completed { outputs: BTreeMap::new() }), false)
+                (reported(task, epoch, Report::Completed { outputs: self.outputs(task) }), false)
             }
             Work::Publish { task, epoch } => (Event::Published { task, epoch, written: Vec::new() }, false),
             Work::Clean { task, epoch, .. } if stage == 0 => {
@@ -254,10 +269,10 @@ impl World {
             }
             Work::Watch { task, epoch } => {
                 let conditions = self.run.graph.jobs[task].wait_for.len();
-                let look = if stage >= self.plans[task].looks { Look::Met } else { Look::NotYet };
+                let look = if stage >= self.plan(task).looks { Look::Met } else { Look::NotYet };
                 let (condition, found) = (stage % conditions, format!("look {stage}"));
                 let event = Event::Observed { task, epoch, condition, look, what: "a file".to_owned(), found };
-                (event, stage + 1 < self.plans[task].looks.saturating_add(conditions))
+                (event, stage + 1 < self.plan(task).looks.saturating_add(conditions))
             }
             Work::Set { task, epoch, timer, .. } => (Event::Elapsed { task, epoch, timer }, false),
         };
@@ -276,7 +291,7 @@ impl World {
 
     fn begin(&self, task: TaskIx, epoch: u64, stage: usize) -> (Event, bool) {
         let number = self.run.tasks[task].attempts.len();
-        let fault = self.plans[task].faults.get(number.wrapping_sub(1)).copied();
+        let fault = self.plan(task).faults.get(number.wrapping_sub(1)).copied();
         let executed = Executed { result: json!(1), spec: None, outputs: BTreeMap::new() };
         let (report, goes_on) = match stage {
             0 => (Report::PhaseStarted(Phase::Setup), true),
@@ -286,14 +301,14 @@ impl World {
                 Some(fault) => {
                     (Report::Failed(Verdict::failed(fault, Some(Phase::Execute), Evidence::new("x"))), false)
                 }
-                None if self.plans[task].spec => {
+                None if self.plan(task).spec => {
                     let spec = Spec::Shell { command: vec!["x".to_owned()], env: BTreeMap::new() };
                     (Report::Specified(Executed { spec: Some(spec), ..executed }), false)
                 }
                 None => (Report::PhaseEnded { phase: Phase::Execute, ok: true }, true),
             },
             4 => (Report::Executed(executed), true),
-            _ => (Report::Completed { outputs: BTreeMap::new() }, false),
+            _ => (Report::Completed { outputs: self.outputs(task) }, false),
         };
         (reported(task, epoch, report), goes_on)
     }
@@ -312,7 +327,9 @@ impl World {
 
     /// The owner dies: the run is read back from what was stored, timers are set anew.
     pub fn restart(&mut self) {
-        let graph = Arc::clone(&self.run.graph);
+        let graph = Graph::of(&jobs(&self.plans), self.run.tasks.iter().map(|task| task.node())).unwrap();
+        assert_eq!((&graph.parents, &graph.children), (&self.run.graph.parents, &self.run.graph.children));
+        assert_eq!((&graph.jobs, &graph.instances), (&self.run.graph.jobs, &self.run.graph.instances));
         let tasks = self.run.tasks.iter().map(|task| {
             let mut read: Task = serde_json::from_str(&serde_json::to_string(&**task).unwrap()).unwrap();
             let attempts = task
@@ -325,7 +342,7 @@ impl World {
         let tasks = tasks.collect();
         let mut run: Run = serde_json::from_str(&serde_json::to_string(&self.run).unwrap()).unwrap();
         run.tasks = tasks;
-        run.graph = graph;
+        run.graph = Arc::new(graph);
         self.shard = shard(self.shard.slots());
         self.shard.follow_run(&run);
         self.shard.follow(&run, 0..run.tasks.len());

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pinrail_model::condition::{Condition, Look, Otherwise, That};
-use pinrail_model::document::{DeclaredWrites, Document, FORMAT, Job, RunIf, Sha, Source};
+use pinrail_model::document::{DeclaredWrites, Document, FORMAT, Job, MapOver, RunIf, Sha, Source};
 use pinrail_model::fault::Fault;
 use pinrail_model::names::{ProjectName, WorkflowName};
 use pinrail_model::run::{Ending, Position};
@@ -24,6 +24,8 @@ pub const LEAST_FAULTS: usize = 5;
 const BUSY: Duration = Duration::from_secs(6 * 3600);
 pub const POOLS: [&str; 2] = ["a", "b"];
 pub const LABEL: &str = "gpu";
+/// The output that jobs are mapped over.
+pub const LIST: &str = "list";
 pub const PROJECTS: usize = 2;
 
 /// One simulated world and its history.
@@ -56,6 +58,8 @@ pub struct JobPlan {
     pub after: Vec<usize>,
     /// What it waits for in the workflow's other version.
     pub after_later: Vec<usize>,
+    /// Whether it is mapped over what the first of those leaves, and whether it is in the other version.
+    pub map: [bool; 2],
     pub run_if: RunIf,
     pub retries: u32,
     pub retry_delay: u32,
@@ -429,11 +433,13 @@ fn job(dice: &mut Dice, ix: usize) -> JobPlan {
     };
     let after = parents(dice);
     let after_later = if dice.percent(30) { parents(dice) } else { after.clone() };
+    let mapped = dice.percent(15);
     let rules = [RunIf::AllSucceeded, RunIf::AllSucceeded, RunIf::AllDone, RunIf::AnyFailed, RunIf::NoneFailed];
     let troubles = if dice.percent(35) { (0..dice.between(1, 4)).map(|_| trouble(dice)).collect() } else { Vec::new() };
     JobPlan {
         after,
         after_later,
+        map: [0, 1].map(|_| mapped && dice.percent(90)),
         run_if: dice.pick(&rules),
         retries: dice.below(3) as u32,
         retry_delay: dice.pick(&[0, 1, 30, 900]),
@@ -502,6 +508,10 @@ impl JobPlan {
         Job {
             name: name(ix),
             after: after.iter().map(|ix| name(*ix)).collect(),
+            map: after
+                .first()
+                .filter(|_| self.map[usize::from(later)])
+                .map(|ix| MapOver { job: name(*ix), output: LIST.parse().expect("it is a name") }),
             run_if: self.run_if,
             retries: self.retries,
             retry_delay_seconds: Some(f64::from(self.retry_delay)),

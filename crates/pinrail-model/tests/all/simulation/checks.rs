@@ -97,6 +97,7 @@ impl Checks {
                 self.hold(false, || format!("job {} of run {id}: {why}", task.job));
             }
         }
+        self.maps(before, after);
         if let Event::Claimed { task, .. } = seen.event {
             self.claimed(before, after, *task, now);
         }
@@ -124,6 +125,48 @@ impl Checks {
         }
     }
 
+    /// A mapped job was spread over the list that there is, and ends when and as its instances have.
+    fn maps(&mut self, before: &Run, after: &Run) {
+        let id = after.id;
+        for (ix, task) in after.tasks.iter().enumerate().filter(|(_, task)| task.instance.is_none()) {
+            let of_it = |other: &&Arc<Task>| other.job == task.job && other.instance.is_some();
+            let instances: Vec<&Arc<Task>> = after.tasks.iter().filter(of_it).collect();
+            let indices = instances.iter().enumerate().all(|(place, task)| task.index() == Some(place as u32));
+            self.hold(indices, || format!("the instances of job {} of run {id} are not numbered", task.job));
+            let count = task.spread.map_or(0, |count| count as usize);
+            self.hold(instances.len() >= count, || format!("job {} of run {id} lacks instances", task.job));
+            let (own, aside) = instances.split_at(count.min(instances.len()));
+            let idle = aside.iter().all(|aside| aside.ending == Some(Ending::Skipped));
+            let busy = |task: &&&Arc<Task>| task.position != Position::Done;
+            self.hold(idle && !aside.iter().any(|aside| busy(&aside)), || {
+                format!("an instance of job {} of run {id} goes on although it was set aside", task.job)
+            });
+            if task.spread.is_none() {
+                continue;
+            }
+            let ended = own.iter().all(|own| own.ending.is_some());
+            let is_over = task.position == Position::Done;
+            self.hold(is_over == ended || task.marked.is_some(), || {
+                format!("job {} of run {id} is {} and not as its instances", task.job, task.position)
+            });
+            let failed = own.iter().any(|own| own.ending == Some(Ending::Failed));
+            let agree = (task.ending == Some(Ending::Failed)) == failed;
+            self.hold(!is_over || agree || task.marked.is_some(), || {
+                format!("job {} of run {id} has become {:?} against its instances", task.job, task.ending)
+            });
+            if before.tasks.get(ix).is_some_and(|before| before.spread != task.spread)
+                && let Some(map) = &after.graph.jobs[ix].map
+            {
+                let parent =
+                    after.tasks.iter().position(|parent| parent.job == map.job).map(|parent| after.outputs(parent));
+                let list = parent.and_then(|outputs| outputs.get(map.output.as_str()).cloned());
+                let items: serde_json::Value =
+                    own.iter().filter_map(|own| own.instance.as_ref()).map(|own| own.item.clone()).collect();
+                self.hold(list == Some(items), || format!("job {} of run {id} was spread over another list", task.job));
+            }
+        }
+    }
+
     fn claimed(&mut self, before: &Run, after: &Run, ix: TaskIx, now: Now) {
         let (id, task) = (after.id, &before.tasks[ix]);
         self.hold(may_begin(before, ix), || format!("job {} of run {id} begins before its rule allows it", task.job));
@@ -133,6 +176,14 @@ impl Checks {
             format!("job {} of run {id} begins although it is held", task.job)
         });
         self.hold(task.disabled.is_none(), || format!("job {} of run {id} begins although it is off", task.job));
+        let is_mapped = before.graph.jobs[ix].map.is_some();
+        self.hold(!is_mapped, || format!("job {} of run {id} begins itself, and it is mapped", task.job));
+        if let Some(index) = task.index() {
+            let of = before.tasks.iter().find(|of| of.job == task.job && of.instance.is_none());
+            let counts =
+                of.is_some_and(|of| of.spread.is_some_and(|count| index < count) && of.position != Position::Done);
+            self.hold(counts, || format!("{} of run {id} begins and is no part of its job", task.name()));
+        }
         let limit = after.graph.jobs[ix].timeout_seconds.map(pinrail_model::document::seconds);
         if let (Some(limit), Some(attempt)) = (limit, after.tasks[ix].attempt()) {
             self.limits.insert(attempt.id, now.mono + limit + SLACK);
@@ -397,7 +448,7 @@ fn has_room<S: Surroundings>(owner: &Owner<S>, run: &Run, ix: TaskIx, occupancy:
 
 /// Whether the endings of the jobs that a job waits for let it begin.
 fn may_begin(run: &Run, ix: TaskIx) -> bool {
-    let endings: Vec<Option<Ending>> = run.graph.parents[ix].iter().map(|parent| run.tasks[*parent].ending).collect();
+    let endings: Vec<Option<Ending>> = run.graph.inputs(ix).iter().map(|parent| run.tasks[*parent].ending).collect();
     let is_bad = |e: &Ending| matches!(e, Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled);
     let all = |good: &dyn Fn(&Ending) -> bool| endings.iter().all(|ending| ending.as_ref().is_some_and(good));
     match run.graph.jobs[ix].run_if {

@@ -205,7 +205,7 @@ impl Rows {
         }
         let graph = |version: &Sha| {
             let document = documents.get(version)?;
-            Some(Graph::of(&document.jobs, tasks.iter().map(|task| &task.job)).ok()?.limited(document.concurrency))
+            Some(Graph::of(&document.jobs, tasks.iter().map(|task| task.node())).ok()?.limited(document.concurrency))
         };
         let mut whole = graph(&run.version)?;
         let others: BTreeSet<Sha> = tasks.iter().map(|task| task.version).filter(|v| *v != run.version).collect();

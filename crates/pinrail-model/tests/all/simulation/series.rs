@@ -30,6 +30,7 @@ struct Options {
 struct Sum {
     coverage: Coverage,
     tasks: u64,
+    instances: u64,
     least_tasks: usize,
     least_faults: usize,
     runs: u64,
@@ -88,6 +89,7 @@ fn many(options: &Options) {
                         Ok(outcome) => {
                             own.coverage.add(&outcome.coverage);
                             own.tasks += outcome.tasks as u64;
+                            own.instances += outcome.instances as u64;
                             own.least_tasks = own.least_tasks.min(case.tasks());
                             own.least_faults = own.least_faults.min(case.faults());
                             own.runs += outcome.runs as u64;
@@ -106,6 +108,7 @@ fn many(options: &Options) {
                 sum.least_tasks = sum.least_tasks.min(own.least_tasks);
                 sum.least_faults = sum.least_faults.min(own.least_faults);
                 sum.tasks += own.tasks;
+                sum.instances += own.instances;
                 sum.runs += own.runs;
                 sum.attempts += own.attempts;
                 sum.events += own.events;
@@ -123,9 +126,10 @@ fn many(options: &Options) {
     let each = |count: u64| count as f64 / options.cases.max(1) as f64;
     println!("{} cases of series {} in {seconds:.1} s: every rule held", options.cases, options.seed);
     println!(
-        "a case has {:.0} tasks (at least {} asked for), {:.1} runs, {:.0} attempts, {:.0} events, {:.1} faults",
+        "a case has {:.0} tasks (at least {} asked for, {:.1} are instances), {:.1} runs, {:.0} attempts, {:.0} events, {:.1} faults",
         each(sum.tasks),
         sum.least_tasks,
+        each(sum.instances),
         each(sum.runs),
         each(sum.attempts),
         each(sum.events),
@@ -133,6 +137,7 @@ fn many(options: &Options) {
     );
     tell(&sum.coverage);
     assert!(sum.least_tasks >= LEAST_TASKS && sum.least_faults >= LEAST_FAULTS);
+    assert!(sum.instances > options.cases || options.cases < CASES, "no job is mapped");
     if options.cases >= ALL_MOVES {
         assert_eq!(sum.coverage.missing(), [], "legal moves that no case makes");
     }

@@ -74,6 +74,7 @@ fn simpler(case: &Case) -> Vec<Case> {
             with(&|case| case.workflows[workflow].jobs[job].after.clear());
             with(&|case| case.workflows[workflow].jobs[job].waits.truncate(1));
             with(&|case| case.workflows[workflow].jobs[job].waits.clear());
+            with(&|case| case.workflows[workflow].jobs[job].map = [false; 2]);
             with(&|case| {
                 let job = &mut case.workflows[workflow].jobs[job];
                 job.after_later.clone_from(&job.after);
@@ -101,8 +102,10 @@ fn size(case: &Case) -> usize {
         let pools = job.pools.iter().filter(|slots| **slots > 0).count();
         let troubles = job.troubles.iter().filter(|trouble| **trouble != Trouble::None).count();
         let later = usize::from(job.after_later != job.after);
+        let maps = job.map.iter().filter(|map| **map).count();
         1 + job.after.len()
             + later
+            + maps
             + limits
             + kinds
             + times

@@ -21,7 +21,7 @@ use pinrail_model::simulation::{Batch, Owner, Seen, Surroundings};
 use pinrail_model::time::{Interval, Micros, Now};
 use serde_json::{Value, json};
 
-use super::case::{Act, Case, LABEL, POOLS, PROJECTS, Trouble, project_name, version, workflow_name};
+use super::case::{Act, Case, LABEL, LIST, POOLS, PROJECTS, Trouble, project_name, version, workflow_name};
 use super::checks::{Checks, Coverage, name};
 use super::dice::{Dice, number_of};
 use super::rows::{Store, Transition};
@@ -48,6 +48,8 @@ pub struct Outcome {
     pub coverage: Coverage,
     pub runs: usize,
     pub tasks: usize,
+    /// Tasks among them that are instances of mapped jobs.
+    pub instances: usize,
     pub attempts: usize,
     pub events: u64,
     /// Of everything that happened, in order.
@@ -120,7 +122,7 @@ impl Surroundings for Around {
         self.checks.event(seen, self.now);
         self.tell(|| {
             let moves =
-                seen.fx.moves.iter().map(|(ix, from, to)| format!(" · {} {from} → {to}", seen.after.tasks[*ix].job));
+                seen.fx.moves.iter().map(|(ix, from, to)| format!(" · {} {from} → {to}", seen.after.tasks[*ix].name()));
             let moves: String = moves.collect();
             let result = match seen.result {
                 Ok(()) => moves,
@@ -132,7 +134,7 @@ impl Surroundings for Around {
 }
 
 fn describe(run: &Run, event: &Event) -> String {
-    let job = |ix: &TaskIx| run.tasks.get(*ix).map_or_else(|| ix.to_string(), |task| task.job.to_string());
+    let job = |ix: &TaskIx| run.tasks.get(*ix).map_or_else(|| ix.to_string(), |task| task.name().to_string());
     let kind = name(event);
     match event {
         Event::Reported { task, epoch, report: Report::Failed(verdict) } => {
@@ -340,6 +342,7 @@ impl<'a> World<'a> {
             coverage: around.checks.coverage.clone(),
             runs: runs.len(),
             tasks: runs.values().map(|run| run.tasks.len()).sum(),
+            instances: runs.values().flat_map(|run| &run.tasks).filter(|task| task.instance.is_some()).count(),
             attempts: runs.values().flat_map(|run| &run.tasks).map(|task| task.attempts.len()).sum(),
             events: around.events,
             digest: around.digest,
@@ -727,6 +730,7 @@ impl<'a> World<'a> {
             job as u64,
             u64::from(attempt.number),
             kind as u64,
+            run.tasks[task].index().map_or(0, |index| u64::from(index) + 1),
         ]);
         let local = matches!(kind, Kind::Begin | Kind::Complete | Kind::Clean);
         let process = Process {
@@ -895,7 +899,8 @@ impl<'a> World<'a> {
         let found: Vec<_> = tasks.filter(|(_, task)| at(task)).collect();
         let (run, task) = found.get((which % found.len().max(1) as u64) as usize)?;
         let below = if which >> 60 == 0 { "+" } else { "" };
-        Some((*run, format!("{}{below}", task.job)))
+        let below = if task.instance.is_some() { "" } else { below };
+        Some((*run, format!("{}{below}", task.name())))
     }
 
     fn backfill(&mut self, which: u64) -> Option<BackfillId> {
@@ -1183,13 +1188,14 @@ impl<'a> World<'a> {
         let mut kinds = Vec::new();
         for (id, stored) in &rows.runs {
             for task in stored.tasks.iter().filter(|task| task.position == Position::Held) {
-                let (run, jobs) = (*id, Some(task.job.to_string()));
+                let (run, jobs) = (*id, Some(task.name().to_string()));
                 kinds.push(CommandKind::HoldRun { run, jobs, held: false, reason: None });
             }
             // What waits for the success of a run gets it.
             let waited_for = rows.unfinished().next().is_some() && kinds.is_empty();
             if waited_for && matches!(stored.state.name(), "failed" | "cancelled") {
-                let failed = stored.tasks.iter().filter(|task| !task.ending.is_some_and(|ending| ending.is_good()));
+                let jobs = stored.tasks.iter().filter(|task| task.instance.is_none());
+                let failed = jobs.filter(|task| !task.ending.is_some_and(|ending| ending.is_good()));
                 let jobs: Vec<String> = failed.map(|task| task.job.to_string()).collect();
                 if !jobs.is_empty() {
                     let (run, jobs) = (*id, jobs.join(","));
@@ -1210,7 +1216,7 @@ impl<'a> World<'a> {
         if let Some(run) = around.store.seen.unfinished().next() {
             let stored = &around.store.seen.runs[&run];
             let tasks: Vec<String> =
-                stored.tasks.iter().map(|task| format!("{} {}", task.job, task.state_name())).collect();
+                stored.tasks.iter().map(|task| format!("{} {}", task.name(), task.state_name())).collect();
             let pending = &stored.row.pending;
             return Err(format!("run {run} does not end; it is pending {pending:?}; {}", tasks.join(", ")));
         }
@@ -1242,6 +1248,16 @@ impl Process {
         Duration::from_millis(least + (most - least) * a * b / 1_000_000)
     }
 
+    /// What jobs below are mapped over: mostly a list, another one for each attempt.
+    fn list(&self) -> Option<Value> {
+        let number = number_of(&[self.seed, 77]);
+        match number % 24 {
+            0 => None,
+            1 => Some(json!("text")),
+            _ => Some((0..number / 24 % 5).map(|item| json!(number % 1000 + item)).collect()),
+        }
+    }
+
     /// What it reports at a stage, and how long the next one takes.
     fn say(&self, stage: u8) -> (Vec<Report>, Option<Duration>) {
         let fail = |fault: Fault, phase: Phase| {
@@ -1256,7 +1272,9 @@ impl Process {
         let executed = || Executed { result: json!(1), spec: None, outputs: BTreeMap::new() };
         let completed = || {
             let ended = Report::PhaseEnded { phase: Phase::Complete, ok: true };
-            (vec![ended, Report::Completed { outputs: BTreeMap::from([("n".to_owned(), json!(1))]) }], None)
+            let mut outputs = BTreeMap::from([("n".to_owned(), json!(1))]);
+            outputs.extend(self.list().map(|list| (LIST.to_owned(), list)));
+            (vec![ended, Report::Completed { outputs }], None)
         };
         let work = || match self.trouble {
             Trouble::Hangs => Duration::from_secs(36_000),
