@@ -25,6 +25,8 @@ use crate::wire::Exit;
 const LONGEST_LINE: u64 = 1 << 20;
 /// The largest output, in bytes of JSON: it travels with every attempt below.
 const LARGEST_OUTPUT: usize = 64 << 10;
+/// The largest list: jobs are mapped over them. Less than a line, in which it comes.
+const LARGEST_LIST: usize = (1 << 20) - (4 << 10);
 /// Outputs of one attempt: all travel with every attempt below.
 const MOST_OUTPUTS: usize = 100;
 /// How much of a stream is read at once.
@@ -96,8 +98,9 @@ impl Outputs {
             return refused(error.to_string(), "Names are letters, digits, underscores and hyphens.");
         }
         let size = serde_json::to_string(&value).map_or(0, |text| text.len());
-        if size > LARGEST_OUTPUT {
-            let message = format!("output \"{name}\" takes {size} bytes as JSON; at most {LARGEST_OUTPUT} are allowed");
+        let most = if value.is_array() { LARGEST_LIST } else { LARGEST_OUTPUT };
+        if size > most {
+            let message = format!("output \"{name}\" takes {size} bytes as JSON; at most {most} are allowed");
             return refused(message, "Write large data to a table or save it as a file, and leave its name.");
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

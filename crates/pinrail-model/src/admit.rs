@@ -369,6 +369,13 @@ impl Shard {
         }
     }
 
+    /// A publication was refused: a run is again what it was before, and has not been given any tasks by it.
+    pub fn follow_back(&mut self, before: &Run, after: Option<&Run>) {
+        self.follow_run(before);
+        let tasks = after.map_or(0, |after| after.tasks.len()).max(before.tasks.len());
+        self.follow(before, 0..tasks);
+    }
+
     /// Forgets a run.
     pub fn forget(&mut self, run: &Run) {
         for task in 0..run.tasks.len() {

@@ -840,6 +840,18 @@ impl Effects {
     }
 }
 
+/// What instances left, in their order: a list for each output, with null for one that left none.
+pub fn gathered<'a>(instances: impl ExactSizeIterator<Item = &'a BTreeMap<String, Value>>) -> BTreeMap<String, Value> {
+    let count = instances.len();
+    let mut gathered: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for (place, outputs) in instances.enumerate() {
+        for (name, value) in outputs {
+            gathered.entry(name.clone()).or_insert_with(|| vec![Value::Null; count])[place] = value.clone();
+        }
+    }
+    gathered.into_iter().map(|(name, values)| (name, Value::Array(values))).collect()
+}
+
 /// The other runs of a lane for an interval that are under way, of which there may be one, or wait to be.
 pub fn beside<'a>(
     runs: impl Iterator<Item = &'a Run>,
@@ -972,14 +984,7 @@ impl Run {
     #[must_use]
     pub fn outputs(&self, ix: TaskIx) -> Cow<'_, BTreeMap<String, Value>> {
         let Some(instances) = self.instances(ix) else { return Cow::Borrowed(&self.tasks[ix].outputs) };
-        let mut gathered: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for (place, instance) in instances.iter().enumerate() {
-            for (name, value) in &self.tasks[*instance].outputs {
-                let values = gathered.entry(name.clone()).or_insert_with(|| vec![Value::Null; instances.len()]);
-                values[place] = value.clone();
-            }
-        }
-        Cow::Owned(gathered.into_iter().map(|(name, values)| (name, Value::Array(values))).collect())
+        Cow::Owned(gathered(instances.iter().map(|instance| &self.tasks[*instance].outputs)))
     }
 
     /// The executor that runs a job: chosen at submission, else in the template.
@@ -1144,6 +1149,12 @@ impl Task {
     #[must_use]
     pub fn index(&self) -> Option<u32> {
         self.instance.as_ref().map(|instance| instance.index)
+    }
+
+    /// Its index as rows have it; empty for a job.
+    #[must_use]
+    pub fn instance_text(&self) -> String {
+        self.index().map_or_else(String::new, |index| index.to_string())
     }
 
     /// Its place in the graph, by name.

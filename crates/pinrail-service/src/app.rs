@@ -10,7 +10,7 @@ use pinrail_model::document::{
 };
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, Ids, RunId, TransitionId, fresh};
-use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, TargetName, TaskName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Ends, Run};
@@ -992,7 +992,7 @@ impl App {
         &self,
         principal: &Principal,
         id: RunId,
-        job: Option<JobName>,
+        job: Option<TaskName>,
         reason: Option<String>,
     ) -> Result<StoredRun, Problem> {
         let stored = self.run(principal, id).await?;
@@ -1051,7 +1051,7 @@ impl App {
         &self,
         principal: &Principal,
         id: RunId,
-        job: Option<JobName>,
+        job: Option<TaskName>,
     ) -> Result<Vec<Explanation>, Problem> {
         let stored = self.run(principal, id).await?;
         let name = job.clone();

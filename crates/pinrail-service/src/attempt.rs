@@ -17,9 +17,9 @@ use futures::FutureExt;
 use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSource};
 use pinrail_model::fault::{Evidence, Fault, Reason};
 use pinrail_model::ids::{AttemptId, RunId, SessionId};
-use pinrail_model::names::{ProjectName, WorkflowName};
+use pinrail_model::names::{ProjectName, TaskName, WorkflowName};
 use pinrail_model::run::{
-    Attempt, CleanupEnd, Event, Executed, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
+    Attempt, CleanupEnd, Event, Executed, Instance, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
 };
 use pinrail_model::schedule::{ds, zone};
 use pinrail_model::seam::exec::{Assignment, AttemptSink, CodePlaceOnDisk, Executor, Spec, Stream, Stretch};
@@ -121,6 +121,8 @@ pub struct Ticket {
     pub params: BTreeMap<String, Value>,
     pub param_types: BTreeMap<String, ParamType>,
     pub upstream: BTreeMap<String, Value>,
+    /// Which item of its job's list it works on, if the job is mapped.
+    pub instance: Option<Instance>,
     pub bundle: Sha,
 }
 
@@ -154,8 +156,18 @@ impl Ticket {
             params,
             param_types: run.param_types.clone(),
             upstream: upstream(run, *task),
+            instance: found.instance.as_deref().cloned(),
             bundle: found.bundle,
         })
+    }
+
+    /// What its task is called: the job, or the instance of it.
+    #[must_use]
+    pub fn task_name(&self) -> TaskName {
+        match &self.instance {
+            Some(instance) => TaskName::of_instance(&self.job.name, instance.index),
+            None => TaskName::from(&self.job.name),
+        }
     }
 
     /// The local date that the job calls `ds`.
@@ -172,10 +184,10 @@ pub(crate) fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
         let outputs = run.outside.get(name)?;
         Some((name.to_string(), json!({"state": "succeeded", "outputs": outputs})))
     });
-    let parents = run.graph.parents.get(task).into_iter().flatten();
-    let inside = parents
-        .filter_map(|parent| run.tasks.get(*parent))
-        .map(|parent| (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": parent.outputs})));
+    let inside = run.graph.inputs(task).iter().map(|ix| {
+        let parent = &run.tasks[*ix];
+        (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": run.outputs(*ix)}))
+    });
     outside.chain(inside).collect()
 }
 
@@ -757,6 +769,7 @@ impl OneWork {
             "target": ticket.target.as_ref().map(|target| &target.name),
             "vars": ticket.target.as_ref().map(|target| &target.vars),
             "upstream": ticket.upstream,
+            "instance": ticket.instance,
             "secrets": ticket.job.secrets,
             "state": ticket.attempt.state_left,
             "result": executed.map(|executed| &executed.result),
@@ -785,6 +798,10 @@ impl OneWork {
             let name: String = name.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }).collect();
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             set(&format!("PINRAIL_PARAM_{name}"), text);
+        }
+        if let Some(Instance { index, item }) = &ticket.instance {
+            set("PINRAIL_INDEX", index.to_string());
+            set("PINRAIL_ITEM", item.as_str().map_or_else(|| item.to_string(), str::to_owned));
         }
         if let Some(target) = &ticket.target {
             set("PINRAIL_TARGET", target.name.to_string());

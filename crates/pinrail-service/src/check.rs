@@ -23,7 +23,7 @@ use crate::compile::{Compiled, Diagnostic, plain};
 use crate::edges::declares;
 use crate::problem::Problem;
 use crate::tokens::Principal;
-use crate::values::{Scope, declared};
+use crate::values::{Scope, declared, typed};
 
 /// What is wrong with a text whatever the values are that a run fills in.
 const WITHOUT_VALUES: [&str; 12] = [
@@ -176,9 +176,15 @@ impl App {
             given.extend(job.params.clone());
             let scope = Scope { ds: &ds, interval, params: &given, param_types: &types, target: view.target.as_ref() };
             let left: Vec<(&str, String)> = outputs(&text, job);
-            let values = scope.values(&BTreeMap::new(), left.iter().map(|(job, name)| (*job, name, &Value::Null)));
+            let mut values = scope.values(&BTreeMap::new(), left.iter().map(|(job, name)| (*job, name, &Value::Null)));
+            // Of a list that is not known yet nothing is known of what its items have.
+            let items = paths(&text).filter(|path| job.map.is_some() && is_of_item(path));
+            let items: Vec<_> = items.map(|path| (path.to_owned(), typed(&Value::Null, None))).collect();
             let is_open = |name: &str| given.get(name).is_some_and(Value::is_null);
-            let open = !left.is_empty() || paths(&text).any(|path| path.strip_prefix("params.").is_some_and(is_open));
+            let open = !left.is_empty()
+                || !items.is_empty()
+                || paths(&text).any(|path| path.strip_prefix("params.").is_some_and(is_open));
+            values.extend(items);
             let writes = Some(writes).filter(|declared| !declared.is_empty());
             let declares_job = declares(job, file.as_deref());
             let query = SqlQuery { text: text.clone(), file, values, files: files.clone(), writes, declares_job };
@@ -210,6 +216,11 @@ fn in_order(jobs: &[Job]) -> Vec<&Job> {
 /// The paths of the templates of a text, also of those in comments.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).filter_map(|rest| rest.split(['}', '|']).next()).map(str::trim)
+}
+
+/// Whether a path names something of the item that an instance works on.
+fn is_of_item(path: &str) -> bool {
+    path == "item" || path == "index" || path.starts_with("item.")
 }
 
 /// The outputs of jobs above that a text names: job and name.

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::admit::{Admitted, Shard, admit};
-use pinrail_model::document::{Document, Job, Sha, first_message};
+use pinrail_model::document::{Document, Sha, first_message};
 use pinrail_model::explain::{Explanation, explain, explain_pending, most_telling, name};
 use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
-use pinrail_model::names::JobName;
+use pinrail_model::names::TaskName;
 use pinrail_model::notify::{self, Usual};
 use pinrail_model::run::{
     Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
@@ -32,7 +32,6 @@ use pinrail_model::seam::store::{
     Answer, AttemptRow, Code, Command, CommandKind, CounterRow, Durability, EventRow, Load, NewRun, Publication, Query,
     Reply, RunRow, Store, StoreError, StoredRun, TaskRow, Transition, Who, Write,
 };
-use pinrail_model::select::select;
 use pinrail_model::step;
 use pinrail_model::target::Lane;
 use pinrail_model::time::{Clock, Interval, Micros, Now};
@@ -84,7 +83,7 @@ pub enum Input {
     Worker(WorkerInput),
     Explain {
         run: RunId,
-        job: Option<JobName>,
+        job: Option<TaskName>,
         /// None: the run has no such job.
         answer: oneshot::Sender<Result<Option<Explained>, Problem>>,
     },
@@ -468,7 +467,7 @@ impl Owner {
             attempt: found.attempt()?.id,
             run: id,
             job: found.job.clone(),
-            instance: String::new(),
+            instance: found.instance_text(),
             generation: found.generation,
             at: self.parts.clock.now().wall,
             swaps,
@@ -617,8 +616,7 @@ impl Owner {
     }
 
     fn restore(&mut self, run: Run) {
-        self.shard.follow_run(&run);
-        self.shard.follow(&run, 0..run.tasks.len());
+        self.shard.follow_back(&run, self.runs.get(&run.id).map(|held| &held.run));
         if let Some(held) = self.runs.get_mut(&run.id) {
             held.run = run;
         }
@@ -692,7 +690,7 @@ impl Owner {
                 seq: held.last_event,
                 at: now.wall,
                 kind: happening.kind.to_owned(),
-                job: happening.task.and_then(|ix| run.tasks.get(ix)).map(|task| task.job.clone()),
+                job: happening.task.and_then(|ix| run.tasks.get(ix)).map(|task| task.name()),
                 data: happening.data.clone(),
             });
         }
@@ -903,14 +901,14 @@ impl Owner {
         };
         let document =
             Document::read(&row.document).map_err(|errors| Refusal::new("bad-document", first_message(&errors)))?;
-        let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| &task.job)).map_err(|job| {
+        let graph = Graph::of(&document.jobs, run.tasks.iter().map(|task| task.node())).map_err(|job| {
             Refusal::new("job-not-found", format!("job \"{job}\" of the run does not exist in the new code"))
         })?;
         let graph = Arc::new(graph.limited(document.concurrency));
         Ok(NewCode { graph, bundle: code.bundle, version: code.version })
     }
 
-    fn find(&self, run: RunId, job: &JobName) -> Result<TaskIx, Refusal> {
+    fn find(&self, run: RunId, job: &TaskName) -> Result<TaskIx, Refusal> {
         let found = self.runs.get(&run).and_then(|held| held.run.find(job.as_str()));
         found.ok_or_else(|| Refusal::new("job-not-found", format!("job \"{job}\" not found in run \"{run}\"")))
     }
@@ -930,7 +928,7 @@ impl Owner {
         Ok(())
     }
 
-    async fn explain(&mut self, id: RunId, job: Option<&JobName>) -> Result<Option<Explained>, Refusal> {
+    async fn explain(&mut self, id: RunId, job: Option<&TaskName>) -> Result<Option<Explained>, Refusal> {
         let now = self.parts.clock.now().wall;
         let at_hand = |id: RunId| self.runs.get(&id).map(|held| &held.run);
         if let Some(run) = at_hand(id) {
@@ -1015,18 +1013,15 @@ fn has_cleanup(stored: &StoredRun) -> bool {
     stored.tasks.iter().any(|task| task.position == Position::Cleaning)
 }
 
-/// The tasks of a run that a dbt-like selection names.
+/// The tasks of a run that a selection names.
 fn selected(run: &Run, selector: &str) -> Result<Vec<TaskIx>, Refusal> {
-    let all: Vec<Job> = run.graph.jobs.iter().map(|job| job.as_ref().clone()).collect();
-    let names = select(&all, selector).map_err(|message| Refusal::new("job-not-found", message))?;
-    let tasks = run.tasks.iter().enumerate().filter(|(_, task)| names.contains(&task.job));
-    Ok(tasks.map(|(ix, _)| ix).collect())
+    run.select(selector).map_err(|message| Refusal::new("job-not-found", message))
 }
 
 fn explanations(
     run: &Run,
     shard: Option<&Shard>,
-    job: Option<&JobName>,
+    job: Option<&TaskName>,
     now: pinrail_model::time::Micros,
 ) -> Option<Vec<Explanation>> {
     if run.pending.is_some() {
@@ -1053,7 +1048,7 @@ fn rebuild(stored: StoredRun) -> Result<Held, String> {
     let graph_of = |version: &Sha| {
         let json = documents.get(version).ok_or_else(|| format!("version \"{version}\" is not known"))?;
         let document = Document::read(json).map_err(|errors| first_message(&errors))?;
-        Graph::of(&document.jobs, tasks.iter().map(|task| &task.job))
+        Graph::of(&document.jobs, tasks.iter().map(|task| task.node()))
             .map_err(|job| format!("job \"{job}\" is not in version \"{version}\""))
     };
     if run.pending.is_some() {
@@ -1076,7 +1071,7 @@ fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
     let mut rows = vec![Write::Task(Box::new(TaskRow {
         run: run.id,
         ix: ix as u32,
-        instance: String::new(),
+        instance: task.instance_text(),
         task: task.as_ref().clone(),
     }))];
     if let Some(attempt) = task.attempt() {
@@ -1090,7 +1085,7 @@ fn task_rows(run: &Run, ix: TaskIx) -> Vec<Write> {
             run: run.id,
             project: run.project.clone(),
             job: task.job.clone(),
-            instance: String::new(),
+            instance: task.instance_text(),
             epoch: task.epoch,
             attempt: attempt.clone(),
         })));

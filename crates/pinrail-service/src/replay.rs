@@ -166,14 +166,17 @@ type Outputs = BTreeMap<JobName, BTreeMap<String, Value>>;
 fn outside(stored: &StoredRun, document: &Document, jobs: &str) -> Result<Outputs, Problem> {
     let mut found = Outputs::new();
     for job in left_out(document, jobs)? {
-        let task = stored.tasks.iter().find(|task| task.job == *job && task.ending == Some(Ending::Succeeded));
-        let outputs = task.map(|task| &task.outputs).or_else(|| stored.run.outside.get(job));
+        let task = stored
+            .tasks
+            .iter()
+            .find(|task| task.job == *job && task.instance.is_none() && task.ending == Some(Ending::Succeeded));
+        let outputs = task.map(|task| stored.outputs(task)).or_else(|| stored.run.outside.get(job).cloned());
         let Some(outputs) = outputs else {
             let detail = format!("{job} did not succeed in run {}", stored.run.id);
             return Err(Problem::new("parents-missing", detail)
                 .hint(format!("Select what is above as well: --job {jobs},+{job}")));
         };
-        found.insert(job.clone(), outputs.clone());
+        found.insert(job.clone(), outputs);
     }
     Ok(found)
 }

@@ -137,7 +137,11 @@ impl Sink {
             let outputs = left["outputs"].as_object().into_iter().flatten();
             outputs.map(move |(name, value)| (job.as_str(), name, value))
         });
-        scope.values(own, upstream)
+        let mut values = scope.values(own, upstream);
+        if let Some(instance) = &ticket.instance {
+            values.extend(values::of_instance(instance.index, &instance.item));
+        }
+        values
     }
 
     async fn text(&self, source: &SqlSource) -> Result<(String, Option<String>), Failure> {
@@ -331,12 +335,12 @@ impl Sink {
         self.work.owner.tell(Input::Behind(vec![Write::File(FileRow {
             run: ticket.run,
             attempt: ticket.attempt.id,
-            job: ticket.job.name.clone(),
+            job: ticket.task_name(),
             name: name.to_owned(),
             sha,
             size,
         })]));
-        Ok(json!({"url": format!("/api/v1/runs/{}/files/{}/{name}", ticket.run, ticket.job.name)}))
+        Ok(json!({"url": format!("/api/v1/runs/{}/files/{}/{name}", ticket.run, ticket.task_name())}))
     }
 }
 

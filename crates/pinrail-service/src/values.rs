@@ -41,6 +41,14 @@ impl Scope<'_> {
     }
 }
 
+/// What a text of a mapped job names: its item, what the item has by name, and its index.
+pub(crate) fn of_instance(index: u32, item: &Value) -> BTreeMap<String, SqlValue> {
+    let fields = item.as_object().into_iter().flatten();
+    let fields = fields.map(|(name, value)| (format!("item.{name}"), typed(value, None)));
+    let whole = [("item".to_owned(), typed(item, None)), ("index".to_owned(), typed(&Value::from(index), None))];
+    fields.chain(whole).collect()
+}
+
 /// The values that a target gives.
 pub(crate) fn vars(target: Option<&Arc<Target>>) -> BTreeMap<String, SqlValue> {
     let vars = target.into_iter().flat_map(|target| &target.vars);

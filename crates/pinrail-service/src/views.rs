@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pinrail_model::document::{ExecutorKind, Sha};
 use pinrail_model::fault::Fault;
 use pinrail_model::ids::{AttemptId, RunId, TokenId};
-use pinrail_model::names::{JobName, ProjectName, SecretName, TargetName, WorkflowName};
+use pinrail_model::names::{ProjectName, SecretName, TargetName, TaskName, WorkflowName};
 use pinrail_model::run::{Cause, Class, CleanupEnd, Control, Ending, Ends, Position, RunState, Stop};
 use pinrail_model::seam::exec::Stream;
 use pinrail_model::seam::lake::Written;
@@ -65,16 +65,20 @@ pub struct RunLine {
 pub struct Run {
     #[serde(flatten)]
     pub line: RunLine,
-    /// One for each job, in the order of the workflow file.
+    /// One for each job, in the order of the workflow file, then the instances of mapped jobs.
     pub tasks: Vec<Task>,
 }
 
 /// One job within a run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Task {
-    pub name: JobName,
+    pub name: TaskName,
     #[schema(value_type = TaskState)]
     pub state: &'static str,
+    /// What an instance of a mapped job works on.
+    pub item: Option<Value>,
+    /// How many instances a mapped job has, once its list is known; those beyond are of an earlier list.
+    pub instances: Option<u32>,
     /// One more after each retry by hand.
     pub generation: u32,
     /// Why it is held, if it is.
@@ -137,7 +141,7 @@ pub struct PlacedAttempt {
     #[serde(flatten)]
     pub attempt: Attempt,
     pub run: RunId,
-    pub job: JobName,
+    pub job: TaskName,
 }
 
 /// Some bytes that an attempt wrote at once.
@@ -235,7 +239,10 @@ impl ToSchema for AttemptState {}
 /// A run as the API gives it.
 #[must_use]
 pub fn run(stored: &StoredRun) -> Run {
-    Run { line: run_line(&stored.run, &stored.state), tasks: stored.tasks.iter().map(task).collect() }
+    Run {
+        line: run_line(&stored.run, &stored.state),
+        tasks: stored.tasks.iter().map(|one| task(stored, one)).collect(),
+    }
 }
 
 /// A run without its tasks, for lists.
@@ -263,9 +270,11 @@ pub fn run_line(run: &pinrail_model::run::Run, state: &str) -> RunLine {
     }
 }
 
-fn task(task: &pinrail_model::run::Task) -> Task {
+fn task(stored: &StoredRun, task: &pinrail_model::run::Task) -> Task {
     Task {
-        name: task.job.clone(),
+        name: task.name(),
+        item: task.instance.as_ref().map(|instance| instance.item.clone()),
+        instances: task.spread,
         state: task.state_name(),
         generation: task.generation,
         held: task.held.clone(),
@@ -274,7 +283,7 @@ fn task(task: &pinrail_model::run::Task) -> Task {
         disabled: task.disabled.clone(),
         slow: task.slow,
         backoff_until: task.backoff_until,
-        outputs: task.outputs.clone(),
+        outputs: stored.outputs(task),
         bundle: task.bundle,
         attempts: task.attempts.iter().map(|attempt| self::attempt(attempt)).collect(),
     }

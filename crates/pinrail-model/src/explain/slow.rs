@@ -244,8 +244,14 @@ fn end(task: &Task) -> Option<Micros> {
     task.attempt()?.ended_at
 }
 
+/// What a task waited for; in the place of a mapped job its instances.
+fn inputs(run: &Run, ix: TaskIx) -> impl Iterator<Item = TaskIx> {
+    let inputs = run.graph.inputs(ix).iter();
+    inputs.flat_map(|input| run.instances(*input).unwrap_or(std::slice::from_ref(input)).iter().copied())
+}
+
 fn before(run: &Run, ix: TaskIx) -> Option<Micros> {
-    run.graph.parents[ix].iter().filter_map(|parent| end(&run.tasks[*parent])).max()
+    inputs(run, ix).filter_map(|parent| end(&run.tasks[parent])).max()
 }
 
 /// The jobs that decided when the run ended or, while it works, those that lead to what works longest.
@@ -259,7 +265,7 @@ fn path(run: &Run) -> Vec<TaskIx> {
     let mut path = Vec::new();
     while let Some(ix) = at {
         path.push(ix);
-        at = run.graph.parents[ix].iter().copied().filter(has_attempt).max_by_key(|parent| end(&run.tasks[*parent]));
+        at = inputs(run, ix).filter(has_attempt).max_by_key(|parent| end(&run.tasks[*parent]));
     }
     path.reverse();
     path

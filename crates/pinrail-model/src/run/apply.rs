@@ -1043,7 +1043,8 @@ impl Machine<'_> {
         // With a mapped job all of it begins anew.
         let tasks: Vec<TaskIx> = tasks.iter().copied().filter(|ix| !of_a_job(ix)).collect();
         // A job is opened again by one of its instances, unless a person said what became of it.
-        let jobs = tasks.iter().filter(|ix| self.run.tasks[**ix].instance.is_some()).flat_map(|ix| &graph.children[*ix]);
+        let jobs =
+            tasks.iter().filter(|ix| self.run.tasks[**ix].instance.is_some()).flat_map(|ix| &graph.children[*ix]);
         let opened = jobs.copied().filter(|job| self.run.tasks[*job].marked.is_none());
         let opens: BTreeSet<TaskIx> = tasks.iter().copied().chain(opened).collect();
         for ix in &tasks {

@@ -20,7 +20,7 @@ use crate::names::{
     ChannelName, JobName, PoolName, ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName,
 };
 use crate::notify::{Channel, Delivery, NoticeRow, NoticeState, Rules, Usual};
-use crate::run::{Attempt, Cause, Class, Control, Ending, Graph, Run, Task};
+use crate::run::{Attempt, Cause, Class, Control, Ending, Graph, Run, Task, gathered};
 use crate::seam::lake::{PointerSwap, Pointers};
 use crate::target::{Lane, Place, Target, name_of};
 use crate::time::{Interval, Micros};
@@ -352,7 +352,7 @@ pub struct EventRow {
     pub seq: u64,
     pub at: Micros,
     pub kind: String,
-    pub job: Option<JobName>,
+    pub job: Option<TaskName>,
     pub data: Value,
 }
 
@@ -459,7 +459,7 @@ pub struct LogRow {
 pub struct FileRow {
     pub run: RunId,
     pub attempt: AttemptId,
-    pub job: JobName,
+    pub job: TaskName,
     pub name: String,
     pub sha: Sha,
     pub size: u64,
@@ -752,6 +752,18 @@ pub struct StoredRun {
     pub unique_key: Option<String>,
 }
 
+impl StoredRun {
+    /// What a task left: of a mapped job the lists of what its instances left.
+    #[must_use]
+    pub fn outputs(&self, task: &Task) -> BTreeMap<String, Value> {
+        let Some(count) = task.spread else { return task.outputs.clone() };
+        let of_it = |other: &&Task| other.job == task.job && other.index().is_some_and(|index| index < count);
+        let mut instances: Vec<&Task> = self.tasks.iter().filter(of_it).collect();
+        instances.sort_by_key(|instance| instance.index());
+        gathered(instances.into_iter().map(|instance| &instance.outputs))
+    }
+}
+
 /// A run as lists show it, without its tasks.
 #[derive(Debug, Clone)]
 pub struct ListedRun {
@@ -1013,7 +1025,7 @@ pub enum Answer {
 pub struct StoredAttempt {
     pub project: ProjectName,
     pub run: RunId,
-    pub job: JobName,
+    pub job: TaskName,
     pub attempt: Attempt,
 }
 

@@ -368,8 +368,7 @@ impl<S: Surroundings> Owner<S> {
         let mut begin = Vec::new();
         for (id, change) in batch.changes {
             if let (true, Some(before)) = (conflicts.contains(&id), change.before) {
-                self.shard.follow_run(&before);
-                self.shard.follow(&before, 0..before.tasks.len());
+                self.shard.follow_back(&before, self.runs.get(&id));
                 self.runs.insert(id, *before);
                 continue;
             }

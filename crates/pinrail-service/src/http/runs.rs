@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Json, Response};
 use pinrail_model::document::Sha;
 use pinrail_model::explain::{Explanation, Pace};
 use pinrail_model::ids::{BackfillId, RunId};
-use pinrail_model::names::{JobName, ProjectName, TargetName, WorkflowName};
+use pinrail_model::names::{ProjectName, TargetName, TaskName, WorkflowName};
 use pinrail_model::run::RunState;
 use pinrail_model::seam::store::{Answer, CounterRow, FileRow, Query, Who};
 use serde::{Deserialize, Serialize};
@@ -168,7 +168,7 @@ pub(super) fn checked_wait(seconds: u64) -> Result<Duration, Problem> {
 struct CancelBody {
     /// Only this job; none: the whole run.
     #[serde(default)]
-    job: Option<JobName>,
+    job: Option<TaskName>,
     #[serde(default)]
     reason: Option<String>,
 }
@@ -309,7 +309,7 @@ async fn follow_run(
 #[serde(deny_unknown_fields)]
 struct ExplainQuery {
     /// Only this job.
-    job: Option<JobName>,
+    job: Option<TaskName>,
     /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
     /// Explanations at most; 50 unless said otherwise.
@@ -395,7 +395,7 @@ async fn run_files(
 /// Reads a file that a job left.
 #[utoipa::path(
     get, path = "/runs/{id}/files/{job}/{name}", tag = "runs", security(("token" = ["viewer"])),
-    params(("id" = RunId, Path), ("job" = JobName, Path), ("name" = String, Path, description = "The file's name")),
+    params(("id" = RunId, Path), ("job" = TaskName, Path), ("name" = String, Path, description = "The file's name")),
     responses((status = 200, description = "Its bytes", body = [u8], content_type = "application/octet-stream")),
     extensions(("x-codes" = json!(["file-not-found"]))),
 )]

@@ -6,8 +6,8 @@ use pinrail_model::admit::Scope;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, QueryId, RunId, TransitionId};
-use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, TargetName, WorkflowName};
-use pinrail_model::run::{Attempt, Run, Task};
+use pinrail_model::names::{ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName};
+use pinrail_model::run::{Attempt, Run, Task, gathered};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow,
     ListedRun, Load, LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt, StoredReply,
@@ -116,18 +116,18 @@ fn stored_run(connection: &Connection, (id, data, unique_key, state): RawRun) ->
     let texts: Vec<String> =
         all(connection, "select data from tasks where run = ?1 order by ix, job", [&id], |row| row.get(0))?;
     let mut tasks: Vec<Task> = texts.iter().map(|text| decode("a task", text)).collect::<Result<_, _>>()?;
-    let attempts: Vec<(String, String)> = all(
+    let attempts: Vec<(String, String, String)> = all(
         connection,
-        "select job, data from attempts where run = ?1 order by job, instance, number",
+        "select job, instance, data from attempts where run = ?1 order by job, instance, number",
         [&id],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
-    let mut by_job: BTreeMap<String, Vec<std::sync::Arc<Attempt>>> = BTreeMap::new();
-    for (job, text) in attempts {
-        by_job.entry(job).or_default().push(std::sync::Arc::new(decode("an attempt", &text)?));
+    let mut by_task: BTreeMap<(String, String), Vec<std::sync::Arc<Attempt>>> = BTreeMap::new();
+    for (job, instance, text) in attempts {
+        by_task.entry((job, instance)).or_default().push(std::sync::Arc::new(decode("an attempt", &text)?));
     }
     for task in &mut tasks {
-        task.attempts = by_job.remove(task.job.as_str()).unwrap_or_default();
+        task.attempts = by_task.remove(&(task.job.to_string(), task.instance_text())).unwrap_or_default();
     }
     let mut documents = BTreeMap::new();
     let named = tasks.iter().map(|task| (task.version, task.bundle)).chain([(run.version, run.bundle)]);
@@ -373,11 +373,13 @@ fn run_state(connection: &Connection, who: &Who, id: RunId) -> Result<Answer, St
     Ok(Answer::RunState { state, last_event: last.unwrap_or(0).cast_unsigned() })
 }
 
+/// What people call a task: its job, with the index of an instance.
+const TASK: &str = "job || case instance when '' then '' else '[' || instance || ']' end";
+
 fn attempt(connection: &Connection, who: &Who, id: AttemptId) -> Result<Answer, StoreError> {
+    let sql = format!("select project, run, {TASK}, data from attempts where id = ?1");
     let found: Option<(String, String, String, String)> =
-        one(connection, "select project, run, job, data from attempts where id = ?1", [id.to_string()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
+        one(connection, &sql, [id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
     let Some((project, run, job, data)) = found else { return Ok(Answer::Nothing) };
     let project: ProjectName = parsed("a project name", &project)?;
     if !visible(who, &project) {
@@ -430,14 +432,31 @@ fn succeeded(connection: &Connection, lane: &Lane, interval: Interval) -> Result
         ],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
-    rows.into_iter()
-        .map(|(run, job, data)| {
-            let task: Task = decode("a task", &data)?;
-            Ok(SucceededTask {
-                run: parsed("a run id", &run)?,
-                job: parsed("a job name", &job)?,
-                outputs: task.outputs,
-            })
+    let tasks: Vec<(String, String, Task)> = rows
+        .into_iter()
+        .map(|(run, job, data)| Ok((run, job, decode("a task", &data)?)))
+        .collect::<Result<_, StoreError>>()?;
+    let mut instances: BTreeMap<(&str, &str), BTreeMap<u32, &Task>> = BTreeMap::new();
+    for (run, job, task) in &tasks {
+        if let Some(index) = task.index() {
+            instances.entry((run, job)).or_default().insert(index, task);
+        }
+    }
+    let none = BTreeMap::new();
+    let left = |run: &str, job: &str, task: &Task| match task.spread {
+        None => task.outputs.clone(),
+        Some(count) => {
+            let of_it = instances.get(&(run, job));
+            let outputs = |index| of_it.and_then(|of_it| of_it.get(&index)).map_or(&none, |task| &task.outputs);
+            gathered((0..count).map(outputs))
+        }
+    };
+    tasks
+        .iter()
+        .filter(|(_, _, task)| task.instance.is_none())
+        .map(|(run, job, task)| {
+            let outputs = left(run, job, task);
+            Ok(SucceededTask { run: parsed("a run id", run)?, job: parsed("a job name", job)?, outputs })
         })
         .collect()
 }
@@ -545,7 +564,7 @@ fn events(connection: &Connection, run: RunId, after: u64, limit: u32) -> Result
     )?;
     rows.into_iter()
         .map(|(seq, at, kind, job, data)| {
-            let job: Option<JobName> = job.map(|job| parsed("a job name", &job)).transpose()?;
+            let job: Option<TaskName> = job.map(|job| parsed("a job name", &job)).transpose()?;
             Ok(EventRow { run, seq: seq.cast_unsigned(), at: Micros(at), kind, job, data: json("an event", &data)? })
         })
         .collect()

@@ -262,7 +262,7 @@ pub(super) fn succeeded_between(
         "select r.interval_start, r.interval_end, t.job, t.bundle
            from runs r indexed by runs_interval cross join tasks t on t.run = r.id
           where r.project = ?1 and r.workflow = ?2 and r.interval_start >= ?3 and r.interval_start < ?4
-            and r.target = ?5 and t.ending = 'succeeded' order by r.interval_start, r.id",
+            and r.target = ?5 and t.ending = 'succeeded' and t.instance = '' order by r.interval_start, r.id",
         params![lane.project.as_str(), lane.workflow.as_str(), from.0, until.0, target_column(lane.target.as_ref())],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
     )?;
