@@ -965,7 +965,7 @@ impl Machine<'_> {
     /// A job that it waits for may have been retried by hand meanwhile; then it waits again.
     fn try_again(&mut self, ix: TaskIx) {
         self.task(ix).backoff_until = None;
-        if matches!(self.allowed(ix), Allowed::Yes) {
+        if matches!(self.allowed(ix), Allowed::Yes) && self.run.graph.jobs[ix].map.is_none() {
             self.make_ready(ix);
         } else if self.shift(ix, Position::Waiting).is_ok() {
             self.settle_from(ix);
@@ -1104,7 +1104,9 @@ impl Machine<'_> {
     /// Everything that has not begun is looked at again: new code may name other jobs to wait for.
     fn look_again(&mut self) -> Result<(), Refused> {
         for ix in 0..self.run.tasks.len() {
-            if self.position(ix) == Position::Ready && !matches!(self.allowed(ix), Allowed::Yes) {
+            // With new code it may have become a mapped one, which does nothing itself.
+            let begins = matches!(self.allowed(ix), Allowed::Yes) && self.run.graph.jobs[ix].map.is_none();
+            if self.position(ix) == Position::Ready && !begins {
                 self.shift(ix, Position::Waiting)?;
             }
             self.settle_from(ix);
