@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
@@ -46,7 +47,7 @@ pub struct Backfill {
     pub param_types: BTreeMap<String, ParamType>,
     pub executors: BTreeMap<JobName, ExecutorKind>,
     /// Outputs of jobs that the selection leaves out, by index.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_index")]
     pub outside: BTreeMap<u32, BTreeMap<JobName, BTreeMap<String, Value>>>,
     pub order: Order,
     pub concurrency: u32,
@@ -257,9 +258,17 @@ pub fn run_id(backfill: BackfillId, created_at: Micros, index: u32) -> RunId {
     RunId::from_parts(u64::try_from(created_at.0 / 1000).unwrap_or(0), random)
 }
 
+/// Reads what is keyed by index. As a part of a tagged value its keys are texts, as those of all JSON are.
+fn by_index<'de, D: Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<BTreeMap<u32, T>, D::Error> {
+    let texts = BTreeMap::<String, T>::deserialize(input)?;
+    let indexes = texts.into_iter().map(|(key, value)| Ok((key.parse().map_err(D::Error::custom)?, value)));
+    indexes.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seam::store::CommandKind;
 
     fn backfill(count: i64, done_before: Vec<u32>, order: Order) -> Backfill {
         let day = 86_400_000_000;
@@ -294,6 +303,18 @@ mod tests {
         assert_eq!(ids[3], one.run_id(3));
         let endings: std::collections::BTreeSet<String> = ids.iter().map(RunId::short).collect();
         assert_eq!(endings.len(), 100);
+    }
+
+    #[test]
+    fn outputs_of_jobs_that_are_left_out_are_read_as_they_were_written() {
+        let outputs = BTreeMap::from([("a".parse().unwrap(), BTreeMap::from([("n".to_owned(), Value::from(3))]))]);
+        let outside = BTreeMap::from([(0, outputs.clone()), (12, outputs)]);
+        let asked = Backfill { outside, ..backfill(20, vec![], Order::Newest) };
+        let text = serde_json::to_string(&CommandKind::CreateBackfill(Box::new(asked.clone()))).unwrap();
+        match serde_json::from_str(&text).unwrap() {
+            CommandKind::CreateBackfill(read) => assert_eq!(*read, asked),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
