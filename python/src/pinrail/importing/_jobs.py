@@ -496,7 +496,7 @@ def literal_of(value: Value) -> Optional[str]:
         return shown + (', tzinfo=datetime.timezone.utc)' if zone == 'UTC' else ')')
     if isinstance(value, datetime.date):
         return f'datetime.date({value.year}, {value.month}, {value.day})'
-    if isinstance(value, datetime.timedelta):
+    if isinstance(value, (datetime.timedelta, datetime.time)):
         return repr(value)
     if isinstance(value, pathlib.PurePosixPath):
         return repr(str(value))
