@@ -349,6 +349,9 @@ class JobsModule:
         for statement in self.ev.tree.body:
             if name not in bound_names(statement) or isinstance(statement, (ast.With, ast.AsyncWith, ast.For)):
                 continue
+            if isinstance(statement, ast.If) and any(isinstance(one, ast.With) for one in ast.walk(statement)):
+                # A whole DAG under a condition; a plain value of it comes along by itself.
+                continue
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 if self._bring_import(name, statement):
                     found = True

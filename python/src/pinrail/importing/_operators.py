@@ -938,7 +938,7 @@ class DagTranslator:
             job.settings['retry_on'] = "['user', 'external', 'unknown']"
         if skips:
             what = f'soft_fail=True of {_named(task)}: it fails when it has waited in vain'
-            todo = 'a job with wait_for= can be skipped: otherwise="skip"'
+            todo = 'let it succeed, leave an output, and write when= in the jobs below'
             self.report.left_out(task.file, task.line, what, todo)
         freed = task.given('mode') == 'reschedule' or task.given('deferrable') is True
         if freed or task.kind.endswith('Async'):
