@@ -106,7 +106,7 @@ fn sensors_wait_and_branches_choose_as_they_do_in_a_dag() {
     {
         let ran = inside(&["run", "branching", "--at", day]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        let run = inside(&["show", "last", "--json"]).json();
+        let run = inside(&["show", "--json"]).json();
         for job in ways.into_iter().chain(["there", "choose", "join", "stop"]) {
             assert_eq!(task(&run, job)["state"], "succeeded", "{job}: {run}");
         }
