@@ -50,11 +50,15 @@ CONDITIONS: list[tuple[str, Optional[dict[str, Any]], Optional[str]]] = [
     ("FileSensor(filepath='./in/')", file('in/**/*'), None),
     ("FileSensor(filepath='in/{{ ds_nodash }}.csv')", file("in/{{ ds|replace('-', '') }}.csv"), None),
     (
-        "FileSensor(filepath='in/{{ logical_date.strftime(\"%Y/%m\") }}/x')",
+        'FileSensor(filepath=\'in/{{ logical_date.strftime("%Y/%m") }}/x\')',
         file('in/{{ interval.start[:4] }}/{{ interval.start[5:7] }}/x'),
         None,
     ),
-    ("FileSensor(filepath='in/{{ ti.xcom_pull(task_ids=\"above\") }}')", file('in/{{ upstream.above.return_value }}'), None),
+    (
+        'FileSensor(filepath=\'in/{{ ti.xcom_pull(task_ids="above") }}\')',
+        file('in/{{ upstream.above.return_value }}'),
+        None,
+    ),
     ("FileSensor(filepath='in/{{ macros.random() }}')", None, '"macros.random" has no counterpart'),
     ("SqlSensor(conn_id='x', sql='SELECT count(*) FROM a.t;')", sql('SELECT count(*) > 0 FROM a.t'), None),
     ("SqlSensor(conn_id='x', sql='select count(*) > 5 from a.t')", sql('select count(*) > 5 from a.t'), None),
@@ -93,8 +97,16 @@ CONDITIONS: list[tuple[str, Optional[dict[str, Any]], Optional[str]]] = [
         None,
         'execution_delta waits for another interval',
     ),
-    ("ExternalTaskSensor(external_dag_id='other', allowed_states=['failed'])", None, "it waits for the state ['failed']"),
-    ('TimeDeltaSensor(delta=timedelta(minutes=10))', sql("select now() >= {{ interval.end }} + interval '600 seconds'"), None),
+    (
+        "ExternalTaskSensor(external_dag_id='other', allowed_states=['failed'])",
+        None,
+        "it waits for the state ['failed']",
+    ),
+    (
+        'TimeDeltaSensor(delta=timedelta(minutes=10))',
+        sql("select now() >= {{ interval.end }} + interval '600 seconds'"),
+        None,
+    ),
     ('TimeDeltaSensorAsync(delta=timedelta(0))', sql('select now() >= {{ interval.end }}'), None),
     (
         "DateTimeSensor(target_time='{{ data_interval_start + macros.timedelta(hours=30) }}')",
@@ -109,7 +121,11 @@ CONDITIONS: list[tuple[str, Optional[dict[str, Any]], Optional[str]]] = [
     ("DateTimeSensor(target_time='{{ prev_ds }}')", None, 'the run before is not known'),
     ('TimeSensor(target_time=time(14, 30))', sql("select cast(now() as time) >= time '14:30:00'"), None),
     ('TimeSensor(target_time=datetime.now().time())', None, 'target_time is only known at run time'),
-    ('DayOfWeekSensor(week_day={WeekDay.SATURDAY, WeekDay.SUNDAY})', sql('select extract(dow from now()) in (0, 6)'), None),
+    (
+        'DayOfWeekSensor(week_day={WeekDay.SATURDAY, WeekDay.SUNDAY})',
+        sql('select extract(dow from now()) in (0, 6)'),
+        None,
+    ),
     ("DayOfWeekSensor(week_day='Monday', use_task_logical_date=True)", None, 'a date of the run never changes'),
 ]
 
@@ -142,7 +158,10 @@ FileSensor(task_id='unknown', filepath='a', poke_interval=datetime.now().hour, e
         "DAG('d', schedule=None, default_args={'poke_interval': 30})",
     )
     waits = {name: job['wait_for'][0] for name, job in made.jobs.items()}
-    assert [(name, one.get('every_seconds'), one.get('timeout_seconds'), one.get('otherwise')) for name, one in waits.items()] == [
+    assert [
+        (name, one.get('every_seconds'), one.get('timeout_seconds'), one.get('otherwise'))
+        for name, one in waits.items()
+    ] == [
         ('plain', 30.0, None, None),
         ('given', 15.0, 3600.0, 'skip'),
         ('ended', 30.0, 300.0, None),
@@ -195,9 +214,7 @@ with DAG('d', schedule='@daily', catchup=False, start_date=pendulum.datetime(202
     TimeSensor(task_id='wait', target_time=time(6))
 """,
     )
-    assert made.conditions('wait') == [
-        sql("select cast(now() at time zone 'Europe/Rome' as time) >= time '06:00:00'")
-    ]
+    assert made.conditions('wait') == [sql("select cast(now() at time zone 'Europe/Rome' as time) >= time '06:00:00'")]
 
 
 def test_sensors_without_a_condition_look_themselves(files: Files, tmp_path: Path) -> None:

@@ -101,9 +101,7 @@ def when(choices: list[Choice], names: dict[str, str], *, also_skipped: bool) ->
         if decides(decider) == GOES_ON:
             terms.append(f'{job}.{GOES_ON}' + ('|default(true)' if also_skipped else ''))
             continue
-        found = [
-            f'{one!r} in {job}.{WAYS}' + (f'|default([{ids[0]!r}])' if also_skipped else '') for one in ids
-        ]
+        found = [f'{one!r} in {job}.{WAYS}' + (f'|default([{ids[0]!r}])' if also_skipped else '') for one in ids]
         term = ' or '.join(found)
         terms.append(f'({term})' if len(found) > 1 and len(choices) > 1 else term)
     return ' and '.join(terms)

@@ -464,6 +464,4 @@ def _moment_text(tree: ast.expr) -> Optional[str]:
     pieces = re.split(r'%(.)', given.value)
     if not all(letter in _PIECES for letter in pieces[1::2]):
         return None
-    return ''.join(
-        f'{{{{ {moment}{_PIECES[piece]} }}}}' if index % 2 else piece for index, piece in enumerate(pieces)
-    )
+    return ''.join(f'{{{{ {moment}{_PIECES[piece]} }}}}' if index % 2 else piece for index, piece in enumerate(pieces))

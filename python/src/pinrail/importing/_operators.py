@@ -902,7 +902,7 @@ class DagTranslator:
         sensor.given('recursive')
         self._unhandled(task, *sensor.used)
         what = f'"{path}" of {_named(task)} is outside of the project: the job looks itself, in a slot'
-        self.report.changed(task.file, task.line, what, "with the file in the project's folder: wait_for=File(\"PATH\")")
+        self.report.changed(task.file, task.line, what, 'with the file in the project\'s folder: wait_for=File("PATH")')
         pieces = [
             f'{{{{ {part.text} }}}}' if part.kind == 'expr' else re.sub(r'[^\w./*?\[\]@%+=:,-]', r'\\\g<0>', part.text)
             for part in _jinja.parts_of(path)
@@ -946,7 +946,9 @@ class DagTranslator:
 
     def marker(self, task: Task, job: Job) -> None:
         """``ExternalTaskMarker``: it does nothing, until somebody clears it."""
-        self._unhandled(task, 'external_dag_id', 'external_task_id', 'execution_date', 'logical_date', 'recursion_depth')
+        self._unhandled(
+            task, 'external_dag_id', 'external_task_id', 'execution_date', 'logical_date', 'recursion_depth'
+        )
         what = f'{_named(task)}: a retry of this run does not reach over to the other workflow'
         self.report.changed(task.file, task.line, what)
         job.kind, job.target = 'shell', "['true']"

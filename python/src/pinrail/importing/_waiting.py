@@ -165,7 +165,8 @@ def truth_of(statement: str) -> str:
     item, rest = _first_item(statement[found.end() :]) if found is not None else ('', '')
     if found is None or not item or rest.lstrip().startswith(',') or re.match(r'(distinct\b|\*|top\b)', item, re.I):
         raise NotTranslated(
-            'its SQL is no SELECT of one value', 'write wait_for=SqlTrue("select ...") with a value that is true or false'
+            'its SQL is no SELECT of one value',
+            'write wait_for=SqlTrue("select ...") with a value that is true or false',
         )
     gap = ' ' if rest else ''
     head, rest = statement[: found.end()], rest.lstrip()
@@ -214,7 +215,9 @@ def http(sensor: Sensor) -> list[Call]:
     todo = f'write wait_for=Url("{address}"{said})'
     method = sensor.given('method', 'GET')
     if not isinstance(method, str) or method.upper() != 'GET':
-        raise NotTranslated(f'its method is {literal_of(method)}', 'write a job that asks, with retries= and retry_delay=')
+        raise NotTranslated(
+            f'its method is {literal_of(method)}', 'write a job that asks, with retries= and retry_delay='
+        )
     for name in ('headers', 'extra_options', 'response_error_codes_allowlist', 'data'):
         if sensor.given(name):
             raise NotTranslated(f'a condition sends no {name}', 'write a job that asks, with retries= and retry_delay=')
