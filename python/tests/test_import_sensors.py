@@ -71,6 +71,15 @@ CONDITIONS: list[tuple[str, Optional[dict[str, Any]], Optional[str]]] = [
         ),
         None,
     ),
+    (
+        "SqlSensor(conn_id='x', sql='select case when count(*) > 3 then 1 else 0 end from t')",
+        sql(
+            "select cast(first as varchar) not in ('', '0', '0.0', 'false') "
+            'from (select case when count(*) > 3 then 1 else 0 end from t) as found (first)'
+        ),
+        None,
+    ),
+    ("SqlSensor(conn_id='x', sql='select exists(select 1 from t)')", None, 'EXISTS is no value in Pinrail'),
     ("SqlSensor(conn_id='x', sql='select a, b from t')", None, 'its SQL is no SELECT of one value'),
     ("SqlSensor(conn_id='x', sql='select 1', success=lambda n: n > 3)", None, 'success decides with Python'),
     (

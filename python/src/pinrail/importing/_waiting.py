@@ -171,7 +171,10 @@ def truth_of(statement: str) -> str:
     gap = ' ' if rest else ''
     head, rest = statement[: found.end()], rest.lstrip()
     outside = _outside_of_brackets(item)
-    if re.search(r'[<>=]|\b(is|in|like|between|exists|not|true|false|and|or)\b', outside, re.IGNORECASE):
+    if re.match(r'(not\s+)?exists\b', outside, re.IGNORECASE):
+        raise NotTranslated('EXISTS is no value in Pinrail', 'write wait_for=SqlTrue("select count(*) > 0 from ...")')
+    is_case = re.match(r'case\b', outside, re.IGNORECASE) is not None
+    if not is_case and re.search(r'[<>=]|\b(is|in|like|between|not|true|false|and|or)\b', outside, re.IGNORECASE):
         return statement
     if re.fullmatch(r'(count|sum)\s*\(\s*\)(\s+as\s+\w+)?', outside, re.IGNORECASE):
         value = re.sub(r'\)\s+as\s+\w+$', ')', item, flags=re.IGNORECASE)
