@@ -160,7 +160,7 @@ def test_how_often_and_how_long_a_sensor_looks(files: Files) -> None:
         files,
         """
 FileSensor(task_id='plain', filepath='a')
-FileSensor(task_id='given', filepath='a', poke_interval=15, timeout=timedelta(hours=1), soft_fail=True, mode='reschedule')
+FileSensor(task_id='given', filepath='a', poke_interval=15, timeout=timedelta(hours=1), soft_fail=True, mode='poke')
 FileSensor(task_id='ended', filepath='a', timeout=600, execution_timeout=timedelta(minutes=5), retries=2)
 FileSensor(task_id='unknown', filepath='a', poke_interval=datetime.now().hour, exponential_backoff=True, other=1)
 """,
@@ -196,7 +196,7 @@ with DAG('first', schedule=None):
 
 with DAG('second', schedule=None):
     ExternalTaskSensor(task_id='group', external_dag_id='first', external_task_group_id='g')
-    ExternalTaskSensor(task_id='many', external_dag_id='first', external_task_ids=['mark', 'g.a'], failed_states=['failed'])
+    ExternalTaskSensor(task_id='many', external_dag_id='first', external_task_ids=['mark', 'g.a'], failed_states=['x'])
     ExternalTaskSensor(task_id='gone', external_dag_id='third')
 """,
     )
@@ -306,7 +306,8 @@ a >> join
         'g_second': [],
         # It stands below a, and goes on with it.
         'join': [
-            "'join' in upstream['choose-it'].ways|default(['join']) or 'a' in upstream['choose-it'].ways|default(['join'])"
+            "'join' in upstream['choose-it'].ways|default(['join']) or "
+            "'a' in upstream['choose-it'].ways|default(['join'])"
         ],
     }
     assert made.jobs['join']['run_if'] == 'none_failed'

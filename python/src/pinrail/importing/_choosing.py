@@ -1,7 +1,7 @@
 """Branches and short circuits of Airflow: what the jobs below them have to ask before they begin.
 
 A job that decides leaves an output, ``ways`` (the ids of the tasks that it chose) or ``goes_on``, and each job below it
-that Airflow would skip has a ``when`` that reads it. That holds also where the decision itself has to be written by hand.
+that Airflow would skip has a ``when`` that reads it. That holds also where the decision has to be written by hand.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def waits_otherwise(task: Task) -> bool:
 
 
 def when(choices: list[Choice], names: dict[str, str], *, also_skipped: bool) -> str:
-    """The expression for ``when=``; ``also_skipped``: those that decide may have been skipped, which decides nothing."""
+    """The expression for ``when=``; ``also_skipped``: those that decide may have been skipped, and decide nothing."""
     terms: list[str] = []
     for decider, ids in choices:
         name = names[decider.id]

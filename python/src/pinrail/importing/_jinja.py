@@ -384,7 +384,7 @@ def sql(template: str, params: set[str], job_of: Callable[[str], str]) -> tuple[
     return ''.join(pieces), pulls, bare
 
 
-# What conditions have for a value: there the server fills in, and moments are texts such as 2024-05-01T00:00:00.000000Z.
+# What conditions have for a value: the server fills in, and moments are texts such as 2024-05-01T00:00:00.000000Z.
 _MOMENTS = {
     'data_interval_start': 'interval.start',
     'data_interval_end': 'interval.end',
@@ -409,7 +409,7 @@ _SERVER = {
 def server_text(
     template: str, params: set[str], output: Callable[[str, str], str]
 ) -> tuple[str, list[tuple[str, str]]]:
-    """A template as one of a condition, and the outputs that it reads. ``output`` names one. Raises ``NotTranslated``."""
+    """A template as one of a condition, and the outputs that it reads. Raises ``NotTranslated``."""
     pieces: list[str] = []
     pulls: list[tuple[str, str]] = []
     for part in parts_of(template):

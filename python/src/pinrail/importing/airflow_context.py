@@ -130,7 +130,7 @@ class BaseOperator:
 
 
 def chosen_ways(chosen: Union[str, Iterable[str], None], known: list[str]) -> list[str]:
-    """What the function of a branch chose, as a list of task ids. Raises ``UserError`` for one that is not ``known``."""
+    """What the function of a branch chose, as a list of task ids. Raises ``UserError`` for one not ``known``."""
     ways = [] if chosen is None else [chosen] if isinstance(chosen, str) else list(chosen)
     for way in ways:
         if way not in known:
