@@ -335,6 +335,9 @@ pub struct Attempt {
     pub generation: u32,
     pub session: SessionId,
     pub executor: ExecutorKind,
+    /// The task's epoch in which it began; its time limits are set in this one, and hold for as long as it lives.
+    #[serde(default)]
+    pub first_epoch: u64,
     /// The Python environment that its processes have, if its project has a lock.
     #[serde(default)]
     pub environment: Option<Sha>,
@@ -978,7 +981,10 @@ impl Run {
         | Work::Clean { task, epoch, .. }
         | Work::Watch { task, epoch }
         | Work::Set { task, epoch, .. }) = work;
-        self.tasks.get(*task).is_some_and(|task| task.epoch == *epoch)
+        self.tasks.get(*task).is_some_and(|task| match work {
+            Work::Set { timer, .. } => task.heeds(*epoch, *timer),
+            _ => task.epoch == *epoch,
+        })
     }
 
     /// Timers to set again after a restart, with the time that is left, and conditions to look at. Those of attempts follow
@@ -1023,6 +1029,15 @@ impl Run {
 }
 
 impl Task {
+    /// Whether a timer that was set in an epoch is still about it. A time limit goes on when somebody takes the attempt over.
+    #[must_use]
+    pub fn heeds(&self, epoch: u64, timer: Timer) -> bool {
+        match (timer, self.attempt()) {
+            (Timer::Warn | Timer::Abort, Some(attempt)) => (attempt.first_epoch..=self.epoch).contains(&epoch),
+            _ => self.epoch == epoch,
+        }
+    }
+
     fn new(job: JobName, bundle: Sha, version: Sha) -> Self {
         Self {
             job,
