@@ -194,7 +194,7 @@ impl Backfill {
         let over = ended >= self.total();
         match (over, &progress.cancelled, &progress.paused) {
             // Rows that were not made when it was cancelled never will be; a run that is retried is queued at first.
-            (_, Some(_), _) if ended >= progress.exist.max(progress.made) => BackfillState::Cancelled,
+            (_, Some(_), _) if ended >= progress.rows() => BackfillState::Cancelled,
             (_, Some(_), _) => BackfillState::Running,
             (true, ..) if progress.failed > 0 => BackfillState::Failed,
             (true, ..) if progress.succeeded == 0 && progress.stopped > 0 => BackfillState::Cancelled,
@@ -206,6 +206,12 @@ impl Backfill {
 }
 
 impl Progress {
+    /// Places whose runs have rows, whatever their parameters.
+    #[must_use]
+    pub fn rows(&self) -> u32 {
+        self.exist.max(self.made)
+    }
+
     /// The next indexes whose rows are to be made, each with whether it has a row already, perhaps with parameters from
     /// before an edit. They count as made from now on.
     pub fn next_slice(&mut self, backfill: &Backfill, sequence: &[u32], most: u32) -> Vec<(u32, bool)> {
