@@ -16,7 +16,7 @@ use crate::document::{ExecutorKind, ParamType, Sha};
 use crate::ids::{BackfillId, RunId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::run::{Cause, Class, Control, Graph, Pending, Run, RunState};
-use crate::target::{Lane, Target, name_of};
+use crate::target::{Lane, Target};
 use crate::time::{Interval, Micros};
 
 /// Runs of one backfill at most: hourly intervals of more than a hundred years.
@@ -123,7 +123,7 @@ impl Backfill {
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+        Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
     /// Runs that it makes.
@@ -210,6 +210,13 @@ impl Progress {
     #[must_use]
     pub fn rows(&self) -> u32 {
         self.exist.max(self.made)
+    }
+
+    /// Of the indexes in the order of execution, those whose runs have rows and have not had their turn.
+    #[must_use]
+    pub fn dormant<'a>(&self, sequence: &'a [u32]) -> &'a [u32] {
+        let (next, rows) = (self.next as usize, self.rows() as usize);
+        &sequence[next..rows.max(next)]
     }
 
     /// The next indexes whose rows are to be made, each with whether it has a row already, perhaps with parameters from

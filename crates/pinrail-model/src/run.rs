@@ -35,7 +35,7 @@ use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::seam::exec::Spec;
 use crate::seam::lake::Written;
-use crate::target::{Lane, Place, Target, name_of};
+use crate::target::{Lane, Place, Target};
 use crate::time::{Interval, Micros};
 use crate::trigger::Overrun;
 
@@ -890,7 +890,7 @@ impl Run {
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+        Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
     /// Where its tables are.

@@ -219,9 +219,8 @@ impl Owner {
         }
         let Some(filling) = self.backfills.get_mut(&id) else { return Ok(()) };
         let progress = &mut filling.row.progress;
-        let (next, rows) = (progress.next as usize, progress.rows() as usize);
-        let dormant: Vec<RunId> =
-            filling.sequence[next..rows.max(next)].iter().map(|index| filling.row.backfill.run_id(*index)).collect();
+        let dormant = progress.dormant(&filling.sequence).iter();
+        let dormant: Vec<RunId> = dormant.map(|index| filling.row.backfill.run_id(*index)).collect();
         progress.next = filling.row.backfill.total();
         for slice in dormant.chunks(SLICE as usize) {
             let mut writes = Vec::with_capacity(slice.len());
