@@ -1,5 +1,8 @@
 //! When a workflow runs and which interval a run covers. Pure: fire times come from the schedule and a given moment.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use chrono::{
@@ -414,8 +417,28 @@ fn seconds_since_epoch(seconds: i64, tz: Tz) -> DateTime<Tz> {
     DateTime::<Utc>::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC).with_timezone(&tz)
 }
 
-fn parse(cron: &str) -> Result<croner::Cron, String> {
-    CronParser::new().parse(cron).map_err(|e| format!("cron \"{cron}\" cannot be understood: {e}"))
+fn parse(cron: &str) -> Result<Rc<croner::Cron>, String> {
+    PARSED.with_borrow_mut(|parsed| {
+        if let Some(known) = parsed.get(cron) {
+            return Ok(Rc::clone(known));
+        }
+        let new = CronParser::new().parse(cron).map_err(|e| format!("cron \"{cron}\" cannot be understood: {e}"))?;
+        let new = Rc::new(new);
+        if parsed.len() >= MOST_PARSED {
+            parsed.clear();
+        }
+        parsed.insert(cron.to_owned(), Rc::clone(&new));
+        Ok(new)
+    })
+}
+
+/// Expressions that are kept.
+const MOST_PARSED: usize = 4096;
+
+thread_local! {
+    /// Expressions that were understood: to read one takes longer than to find its next fire time, and each is asked again
+    /// and again.
+    static PARSED: RefCell<HashMap<String, Rc<croner::Cron>>> = RefCell::default();
 }
 
 /// The zone of that IANA name.

@@ -300,7 +300,7 @@ struct Stage<'a> {
     by_workflow: HashMap<WorkflowName, usize>,
     live: HashMap<RunId, Live>,
     /// When which attempt ends.
-    ends: BinaryHeap<Reverse<(Micros, u64, RunId, TaskIx, u64)>>,
+    ends: BinaryHeap<Reverse<End>>,
     meters: Vec<Meter>,
     by_limit: HashMap<LimitId, usize>,
     /// Where all keys are, if any job has one.
@@ -309,6 +309,9 @@ struct Stage<'a> {
     waiting: HashMap<Key, (usize, Micros)>,
     told: Forecast,
 }
+
+/// When, after how many others began, which attempt ends, in which epoch.
+type End = (Micros, u64, RunId, TaskIx, u64);
 
 /// The meter of the worker slots.
 const SLOTS: usize = 0;
