@@ -103,7 +103,7 @@ Examples:
     },
     /// Say what a deploy would change: jobs, fire times, runs under way
     Plan,
-    /// Play this folder's schedules on a virtual clock: when runs end, what waits for slots and pools, which SLAs are missed
+    /// Play this folder's schedules on a virtual clock: what waits for slots and pools, which SLAs are missed
     #[command(
         after_help = "Jobs take as long as they usually do: the median of their latest successful runs. Nothing is run.
 

@@ -25,7 +25,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 #[utoipa::path(
     post, path = "/projects/{project}/simulations", tag = "schedules", security(("token" = ["operator"])),
     params(("project" = ProjectName, Path)),
-    request_body(content = SimulationRequest, example = json!({"days": 7, "pools": {"warehouse": 2}})),
+    request_body(content = SimulationRequest, example = json!({"days": 7, "slots": 8})),
     responses((status = 200, description = "What it comes to", body = Forecast)),
     extensions(("x-compiles" = json!(true)), ("x-codes" = json!([
         "bad-parameter", "job-not-found", "owner-gone", "pool-not-found", "target-not-found",
