@@ -8,13 +8,13 @@ use crate::document::{Document, Job, topological};
 use crate::names::JobName;
 use crate::select::select;
 
-/// Immutable and shared by all copies of a run.
-#[derive(Debug, Default)]
+/// Immutable and shared by all copies of a run; jobs and edges are shared by all runs of a version.
+#[derive(Debug, Clone, Default)]
 pub struct Graph {
     pub jobs: Vec<Arc<Job>>,
     /// For each job, those that it waits for within the run.
-    pub parents: Vec<Vec<usize>>,
-    pub children: Vec<Vec<usize>>,
+    pub parents: Arc<Vec<Vec<usize>>>,
+    pub children: Arc<Vec<Vec<usize>>>,
     /// The length in milliseconds of the longest path that begins here: what finishing early would let begin. A job whose
     /// duration is not known counts as a second.
     pub weight: Vec<u64>,
@@ -46,7 +46,9 @@ impl Graph {
     /// # Errors
     /// The first name that is no job of the document.
     pub fn of<'a>(jobs: &[Job], names: impl Iterator<Item = &'a JobName>) -> Result<Self, JobName> {
-        let found = names.map(|name| jobs.iter().find(|job| job.name == *name).cloned().ok_or_else(|| name.clone()));
+        // Looked for one by one, the names of ten thousand jobs would cost as many times ten thousand looks.
+        let known: BTreeMap<&JobName, &Job> = jobs.iter().map(|job| (&job.name, job)).collect();
+        let found = names.map(|name| known.get(name).map(|job| (*job).clone()).ok_or_else(|| name.clone()));
         Ok(Self::build(found.collect::<Result<_, _>>()?))
     }
 
@@ -57,7 +59,7 @@ impl Graph {
         for ix in places {
             jobs[ix] = Arc::clone(&other.jobs[ix]);
         }
-        let (parents, children) = (self.parents.clone(), self.children.clone());
+        let (parents, children) = (Arc::clone(&self.parents), Arc::clone(&self.children));
         Self { jobs, parents, children, weight: self.weight.clone(), concurrency: self.concurrency }
     }
 
@@ -100,6 +102,7 @@ impl Graph {
             let below = children[ix].iter().map(|child| weight[*child]).max().unwrap_or(0);
             weight[ix] = below + UNKNOWN.as_millis() as u64;
         }
-        Self { jobs: jobs.into_iter().map(Arc::new).collect(), parents, children, weight, concurrency: None }
+        let jobs = jobs.into_iter().map(Arc::new).collect();
+        Self { jobs, parents: Arc::new(parents), children: Arc::new(children), weight, concurrency: None }
     }
 }

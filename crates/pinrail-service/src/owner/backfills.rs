@@ -1,4 +1,7 @@
 //! The owner's backfills: their rows are made in slices, and their runs begin when admission says so.
+//!
+//! The two largest costs of a large one are the commits of its slices (a run's row with its indexes, and a line of
+//! history), between which others get their turn, and the computing of its intervals before it is accepted.
 
 use pinrail_model::backfill::{Backfill, Progress, SLICE};
 use pinrail_model::ids::{BackfillId, RunId};
