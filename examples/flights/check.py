@@ -1,6 +1,6 @@
 """Compares every row of every result table with what Python computes from the raw files. It knows nothing of the SQL.
 
-    python check.py 2013-01-01 2013-01-02        the days that were run
+    python check.py 2013-01-01 2013-02-01..2013-02-28        the days that were run
 
 Tables are read by ``pinrail sql`` (``PINRAIL_BIN``, else the one on ``PATH``). Exit status 0 means that every cell is
 as it must be; 1 names the first cells that differ.
@@ -17,7 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from operator import itemgetter
 from pathlib import Path
@@ -261,8 +261,9 @@ def counted(delays: Sequence[int | None]) -> tuple[tuple[int, int, int], list[in
 
 def daily_delays(flights: Expected, days: Sequence[str]) -> Expected:
     groups: defaultdict[tuple[str, str], list[int | None]] = defaultdict(list)
+    wanted = set(days)
     for day, carrier, delay in picked(flights, 'flight_day carrier dep_delay'):
-        if day in days:
+        if day in wanted:
             groups[carrier, day].append(delay)
     rows: list[Cells] = []
     for (carrier, day), delays in groups.items():
@@ -380,14 +381,23 @@ def answer_of(reading: subprocess.Popen[bytes], table: str) -> dict[str, Any]:
     return json.loads(out)
 
 
+def days_of(text: str) -> list[str]:
+    """The days of ``2013-01-01``, or of ``2013-01-01..2013-01-31`` with both ends, in ISO form."""
+    first, _, last = text.partition('..')
+    begin, end = date.fromisoformat(first), date.fromisoformat(last or first)
+    if end < begin:
+        raise ValueError(text)
+    return [(begin + timedelta(days=number)).isoformat() for number in range((end - begin).days + 1)]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Compares every result table with the raw files.')
-    parser.add_argument('days', nargs='+', type=date.fromisoformat, help='the days that were run')
+    parser.add_argument('days', nargs='+', type=days_of, help='the days that were run: DAY or FROM..TO')
     parser.add_argument('--project', type=Path, default=FOLDER, help='the project [default: the folder of this file]')
     given = parser.parse_args(arguments)
     # The largest table is read while the expected rows are computed.
     flights = start_reading(given.project, 'raw.flights')
-    tables = expected_tables(given.project / 'data', [day.isoformat() for day in given.days])
+    tables = expected_tables(given.project / 'data', [day for days in given.days for day in days])
     cells, wrong = 0, 0
     for expected in tables:
         table = expected.table

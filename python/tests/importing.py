@@ -39,6 +39,10 @@ class Imported:
         """The edges of the only workflow, as ``before>after``."""
         return {f'{above}>{name}' for name, job in self.jobs.items() for above in job['after']}
 
+    def conditions(self, job: str) -> list[dict[str, Any]]:
+        """What a job waits for or asks, without what is said of when and how long."""
+        return [one['that'] for one in self.jobs[job].get('wait_for', [])]
+
     def notes(self, level: str = 'left-out') -> list[str]:
         """The notes of a level: line and what."""
         return [f'{note["line"]}: {note["what"]}' for note in self.document['notes'] if note['level'] == level]

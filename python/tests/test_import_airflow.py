@@ -489,7 +489,8 @@ RULES = [
     ('one_failed', 'any_failed', 'changed'),
     ('none_failed_min_one_success', 'none_failed', 'changed'),
     ('always', 'all_done', 'changed'),
-    ('one_success', 'all_succeeded', 'left-out'),
+    ('one_success', 'none_failed', 'changed'),
+    ('none_skipped', 'all_succeeded', 'left-out'),
     ('all_skipped', 'all_succeeded', 'left-out'),
 ]
 
@@ -759,10 +760,9 @@ def test_what_has_no_counterpart_is_a_job_that_fails_and_a_note(files: Files) ->
         files,
         """
         from airflow import DAG
-        from airflow.decorators import task
-        from airflow.operators.python import BranchPythonOperator, ShortCircuitOperator
+        from airflow.operators.latest_only import LatestOnlyOperator
         from airflow.operators.empty import EmptyOperator
-        from airflow.sensors.filesystem import FileSensor
+        from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
         from airflow.providers.http.sensors.http import HttpSensor
         from airflow.providers.amazon.aws.operators.s3 import S3ListOperator
 
@@ -771,37 +771,34 @@ def test_what_has_no_counterpart_is_a_job_that_fails_and_a_note(files: Files) ->
                 return 1
 
         with DAG('d', schedule=None):
-            file = FileSensor(task_id='file', filepath='/x', poke_interval=30)
-            http = HttpSensor(task_id='http', endpoint='x')
-            branch = BranchPythonOperator(task_id='branch', python_callable=lambda: 'a')
-            short = ShortCircuitOperator(task_id='short', python_callable=lambda: True)
+            key = S3KeySensor(task_id='key', bucket_key='s3://b/k', poke_interval=30)
+            http = HttpSensor(task_id='http', endpoint='x', response_check=lambda r: 'yes' in r.text)
+            latest = LatestOnlyOperator(task_id='latest')
             own = OwnOperator(task_id='own')
             s3 = S3ListOperator(task_id='s3', bucket='b')
-
-            @task.sensor
-            def ready():
-                return True
-
-            [file, http] >> branch >> [short, own, s3] >> EmptyOperator(task_id='a')
-            ready()
+            [key, http] >> latest >> [own, s3] >> EmptyOperator(task_id='a')
         """,
     )
-    assert set(made.jobs) == {'file', 'http', 'branch', 'short', 'own', 's3', 'a', 'ready'}
-    assert 'branch>own' in made.edges and 's3>a' in made.edges
+    assert set(made.jobs) == {'key', 'http', 'latest', 'own', 's3', 'a'}
+    assert 'latest>own' in made.edges and 's3>a' in made.edges
     assert made.notes() == [
-        '14: FileSensor "file": jobs here wait themselves',
-        '15: HttpSensor "http": jobs here wait themselves',
-        '16: BranchPythonOperator "branch": it chooses which tasks run',
-        '17: ShortCircuitOperator "short": it chooses which tasks run',
-        '18: OwnOperator "own": its class is the file\'s own and derives from EmptyOperator',
-        '19: S3ListOperator "s3": it is an operator without a counterpart',
-        '26: @task.sensor "ready": jobs here wait themselves',
+        '13: S3KeySensor "key": there is no condition like it',
+        '14: HttpSensor "http": the host of connection \'http_default\' is not in the file',
+        '15: LatestOnlyOperator "latest": it chooses which tasks run',
+        '16: OwnOperator "own": its class is the file\'s own and derives from EmptyOperator',
+        '17: S3ListOperator "s3": it is an operator without a counterpart',
     ]
-    assert all(note['todo'] for note in made.document['notes'])
-    assert [(one['jobs'], one['unwritten']) for one in made.document['sources']] == [(8, 7)]
+    todos = [note['todo'] for note in made.document['notes']]
+    assert all(todos)
+    assert todos[1] == 'write wait_for=Url("https://HOST/x", contains=\'yes\')'
+    assert todos[2] == "let the job leave whether those below it go on: ctx.output('goes_on', True)"
+    # The jobs below ask for what the one that is to be written will leave.
+    assert made.conditions('own') == [{'kind': 'when', 'expression': 'upstream.latest.goes_on'}]
+    assert made.conditions('a') == []
+    assert [(one['jobs'], one['unwritten']) for one in made.document['sources']] == [(6, 5)]
     errors = made.play().errors
-    assert set(errors) == {'file', 'http', 'branch', 'short', 'own', 's3', 'ready'}
-    assert 'dags.py:14 is not translated: jobs here wait themselves' in str(errors['file'])
+    assert set(errors) == {'key', 'http', 'latest', 'own', 's3'}
+    assert 'dags.py:13 is not translated: there is no condition like it' in str(errors['key'])
 
 
 def test_operators_of_ones_own_are_made_by_their_jobs(files: Files) -> None:

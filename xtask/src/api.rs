@@ -34,6 +34,10 @@ impl Api {
         Self { address: url.trim_start_matches("http://").to_owned(), token: token.trim().to_owned() }
     }
 
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     pub fn get(&self, path: &str) -> Result<Value> {
         json(self.read(path, &[])?)
     }

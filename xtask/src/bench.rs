@@ -1,7 +1,10 @@
-//! `cargo xtask bench core`: the figures that the project promises, measured on this machine beside a peer.
+//! `cargo xtask bench core`: the figures that the project promises, measured on this machine beside a peer; `cargo xtask
+//! bench orchestration`: those of scheduling.
 //!
 //! The server is a release build; each figure is the best of three runs; the exit status is 1 when one is beyond its
 //! limit. Timed from outside: from the request to the answer that the run has ended.
+
+mod orchestration;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -29,8 +32,20 @@ struct Figure {
     unit: &'static str,
     ours: f64,
     limit: f64,
+    /// The limit is the least that it may be, and not the most.
+    at_least: bool,
     /// The peer's figure, with what it is.
     peer: Vec<(&'static str, f64)>,
+    /// What else was seen.
+    notes: Vec<String>,
+}
+
+impl Figure {
+    fn is_missed(&self) -> bool {
+        // One that is no number is missed as well.
+        let kept = if self.at_least { self.ours >= self.limit } else { self.ours <= self.limit };
+        !kept
+    }
 }
 
 pub fn bench(words: &[&str]) -> Result<()> {
@@ -39,7 +54,8 @@ pub fn bench(words: &[&str]) -> Result<()> {
         ["core", "--binary", path] => {
             core(Some(std::fs::canonicalize(path).with_context(|| format!("no binary at {path}"))?))
         }
-        other => bail!("unknown benchmark {other:?}: there is `core`"),
+        ["orchestration", options @ ..] => orchestration::orchestration(options),
+        other => bail!("unknown benchmark {other:?}: there are `core` and `orchestration`"),
     }
 }
 
@@ -79,14 +95,20 @@ fn core(binary: Option<PathBuf>) -> Result<()> {
     figures.push(figure("idle: one core", "%", busy, 0.5));
     figures.push(figure("idle: resident memory", "MB", server.resident_megabytes()?, 100.0));
     figures.push(figure("idle: processes beside server and launcher", "", server.other_processes()?, 0.0));
-    tell(&figures, &binary, &python)?;
-    let missed: Vec<&str> = figures.iter().filter(|f| f.ours > f.limit).map(|f| f.name).collect();
+    let python = String::from_utf8_lossy(&Command::new(&python).arg("--version").output()?.stdout).trim().to_owned();
+    conclude(&figures, &binary, &[python, PEER.to_owned()])
+}
+
+/// Shows all figures; an error names those beyond their limits.
+fn conclude(figures: &[Figure], binary: &Path, versions: &[String]) -> Result<()> {
+    tell(figures, binary, versions)?;
+    let missed: Vec<&str> = figures.iter().filter(|f| f.is_missed()).map(|f| f.name).collect();
     ensure!(missed.is_empty(), "beyond the limit: {}", missed.join(", "));
     Ok(())
 }
 
 fn figure(name: &'static str, unit: &'static str, ours: f64, limit: f64) -> Figure {
-    Figure { name, unit, ours, limit, peer: Vec::new() }
+    Figure { name, unit, ours, limit, at_least: false, peer: Vec::new(), notes: Vec::new() }
 }
 
 /// The whole workspace in the profile `bench`, in a target folder of its own that is kept.
@@ -116,22 +138,29 @@ fn luigi(python: &Path, what: &str, workers: &str) -> Result<f64> {
 /// A server that is stopped at the end.
 struct Server {
     process: Child,
+    url: String,
     api: Api,
     started: std::cell::Cell<u32>,
 }
 
 impl Server {
     fn start(binary: &Path, project: &Path, python: &Path) -> Result<Self> {
+        Self::start_with(binary, project, python, &[])
+    }
+
+    fn start_with(binary: &Path, project: &Path, python: &Path, options: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary);
-        command.args(["up", "--listen", "127.0.0.1:0", "--json"]).current_dir(project).env("PINRAIL_PYTHON", python);
+        command.args(["up", "--listen", "127.0.0.1:0", "--json"]).args(options);
+        command.current_dir(project).env("PINRAIL_PYTHON", python);
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let out = process.stdout.take().context("the server has no output")?;
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
         let ready: Value = serde_json::from_str(&line).with_context(|| format!("the server said {line:?}"))?;
         let token = std::fs::read_to_string(project.join(".pinrail/admin.token"))?;
-        let api = Api::new(ready["url"].as_str().unwrap_or_default(), &token);
-        Ok(Self { process, api, started: std::cell::Cell::new(0) })
+        let url = ready["url"].as_str().unwrap_or_default().to_owned();
+        let api = Api::new(&url, &token);
+        Ok(Self { process, url, api, started: std::cell::Cell::new(0) })
     }
 
     fn deploy(&self, binary: &Path, project: &Path) -> Result<()> {
@@ -151,13 +180,19 @@ impl Server {
         let started = now();
         let body = json!({"workflow": workflow, "at": at});
         let run = self.api.post("/projects/bench/runs", &format!("{workflow}-{number}"), &body)?;
-        let id = run["id"].as_str().with_context(|| format!("no run: {run}"))?;
-        let mut ended = run.clone();
-        while !matches!(ended["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
-            ended = self.api.get(&format!("/runs/{id}?wait=60"))?;
-        }
+        let ended = self.ended(run["id"].as_str().with_context(|| format!("no run: {run}"))?)?;
         ensure!(ended["state"] == "succeeded", "{workflow} ended as {}", ended["state"]);
         Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// A run, once it has ended.
+    fn ended(&self, id: &str) -> Result<Value> {
+        loop {
+            let run = self.api.get(&format!("/runs/{id}?wait=60"))?;
+            if matches!(run["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                return Ok(run);
+            }
+        }
     }
 
     fn status(&self, file: &str) -> Result<String> {
@@ -209,13 +244,17 @@ impl Drop for Server {
     }
 }
 
-fn tell(figures: &[Figure], binary: &Path, python: &Path) -> Result<()> {
+fn tell(figures: &[Figure], binary: &Path, versions: &[String]) -> Result<()> {
     println!("\n{:<46} {:>9} {:>9}", "best of three", "ours", "limit");
     for f in figures {
-        let verdict = if f.ours > f.limit { "  MISSED" } else { "" };
-        println!("{:<46} {:>9.3} {:>9.3} {}{verdict}", f.name, f.ours, f.limit, f.unit);
+        let verdict = if f.is_missed() { "  MISSED" } else { "" };
+        let bound = if f.at_least { " at least" } else { "" };
+        println!("{:<46} {:>9.3} {:>9.3} {}{bound}{verdict}", f.name, f.ours, f.limit, f.unit);
         for (peer, theirs) in &f.peer {
             println!("  {peer:<44} {theirs:>9.3}           ours / theirs = {:.2}", f.ours / theirs);
+        }
+        for note in &f.notes {
+            println!("  {note}");
         }
     }
     let version = |command: &mut Command| -> Result<String> {
@@ -229,11 +268,7 @@ fn tell(figures: &[Figure], binary: &Path, python: &Path) -> Result<()> {
     let memory = memory.lines().next().unwrap_or_default().trim_start_matches("MemTotal:").trim().to_owned();
     println!("\nhardware: {cores} cores, {model}, {memory}");
     println!("kernel:   {}", version(Command::new("uname").arg("-r"))?);
-    println!(
-        "versions: {}, {}, {PEER}",
-        version(Command::new(binary).arg("--version"))?,
-        version(Command::new(python).arg("--version"))?
-    );
+    println!("versions: {}, {}", version(Command::new(binary).arg("--version"))?, versions.join(", "));
     println!("load:     {}", std::fs::read_to_string("/proc/loadavg")?.trim());
     Ok(())
 }

@@ -2,8 +2,9 @@
 //!
 //! Everything happens in `target/demo`; nothing is taken on trust: each step says what must be true and fails if not.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,6 +19,11 @@ const GOOD_DAY: &str = "2013-01-01";
 const BAD_DAY: &str = "2013-01-02";
 /// Lines that are left of the broken file.
 const BROKEN_LINES: usize = 113;
+/// Both ends of the year whose days are computed anew, and of the month that workers look at meanwhile.
+const YEAR: [&str; 2] = ["2013-01-01", "2013-12-31"];
+const MONTH: [&str; 2] = ["2013-06-01", "2013-06-30"];
+const DAYS_OF_YEAR: usize = 365;
+const DAYS_OF_MONTH: usize = 30;
 /// Every job of the workflow, and every table that it writes.
 const JOBS: usize = 5;
 const TABLES: usize = 7;
@@ -75,6 +81,7 @@ pub fn demo(words: &[&str]) -> Result<()> {
     let second = times.take("a broken file, and why", || story.broken_file())?;
     times.take("repair it, kill the server in the middle", || story.kill_and_recover(&second))?;
     times.take("count what was published", || story.count_snapshots(&[&first, &second]))?;
+    times.take("every day of the year again, and lose a worker", || story.year_and_lost_worker())?;
     if options.plant_error {
         story.plant_error()?;
     }
@@ -319,6 +326,79 @@ impl Story {
         Ok(())
     }
 
+    /// Computes all days of the year in the engine while two workers look at those of a month; one of the workers is killed
+    /// at its work.
+    fn year_and_lost_worker(&self) -> Result<()> {
+        let mut doomed = Worker::start(self, "alpha")?;
+        let _other = Worker::start(self, "beta")?;
+        let names =
+            || -> Result<usize> { Ok(self.items(&["workers"])?.iter().filter(|w| w["name"].is_string()).count()) };
+        wait_until("both workers are there", || names().is_ok_and(|count| count == 2))?;
+        self.typed(&["workers"], 0)?;
+        let year = self.backfill("daily_delays", YEAR)?;
+        let month = self.backfill("quality", MONTH)?;
+        let mut lost = None;
+        wait_until("worker alpha is at work", || {
+            lost = self.at_work(&month, "alpha").ok().flatten();
+            lost.is_some()
+        })?;
+        let lost = lost.context("no run is at work at alpha")?;
+        self.typed(&["explain", &lost], 0)?;
+        doomed.kill()?;
+        println!("  worker alpha (process {}) gets SIGKILL", doomed.0.id());
+        let queued = self.items(&["runs", "--backfill", &year, "--in", "queued", "--limit", "500"])?;
+        // The newest day goes first, so that this one has longest to wait.
+        if let Some(id) = queued.last().and_then(|run| run["id"].as_str()) {
+            self.typed(&["explain", id], 0)?;
+        }
+        for (id, days) in [(&year, DAYS_OF_YEAR), (&month, DAYS_OF_MONTH)] {
+            wait_until("the backfill is over", || {
+                self.asked(&["backfills", id]).is_ok_and(|b| b["state"] != "running")
+            })?;
+            let runs = self.items(&["runs", "--backfill", id, "--in", "succeeded", "--limit", "500"])?;
+            ensure!(runs.len() == days, "{} of {days} runs of backfill {id} succeeded", runs.len());
+        }
+        self.typed(&["backfills"], 0)?;
+        let run = self.asked(&["show", &lost])?;
+        let attempts: Vec<&Value> = run["tasks"][0]["attempts"].as_array().into_iter().flatten().collect();
+        let ends: Vec<&Value> = attempts.iter().map(|attempt| &attempt["state"]).collect();
+        ensure!(ends == ["lost", "succeeded"], "the attempts of {lost} ended as {ends:?}");
+        self.typed(&["show", &lost], 0)?;
+        self.typed(&["explain", &lost, "--slow"], 0)?;
+        let days = self.asked(&["sql", "select count(distinct day) as days from marts.daily_delays"])?;
+        ensure!(days["rows"][0][0] == DAYS_OF_YEAR, "marts.daily_delays has not each day once: {days}");
+        Ok(())
+    }
+
+    /// Begins a backfill of one job for all days between two, also those that are done; gives its id.
+    fn backfill(&self, job: &str, [from, to]: [&str; 2]) -> Result<String> {
+        let what = ["backfill", "flights", "--job", job, "--from", from, "--to", to, "--redo"];
+        self.typed(&[&what[..], &["--dry-run"]].concat(), 0)?;
+        let words: Vec<String> = what[..8].iter().map(|word| quoted(word)).collect();
+        println!("  $ pinrail {} --redo --detach", words.join(" "));
+        let begun = self.asked(&[&what[..], &["--detach"]].concat())?;
+        Ok(begun["id"].as_str().context("the backfill has no id")?.to_owned())
+    }
+
+    /// A run of a backfill that a worker is executing.
+    fn at_work(&self, backfill: &str, worker: &str) -> Result<Option<String>> {
+        for run in self.items(&["runs", "--backfill", backfill, "--in", "running"])? {
+            let id = run["id"].as_str().context("the run has no id")?;
+            let said = self.items(&["explain", id])?;
+            if said.iter().any(|said| said["worker"] == worker && said["position"] == "executing") {
+                return Ok(Some(id.to_owned()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn items(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        match self.asked(arguments)?["items"].take() {
+            Value::Array(items) => Ok(items),
+            other => bail!("{arguments:?} gave {other}, no items"),
+        }
+    }
+
     /// Makes one value wrong by one minute.
     fn plant_error(&self) -> Result<()> {
         println!("\nA wrong row is planted; the comparison must find it.");
@@ -333,7 +413,7 @@ impl Story {
     /// Compares all tables with what Python computes from the raw files.
     fn compare(&self) -> Result<()> {
         let mut check = Command::new("python3");
-        check.args(["check.py", GOOD_DAY, BAD_DAY]).current_dir(&self.project).env("PINRAIL_BIN", &self.binary);
+        check.args(["check.py", &YEAR.join("..")]).current_dir(&self.project).env("PINRAIL_BIN", &self.binary);
         check.env_remove("PINRAIL_STATE");
         let status = check.status().context("python3 cannot be run")?;
         ensure!(status.success(), "the tables are not what the raw files say");
@@ -388,6 +468,42 @@ impl Story {
     fn stop(&mut self) -> Result<()> {
         self.server = None;
         expect_output(&mut self.pinrail(&["down"])).map(drop)
+    }
+}
+
+/// A process that takes jobs from the server.
+struct Worker(Child);
+
+impl Worker {
+    fn start(story: &Story, name: &str) -> Result<Self> {
+        let folder = root().join("target/demo").join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))?;
+        let token = expect_output(&mut story.pinrail(&["token", "create", "--name", name, "--role", "worker"]))?;
+        let (file, log) = (folder.join("token"), std::fs::File::create(folder.join("log"))?);
+        std::fs::write(&file, token.stdout)?;
+        let url = story.api()?.url();
+        let mut work = story.pinrail(&["work", "--url", &url, "--name", name, "--slots", "2"]);
+        work.arg("--folder").arg(&folder).arg("--token-file").arg(&file);
+        let child = work.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null()).spawn()?;
+        println!("  $ pinrail work --url {url} --name {name} --slots 2 --folder ... --token-file ...");
+        Ok(Self(child))
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // One that was killed before has gone; the other one has nothing to do any more.
+        let _ = self.kill();
     }
 }
 

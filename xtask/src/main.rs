@@ -23,6 +23,9 @@ cargo xtask lint      formatting, lints, layers, licences
 cargo xtask python    the SDK's tests and its strict type check
 cargo xtask bench core
                       the promised figures on this machine, from a release build, beside Luigi
+cargo xtask bench orchestration [--only NAME,...]
+                      those of scheduling, from a release build without the SQL engine: transitions, large, page,
+                      start, backfill, storm, waiting, resume, lost
 cargo xtask simulate [--cases N] [--seed S] [--case-seed X] [--threads N]
                       plays random cases of a whole shard on a virtual clock (10,000 unless told otherwise) and shows
                       the smallest that breaks a rule; --case-seed plays one again

@@ -234,7 +234,8 @@ impl Running {
             let Some(limit) = root.memory.filter(|_| !root.over) else { continue };
             let members = process::tree(&table, root.pid);
             let bytes: u64 = members.iter().filter_map(|pid| table.get(pid)).map(|process| process.resident).sum();
-            if bytes > limit {
+            // An allocation that is refused is told at its line; that needs the limit on data to be reached first.
+            if bytes > limit + CODE {
                 root.over = true;
                 over.push((key.clone(), bytes, members));
             }
@@ -438,6 +439,9 @@ fn limit(data: Option<u64>) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Bytes of code and libraries, which count as resident and not as data.
+const CODE: u64 = 16 << 20;
 
 /// Open files that a process begins with; it may raise that to the server's own limit.
 const OPEN_FILES: u64 = 4096;

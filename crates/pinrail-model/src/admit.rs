@@ -102,6 +102,8 @@ pub struct Shard {
     /// Lines in which something may begin.
     moved: BTreeSet<Lane>,
     backfills: BTreeMap<BackfillId, Batch>,
+    /// Ready tasks that have come, gone or been parked since somebody asked; none: nobody asks.
+    stirred: Option<Vec<Key>>,
 }
 
 /// A worker.
@@ -394,6 +396,32 @@ impl Shard {
         self.places.iter().filter(|(_, place)| matches!(place.at, At::Working(Some(_)))).map(|(key, _)| *key)
     }
 
+    /// From now on takes note of which ready tasks come, go or wait for something else.
+    pub fn watch_waiting(&mut self) {
+        self.stirred.get_or_insert_default();
+    }
+
+    /// Tasks of which that may be true since the last time; some stand there more than once.
+    pub fn stirred(&mut self) -> Vec<Key> {
+        self.stirred.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What a ready task waits for, where none is a slot of any worker; none for one that is not ready.
+    #[must_use]
+    pub fn waits_for(&self, key: Key) -> Option<Option<&LimitId>> {
+        match &self.places.get(&key)?.at {
+            At::Parked(_, limit) => Some(Some(limit)),
+            At::Ready(_) => Some(None),
+            At::Working(_) | At::Returning(_) => None,
+        }
+    }
+
+    fn stir(&mut self, key: Key) {
+        if let Some(stirred) = &mut self.stirred {
+            stirred.push(key);
+        }
+    }
+
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.places.is_empty()
@@ -449,6 +477,9 @@ impl Shard {
 
     fn leave(&mut self, key: Key) {
         let Some(place) = self.places.remove(&key) else { return };
+        if matches!(place.at, At::Ready(_) | At::Parked(..)) {
+            self.stir(key);
+        }
         match &place.at {
             At::Working(session) => {
                 if let Some(session) = session.and_then(|id| self.sessions.get_mut(&id)) {
@@ -560,6 +591,7 @@ impl Shard {
     }
 
     fn queue_up(&mut self, project: ProjectName, queued: Queued) {
+        self.stir((queued.run, queued.task));
         self.ready.entry(queued.class).or_default().entry(project).or_default().insert(queued);
     }
 
@@ -642,6 +674,7 @@ impl Shard {
         let project = place.project.clone();
         let mut others = place.limits();
         others.retain(|other| *other != limit);
+        self.stir((queued.run, queued.task));
         self.take_from_ready(&project, &queued);
         // What it was let through for may serve the next one there.
         let others = others.into_iter().filter(|other| self.parked.contains_key(other));

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
@@ -15,7 +16,7 @@ use crate::document::{ExecutorKind, ParamType, Sha};
 use crate::ids::{BackfillId, RunId};
 use crate::names::{JobName, ProjectName, WorkflowName};
 use crate::run::{Cause, Class, Control, Graph, Pending, Run, RunState};
-use crate::target::{Lane, Target, name_of};
+use crate::target::{Lane, Target};
 use crate::time::{Interval, Micros};
 
 /// Runs of one backfill at most: hourly intervals of more than a hundred years.
@@ -46,7 +47,7 @@ pub struct Backfill {
     pub param_types: BTreeMap<String, ParamType>,
     pub executors: BTreeMap<JobName, ExecutorKind>,
     /// Outputs of jobs that the selection leaves out, by index.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_index")]
     pub outside: BTreeMap<u32, BTreeMap<JobName, BTreeMap<String, Value>>>,
     pub order: Order,
     pub concurrency: u32,
@@ -122,7 +123,7 @@ impl Backfill {
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+        Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
     /// Runs that it makes.
@@ -193,7 +194,7 @@ impl Backfill {
         let over = ended >= self.total();
         match (over, &progress.cancelled, &progress.paused) {
             // Rows that were not made when it was cancelled never will be; a run that is retried is queued at first.
-            (_, Some(_), _) if ended >= progress.exist.max(progress.made) => BackfillState::Cancelled,
+            (_, Some(_), _) if ended >= progress.rows() => BackfillState::Cancelled,
             (_, Some(_), _) => BackfillState::Running,
             (true, ..) if progress.failed > 0 => BackfillState::Failed,
             (true, ..) if progress.succeeded == 0 && progress.stopped > 0 => BackfillState::Cancelled,
@@ -205,6 +206,19 @@ impl Backfill {
 }
 
 impl Progress {
+    /// Places whose runs have rows, whatever their parameters.
+    #[must_use]
+    pub fn rows(&self) -> u32 {
+        self.exist.max(self.made)
+    }
+
+    /// Of the indexes in the order of execution, those whose runs have rows and have not had their turn.
+    #[must_use]
+    pub fn dormant<'a>(&self, sequence: &'a [u32]) -> &'a [u32] {
+        let (next, rows) = (self.next as usize, self.rows() as usize);
+        &sequence[next..rows.max(next)]
+    }
+
     /// The next indexes whose rows are to be made, each with whether it has a row already, perhaps with parameters from
     /// before an edit. They count as made from now on.
     pub fn next_slice(&mut self, backfill: &Backfill, sequence: &[u32], most: u32) -> Vec<(u32, bool)> {
@@ -257,9 +271,17 @@ pub fn run_id(backfill: BackfillId, created_at: Micros, index: u32) -> RunId {
     RunId::from_parts(u64::try_from(created_at.0 / 1000).unwrap_or(0), random)
 }
 
+/// Reads what is keyed by index. As a part of a tagged value its keys are texts, as those of all JSON are.
+fn by_index<'de, D: Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<BTreeMap<u32, T>, D::Error> {
+    let texts = BTreeMap::<String, T>::deserialize(input)?;
+    let indexes = texts.into_iter().map(|(key, value)| Ok((key.parse().map_err(D::Error::custom)?, value)));
+    indexes.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seam::store::CommandKind;
 
     fn backfill(count: i64, done_before: Vec<u32>, order: Order) -> Backfill {
         let day = 86_400_000_000;
@@ -294,6 +316,18 @@ mod tests {
         assert_eq!(ids[3], one.run_id(3));
         let endings: std::collections::BTreeSet<String> = ids.iter().map(RunId::short).collect();
         assert_eq!(endings.len(), 100);
+    }
+
+    #[test]
+    fn outputs_of_jobs_that_are_left_out_are_read_as_they_were_written() {
+        let outputs = BTreeMap::from([("a".parse().unwrap(), BTreeMap::from([("n".to_owned(), Value::from(3))]))]);
+        let outside = BTreeMap::from([(0, outputs.clone()), (12, outputs)]);
+        let asked = Backfill { outside, ..backfill(20, vec![], Order::Newest) };
+        let text = serde_json::to_string(&CommandKind::CreateBackfill(Box::new(asked.clone()))).unwrap();
+        match serde_json::from_str(&text).unwrap() {
+            CommandKind::CreateBackfill(read) => assert_eq!(*read, asked),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::names::{JobName, ProjectName, TaskName, WorkflowName};
 use crate::seam::exec::Spec;
 use crate::seam::lake::Written;
 use crate::select::{parts, select};
-use crate::target::{Lane, Place, Target, name_of};
+use crate::target::{Lane, Place, Target};
 use crate::time::{Interval, Micros};
 use crate::trigger::Overrun;
 
@@ -351,6 +351,9 @@ pub struct Attempt {
     pub generation: u32,
     pub session: SessionId,
     pub executor: ExecutorKind,
+    /// The task's epoch in which it began; its time limits are set in this one, and hold for as long as it lives.
+    #[serde(default)]
+    pub first_epoch: u64,
     /// The Python environment that its processes have, if its project has a lock.
     #[serde(default)]
     pub environment: Option<Sha>,
@@ -921,7 +924,7 @@ impl Run {
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+        Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
     /// Where its tables are.
@@ -1063,7 +1066,10 @@ impl Run {
         | Work::Clean { task, epoch, .. }
         | Work::Watch { task, epoch }
         | Work::Set { task, epoch, .. }) = work;
-        self.tasks.get(*task).is_some_and(|task| task.epoch == *epoch)
+        self.tasks.get(*task).is_some_and(|task| match work {
+            Work::Set { timer, .. } => task.heeds(*epoch, *timer),
+            _ => task.epoch == *epoch,
+        })
     }
 
     /// Timers to set again after a restart, with the time that is left, and conditions to look at. Those of attempts follow
@@ -1108,6 +1114,15 @@ impl Run {
 }
 
 impl Task {
+    /// Whether a timer that was set in an epoch is still about it. A time limit goes on when somebody takes the attempt over.
+    #[must_use]
+    pub fn heeds(&self, epoch: u64, timer: Timer) -> bool {
+        match (timer, self.attempt()) {
+            (Timer::Warn | Timer::Abort, Some(attempt)) => (attempt.first_epoch..=self.epoch).contains(&epoch),
+            _ => self.epoch == epoch,
+        }
+    }
+
     fn new(job: JobName, bundle: Sha, version: Sha) -> Self {
         Self {
             job,

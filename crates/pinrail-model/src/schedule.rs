@@ -1,11 +1,15 @@
 //! When a workflow runs and which interval a run covers. Pure: fire times come from the schedule and a given moment.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use chrono::{
     DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike, Utc,
 };
 use chrono_tz::Tz;
+use croner::Cron;
 use croner::parser::CronParser;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -414,8 +418,27 @@ fn seconds_since_epoch(seconds: i64, tz: Tz) -> DateTime<Tz> {
     DateTime::<Utc>::from_timestamp(seconds, 0).unwrap_or(DateTime::<Utc>::MAX_UTC).with_timezone(&tz)
 }
 
-fn parse(cron: &str) -> Result<croner::Cron, String> {
-    CronParser::new().parse(cron).map_err(|e| format!("cron \"{cron}\" cannot be understood: {e}"))
+/// Expressions that a thread keeps parsed.
+const MOST_PARSED: usize = 1000;
+
+thread_local! {
+    static PARSED: RefCell<BTreeMap<String, Rc<Cron>>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Parsing costs ten times what finding a fire time does, and a backfill asks for ten thousand of one expression.
+fn parse(cron: &str) -> Result<Rc<Cron>, String> {
+    if let Some(parsed) = PARSED.with_borrow(|known| known.get(cron).cloned()) {
+        return Ok(parsed);
+    }
+    let parsed = CronParser::new().parse(cron);
+    let parsed = Rc::new(parsed.map_err(|e| format!("cron \"{cron}\" cannot be understood: {e}"))?);
+    PARSED.with_borrow_mut(|known| {
+        if known.len() >= MOST_PARSED {
+            known.clear();
+        }
+        known.insert(cron.to_owned(), Rc::clone(&parsed));
+    });
+    Ok(parsed)
 }
 
 /// The zone of that IANA name.

@@ -7,6 +7,11 @@
 //!
 //! It decides nothing itself: a rule that both owners need stands where the thing is that it is about.
 
+mod forecast;
 mod owner;
 
+pub use forecast::{
+    Fate, Forecast, Hour, JobOf, LimitForecast, LimitKind, LongestWait, Missed, RunForecast, Scene, Workers,
+    WorkflowForecast, forecast,
+};
 pub use owner::{Batch, Change, Filling, Owner, Refusal, Seen, Surroundings};

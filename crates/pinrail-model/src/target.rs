@@ -4,6 +4,7 @@
 //! that works on it later asks for a target by its name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -95,9 +96,16 @@ pub struct Lane {
     pub target: Option<TargetName>,
 }
 
+impl Lane {
+    #[must_use]
+    pub fn of(project: &ProjectName, workflow: &WorkflowName, target: Option<&Arc<Target>>) -> Self {
+        Self { project: project.clone(), workflow: workflow.clone(), target: name_of(target) }
+    }
+}
+
 /// The name of a target, if there is one.
 #[must_use]
-pub fn name_of(target: Option<&std::sync::Arc<Target>>) -> Option<TargetName> {
+pub fn name_of(target: Option<&Arc<Target>>) -> Option<TargetName> {
     target.map(|target| target.name.clone())
 }
 

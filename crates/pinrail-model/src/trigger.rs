@@ -17,7 +17,7 @@ use crate::names::{ProjectName, WorkflowName};
 use crate::notify::Rules;
 use crate::run::{Cause, Class, Control, Graph, Pending, Run};
 use crate::schedule::{CatchUp, Schedule};
-use crate::target::{Lane, Target, name_of};
+use crate::target::{Lane, Target};
 use crate::time::{Interval, Micros};
 
 /// A fire time that is later than this was missed, and `catch_up` says what becomes of it.
@@ -202,7 +202,7 @@ impl Trigger {
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+        Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
     /// What makes a fire time one run.

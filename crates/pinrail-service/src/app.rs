@@ -685,8 +685,7 @@ impl App {
         let (document, version, bundle, target) = self.code_of(principal, project, &request).await?;
         let code = request.job.is_none().then_some((&document.workflow, bundle));
         self.may_run_there(principal, project, target.as_ref(), code).await?;
-        let lane =
-            Lane { project: project.clone(), workflow: document.workflow.clone(), target: name_of(target.as_ref()) };
+        let lane = Lane::of(project, &document.workflow, target.as_ref());
         let executors = executors(&document, &request)?;
         let params = params(&document, &request.params)?;
         let interval = interval_at(document.schedule.as_ref(), request.at.as_deref(), self.now())

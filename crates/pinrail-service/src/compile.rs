@@ -276,10 +276,13 @@ fn compare(first: Printed, second: Printed) -> (Compiled, Vec<Value>) {
     let mut doubtful = compiled.join(second.diagnostics, second.broken);
     let late = compiled.late();
     let mut agreed = Vec::new();
-    let only_there = |other: &&Value| !workflows.iter().any(|json| json["workflow"] == other["workflow"]);
+    let names: BTreeSet<&str> = workflows.iter().filter_map(|json| json["workflow"].as_str()).collect();
+    let only_there = |other: &&Value| !other["workflow"].as_str().is_some_and(|name| names.contains(name));
+    // Compared one by one, the workflows of a large project would cost as much as their number's square.
+    let [here, there] = [&workflows, &second.workflows].map(|list| list.iter().map(canonical).collect::<BTreeSet<_>>());
     for json in workflows.iter().chain(second.workflows.iter().filter(only_there)) {
-        let is_in = |list: &[Value]| list.iter().any(|other| canonical(other) == canonical(json));
-        if !(is_in(&workflows) && is_in(&second.workflows)) {
+        let text = canonical(json);
+        if !(here.contains(&text) && there.contains(&text)) {
             let file = json["source"]["file"].as_str().unwrap_or_default();
             compiled.breaks(json);
             doubtful.remove(file);

@@ -13,7 +13,6 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use globset::GlobBuilder;
 use minijinja::{Environment, UndefinedBehavior, Value as Jinja, context};
 use pinrail_model::condition::{Condition, Look, That, matching};
@@ -21,7 +20,7 @@ use pinrail_model::document::{Document, ParamType};
 use pinrail_model::names::{JobName, ProjectName, WorkflowName};
 use pinrail_model::run::{Event, Run, TaskIx};
 use pinrail_model::schedule::{ds, zone};
-use pinrail_model::seam::lake::{FileScope, LakeError, Query as SqlQuery, QueryLimits, ResultFormat, ResultSink, View};
+use pinrail_model::seam::lake::{FileScope, LakeError, Query as SqlQuery, QueryLimits, ResultFormat, View};
 use pinrail_model::seam::store::{Answer, Query, StoreError, Who};
 use pinrail_model::target::{Lane, Target, name_of};
 use pinrail_model::time::{Interval, Micros};
@@ -31,6 +30,7 @@ use tokio::sync::{Semaphore, broadcast};
 use crate::attempt::{Attempts, upstream};
 use crate::inputs;
 use crate::owner::{Input, OwnerHandle};
+use crate::sink::Collected;
 use crate::values::Scope;
 
 /// Looks at once: they must not keep attempts from working.
@@ -304,8 +304,7 @@ impl Looker {
             return Ok((Look::Wrong, format!("workflow \"{workflow}\" has no interval that begins in this one")));
         };
         let (from, until) = (first.start, Micros(last.start.0 + 1));
-        let (project, target) = (self.project.clone(), name_of(self.target.as_ref()));
-        let lane = Lane { project, workflow: workflow.clone(), target };
+        let lane = Lane::of(&self.project, workflow, self.target.as_ref());
         let done: Vec<Interval> = match job {
             None => match store.read(&Who::default(), Query::SucceededRuns { lane, from, until }).await? {
                 Answer::Intervals(rows) => rows,
@@ -370,7 +369,7 @@ impl Looker {
         if !checked.writes.is_empty() {
             return (Look::Wrong, "a condition reads, and this one writes".to_owned());
         }
-        let mut rows = Rows(Vec::new());
+        let mut rows = Collected(Vec::new());
         let limits = QueryLimits { rows: Some(1), ..QueryLimits::default() };
         if let Err(error) = engine.run(&query, &view, &limits, ResultFormat::Json, &mut rows).await {
             return not_seen(&error);
@@ -431,17 +430,6 @@ fn unknown(names: HashSet<String>, after: &[JobName]) -> Option<String> {
 fn leads_out(path: &str) -> Option<String> {
     let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     (!inside).then(|| format!("path \"{path}\" is not relative to the project's folder, or leads out of it"))
-}
-
-/// Collects a small result.
-struct Rows(Vec<u8>);
-
-#[async_trait]
-impl ResultSink for Rows {
-    async fn chunk(&mut self, bytes: Vec<u8>) -> Result<(), LakeError> {
-        self.0.extend(bytes);
-        Ok(())
-    }
 }
 
 /// The state may be read again the next time.

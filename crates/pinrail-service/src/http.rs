@@ -19,6 +19,7 @@ mod page;
 mod projects;
 mod runs;
 mod secrets;
+mod simulations;
 mod sql;
 mod stream;
 mod tokens;
@@ -58,6 +59,7 @@ fn operations() -> OpenApiRouter<Arc<App>> {
         tokens::routes(),
         backup::routes(),
         backfills::routes(),
+        simulations::routes(),
         operations::routes(),
         workers::routes(),
     ];

@@ -35,6 +35,7 @@ pub mod render;
 pub mod replay;
 pub mod retention;
 pub mod secrets;
+pub mod simulate;
 mod sink;
 pub mod system;
 pub mod targets;

@@ -235,7 +235,7 @@ impl App {
         let (document, version, bundle) =
             self.code_for(principal, project, (&workflow, target.as_ref()), request.bundle).await?;
         self.may_run_there(principal, project, target.as_ref(), Some((&workflow, bundle))).await?;
-        let lane = Lane { project: project.clone(), workflow: workflow.clone(), target: name_of(target.as_ref()) };
+        let lane = Lane::of(project, &workflow, target.as_ref());
         let intervals = self.intervals(&document, &request)?;
         let values = params(&document, &request.params)?;
         if request.concurrency == Some(0) {

@@ -10,7 +10,7 @@ use pinrail_model::near::nearest;
 use pinrail_model::schedule::{self, interval_at};
 use pinrail_model::seam::lake::{Checked, Query as SqlQuery, View};
 use pinrail_model::seam::store::{Answer, Query, Who};
-use pinrail_model::target::{Lane, Target, name_of};
+use pinrail_model::target::{Lane, Target};
 use pinrail_model::time::Interval;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -118,8 +118,7 @@ impl App {
         interval: Interval,
     ) -> Result<BTreeMap<JobName, BTreeMap<String, Value>>, Problem> {
         let (Some(document), Some(job)) = (document, job) else { return Ok(BTreeMap::new()) };
-        let (project, workflow) = (project.clone(), document.workflow.clone());
-        let query = Query::Succeeded { lane: Lane { project, workflow, target: name_of(target) }, interval };
+        let query = Query::Succeeded { lane: Lane::of(project, &document.workflow, target), interval };
         let Answer::Succeeded(rows) = self.store.read(&Who::default(), query).await? else {
             return Ok(BTreeMap::new());
         };

@@ -354,7 +354,8 @@ impl ResultSink for Counted {
     }
 }
 
-struct Collected(Vec<u8>);
+/// Collects a small result.
+pub(crate) struct Collected(pub Vec<u8>);
 
 #[async_trait]
 impl ResultSink for Collected {

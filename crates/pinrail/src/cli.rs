@@ -14,6 +14,7 @@ use crate::commands::backfills::{BackfillArgs, BackfillsCommand};
 use crate::commands::limits::{LimitsCommand, PoolsCommand};
 use crate::commands::replay::ReplayArgs;
 use crate::commands::server::UpArgs;
+use crate::commands::simulate::SimulateArgs;
 use crate::commands::surgery::{JobsArgs, MarkArgs, ScopeArgs};
 use crate::commands::work::WorkArgs;
 use crate::commands::workers::WorkersCommand;
@@ -102,6 +103,16 @@ Examples:
     },
     /// Say what a deploy would change: jobs, fire times, runs under way
     Plan,
+    /// Play this folder's schedules on a virtual clock: what waits for slots and pools, which SLAs are missed
+    #[command(
+        after_help = "Jobs take as long as they usually do: the median of their latest successful runs. Nothing is run.
+
+Examples:
+  pinrail simulate
+  pinrail simulate --days 31 --from 2024-05-01 --pool warehouse=2
+  pinrail simulate --slots 16 --duration flights/load=1800 --runs"
+    )]
+    Simulate(SimulateArgs),
     /// List the deployed workflows
     Workflows,
     /// List the schedules of the deployed workflows, or show one with its next fire times
@@ -620,6 +631,7 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("quota", "limits set quota"),
     ("weight", "limits set weight"),
     ("diff", "plan"),
+    ("forecast", "simulate"),
     ("restart", "retry"),
     ("list", "runs"),
     ("ls", "runs"),
@@ -700,6 +712,7 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
         Command::Check => commands::project::check(place, output),
         Command::Deploy { dry_run } => commands::project::deploy(place, output, dry_run),
         Command::Plan => commands::project::deploy(place, output, true),
+        Command::Simulate(args) => commands::simulate::simulate(place, output, &args),
         Command::Schedules { workflow } => commands::schedules::schedules(place, output, workflow.as_deref()),
         Command::Pause { workflow, reason } => {
             commands::schedules::pause(place, output, &workflow, true, reason.as_deref())

@@ -20,6 +20,7 @@ pub mod sdk;
 pub mod secret;
 pub mod server;
 pub mod show;
+pub mod simulate;
 #[cfg(test)]
 mod situations;
 pub mod sql;

@@ -86,7 +86,10 @@ impl Machine<'_> {
                 self.lost(*task, *by);
             }
             Event::Elapsed { task, epoch, timer } => {
-                self.owned(*task, *epoch)?;
+                self.known(*task)?;
+                if !self.run.tasks[*task].heeds(*epoch, *timer) {
+                    return Err(Refused::Stale);
+                }
                 self.elapsed(*task, *timer);
             }
             Event::Observed { task, epoch, condition, look, what, found } => {
@@ -498,9 +501,11 @@ impl Machine<'_> {
         task.slow = false;
         task.outputs.clear();
         let number = task.attempts.len() as u32 + 1;
+        let first_epoch = task.epoch;
         task.attempts.push(Arc::new(Attempt {
             id,
             number,
+            first_epoch,
             generation: task.generation,
             session,
             executor,
@@ -529,7 +534,8 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Sets what is left of the attempt's time limits, in the epoch that it has now.
+    /// Sets what is left of the attempt's time limits. A new owner has but the wall clock to tell by, so that one which set
+    /// them before does not do it again.
     fn set_limits(&mut self, ix: TaskIx) {
         let timers = self.run.limits(ix, self.now);
         self.fx.work.extend(timers);
@@ -911,7 +917,9 @@ impl Machine<'_> {
         self.close_phases(ix, PhaseState::Lost);
         self.task(ix).epoch += 1;
         self.release_lost_slot(ix, by);
-        self.set_limits(ix);
+        if by == Loss::Owner {
+            self.set_limits(ix);
+        }
         self.note("complete-resumed", Some(ix), json!({}));
         self.step(ix, Step::Complete, true);
     }

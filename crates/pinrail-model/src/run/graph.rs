@@ -8,13 +8,13 @@ use crate::document::{Document, Job, topological};
 use crate::names::JobName;
 use crate::select::select;
 
-/// Immutable and shared by all copies of a run.
+/// Immutable and shared by all copies of a run; jobs and edges are shared by all runs of a version.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     pub jobs: Vec<Arc<Job>>,
     /// For each job, those that it waits for within the run.
-    pub parents: Vec<Vec<usize>>,
-    pub children: Vec<Vec<usize>>,
+    pub parents: Arc<Vec<Vec<usize>>>,
+    pub children: Arc<Vec<Vec<usize>>>,
     /// The length in milliseconds of the longest path that begins here: what finishing early would let begin. A job whose
     /// duration is not known counts as a second.
     pub weight: Vec<u64>,
@@ -49,7 +49,9 @@ impl Graph {
     /// The first name that is no job of the document.
     pub fn of<'a>(jobs: &[Job], nodes: impl Iterator<Item = (&'a JobName, Option<u32>)>) -> Result<Self, JobName> {
         let (instances, names): (Vec<_>, Vec<_>) = nodes.partition(|(_, index)| index.is_some());
-        let job = |name: &JobName| jobs.iter().find(|job| job.name == *name).cloned().ok_or_else(|| name.clone());
+        // Looked for one by one, the names of ten thousand jobs would cost as many times ten thousand looks.
+        let known: BTreeMap<&JobName, &Job> = jobs.iter().map(|job| (&job.name, job)).collect();
+        let job = |name: &JobName| known.get(name).map(|job| (*job).clone()).ok_or_else(|| name.clone());
         let mut graph = Self::build(names.into_iter().map(|(name, _)| job(name)).collect::<Result<_, _>>()?);
         let places: BTreeMap<JobName, usize> =
             graph.jobs.iter().enumerate().map(|(ix, job)| (job.name.clone(), ix)).collect();
@@ -80,13 +82,15 @@ impl Graph {
     /// It waits for what its job waits for, and its job waits for it.
     fn add_instance(&mut self, of: usize, job: Arc<Job>) {
         let (ix, inputs) = (self.jobs.len(), self.inputs(of).to_vec());
+        // The edges of a run with instances are its own.
+        let (parents, children) = (Arc::make_mut(&mut self.parents), Arc::make_mut(&mut self.children));
         for input in &inputs {
-            self.children[*input].push(ix);
+            children[*input].push(ix);
         }
         self.jobs.push(job);
-        self.parents.push(inputs);
-        self.parents[of].push(ix);
-        self.children.push(vec![of]);
+        parents.push(inputs);
+        parents[of].push(ix);
+        children.push(vec![of]);
         self.weight.push(self.weight[of] + 1);
         self.instances.entry(of).or_default().push(ix);
     }
@@ -150,6 +154,7 @@ impl Graph {
             weight[ix] = below + UNKNOWN.as_millis() as u64;
         }
         let jobs = jobs.into_iter().map(Arc::new).collect();
+        let (parents, children) = (Arc::new(parents), Arc::new(children));
         Self { jobs, parents, children, weight, concurrency: None, instances: BTreeMap::new() }
     }
 }

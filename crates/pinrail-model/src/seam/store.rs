@@ -694,7 +694,7 @@ impl NewRun {
     /// Where its runs mind each other.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        Lane { project: self.project.clone(), workflow: self.workflow.clone(), target: name_of(self.target.as_ref()) }
+        Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
     /// The run that is asked for, with the jobs of this graph; it has to be created.

@@ -591,9 +591,8 @@ impl<S: Surroundings> Owner<S> {
             let _ = self.apply(run, &Event::Stop { task: None, by, reason });
         }
         let Some(filling) = self.backfills.get_mut(&id) else { return };
-        let (next, made) = (filling.progress.next as usize, filling.progress.made as usize);
-        let dormant: Vec<RunId> =
-            filling.sequence[next..made.max(next)].iter().map(|index| filling.backfill.run_id(*index)).collect();
+        let dormant = filling.progress.dormant(&filling.sequence).iter();
+        let dormant: Vec<RunId> = dormant.map(|index| filling.backfill.run_id(*index)).collect();
         filling.progress.next = filling.backfill.total();
         // What is in memory was stopped there.
         for run in dormant.into_iter().filter(|run| !self.runs.contains_key(run)) {

@@ -3,6 +3,7 @@
 
 mod admission;
 mod edges;
+mod forecast;
 mod machine;
 mod notices;
 mod scenarios;

@@ -1,4 +1,7 @@
 //! The owner's backfills: their rows are made in slices, and their runs begin when admission says so.
+//!
+//! The two largest costs of a large one are the commits of its slices (a run's row with its indexes, and a line of
+//! history), between which others get their turn, and the computing of its intervals before it is accepted.
 
 use pinrail_model::backfill::{Backfill, Progress, SLICE};
 use pinrail_model::ids::{BackfillId, RunId};
@@ -219,9 +222,8 @@ impl Owner {
         }
         let Some(filling) = self.backfills.get_mut(&id) else { return Ok(()) };
         let progress = &mut filling.row.progress;
-        let (next, made) = (progress.next as usize, progress.made as usize);
-        let dormant: Vec<RunId> =
-            filling.sequence[next..made.max(next)].iter().map(|index| filling.row.backfill.run_id(*index)).collect();
+        let dormant = progress.dormant(&filling.sequence).iter();
+        let dormant: Vec<RunId> = dormant.map(|index| filling.row.backfill.run_id(*index)).collect();
         progress.next = filling.row.backfill.total();
         for slice in dormant.chunks(SLICE as usize) {
             let mut writes = Vec::with_capacity(slice.len());

@@ -1,4 +1,7 @@
 //! The owner's schedules: they fire into runs, and a deploy says which there are.
+//!
+//! When many fire at once, the two largest costs are the commit of what begins (two thirds: a run's, task's, attempt's and
+//! trigger's rows with their history), and what precedes it, where each workflow's document is read by itself (a third).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +29,23 @@ const MOST_DOCUMENTS: usize = 2000;
 /// Workflow documents that were read lately, by project and version.
 #[derive(Default)]
 pub(super) struct Documents {
-    by_version: HashMap<(ProjectName, Sha), Arc<Document>>,
+    by_version: HashMap<(ProjectName, Sha), Arc<Known>>,
+}
+
+/// A workflow document with the graph of its jobs, which its runs share.
+pub(super) struct Known {
+    document: Document,
+    graph: Graph,
+}
+
+impl Known {
+    /// The graph of all jobs, or of what a selection names.
+    pub fn graph(&self, jobs: Option<&str>) -> Result<Graph, String> {
+        match jobs {
+            None => Ok(self.graph.clone()),
+            Some(_) => Graph::of_document(&self.document, jobs),
+        }
+    }
 }
 
 impl Owner {
@@ -99,25 +118,31 @@ impl Owner {
         let Some(run) = self.runs.get(&id).map(|held| &held.run) else { return Ok(None) };
         let (project, workflow, version) = (run.project.clone(), run.workflow.clone(), run.version);
         let jobs = run.jobs.clone();
-        let Some(document) = self.document_at(&project, version).await? else { return Ok(None) };
-        let Ok(graph) = Graph::of_document(&document, jobs.as_deref()) else { return Ok(None) };
+        let Some(known) = self.known_at(&project, version).await? else { return Ok(None) };
+        let Ok(graph) = known.graph(jobs.as_deref()) else { return Ok(None) };
         Ok(Some(Arc::new(self.weighed(&project, &workflow, graph))))
     }
 
-    async fn document_at(&mut self, project: &ProjectName, version: Sha) -> Result<Option<Arc<Document>>, StoreError> {
+    /// A version of a workflow; none when it is lost or cannot be read.
+    pub(super) async fn known_at(
+        &mut self,
+        project: &ProjectName,
+        version: Sha,
+    ) -> Result<Option<Arc<Known>>, StoreError> {
         let key = (project.clone(), version);
-        if let Some(document) = self.documents.by_version.get(&key) {
-            return Ok(Some(Arc::clone(document)));
+        if let Some(known) = self.documents.by_version.get(&key) {
+            return Ok(Some(Arc::clone(known)));
         }
         let query = Query::Version { project: project.clone(), version };
         let Answer::Version(row) = self.parts.store.read(&Who::default(), query).await? else { return Ok(None) };
         let Ok(document) = Document::read(&row.document) else { return Ok(None) };
-        let document = Arc::new(document);
+        let Ok(graph) = Graph::of_document(&document, None) else { return Ok(None) };
+        let known = Arc::new(Known { document, graph });
         if self.documents.by_version.len() >= MOST_DOCUMENTS {
             self.documents.by_version.clear();
         }
-        self.documents.by_version.insert(key, Arc::clone(&document));
-        Ok(Some(document))
+        self.documents.by_version.insert(key, Arc::clone(&known));
+        Ok(Some(known))
     }
 
     /// Ends a run that cannot begin.
@@ -169,15 +194,16 @@ impl Owner {
         let mut stored: BTreeMap<WorkflowName, Trigger> =
             own.into_iter().map(|trigger| (trigger.workflow.clone(), trigger)).collect();
         for (workflow, version) in &versions {
-            let document = self.document_at(&project, *version).await.map_err(failed)?;
-            let document = document
+            let known = self.known_at(&project, *version).await.map_err(failed)?;
+            let known = known
                 .ok_or_else(|| Refusal::new("version-not-found", format!("version \"{version}\" is not known")))?;
+            let document = &known.document;
             let old = stored.remove(workflow);
             let fires = target.as_ref().is_none_or(|target| target.schedules);
-            let params = crate::app::params(&document, &BTreeMap::new()).unwrap_or_default();
-            let types = crate::app::param_types(&document);
+            let params = crate::app::params(document, &BTreeMap::new()).unwrap_or_default();
+            let types = crate::app::param_types(document);
             let code = (*version, bundle);
-            match Trigger::of(&project, target.clone(), &document, code, at, params, types).filter(|_| fires) {
+            match Trigger::of(&project, target.clone(), document, code, at, params, types).filter(|_| fires) {
                 Some(new) => {
                     let trigger = match old {
                         Some(mut old) => {

@@ -35,6 +35,37 @@ fn last_backfill(project: &Project) -> Value {
 }
 
 #[test]
+fn a_backfill_of_one_job_takes_what_those_above_it_left() {
+    let project = Project::new(&[
+        (
+            "workflows/w.py",
+            "workflow = {template(name='a', shell='pinrail output n $PINRAIL_DS'): [],
+                     template(name='b', class_='jobs.b.B'): ['a']}",
+        ),
+        ("jobs/b.py", "def B(ctx):\n    print('a left', ctx.upstream['a'].outputs['n'])\n"),
+    ]);
+    let _server = project.up();
+    deployed(&project);
+    let days = ["--from", "2024-01-01", "--to", "2024-01-03"];
+    let missing = project.run(&[&["backfill", "w", "--job", "b"], &days[..]].concat());
+    assert_eq!(missing.code, Some(4), "{missing:?}");
+    assert!(missing.err.contains("a did not succeed for this interval"), "{}", missing.err);
+    let all = project.run(&[&["backfill", "w"], &days[..]].concat());
+    assert_eq!(all.code, Some(0), "{all:?}");
+    let one = project.run(&[&["backfill", "w", "--job", "b", "--redo"], &days[..]].concat());
+    assert_eq!(one.code, Some(0), "{one:?}");
+    assert!(one.out.starts_with("  3 runs of b (class backfill"), "{}", one.out);
+    let mut said: Vec<String> = runs(&project, &[])
+        .iter()
+        .map(|run| {
+            project.run(&["logs", run["id"].as_str().unwrap()]).out.lines().last().unwrap_or_default().to_owned()
+        })
+        .collect();
+    said.sort();
+    assert_eq!(said, ["a left 2024-01-01", "a left 2024-01-02", "a left 2024-01-03"]);
+}
+
+#[test]
 fn a_backfill_with_a_failing_day_ends_when_that_day_is_retried() {
     let (project, outside) = project("test $PINRAIL_DS != 2024-01-03 || test -e OUT/mended");
     let _server = project.up();

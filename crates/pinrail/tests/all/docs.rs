@@ -41,6 +41,7 @@ pages! {
     operations "docs/operations.md"
     pools "docs/pools.md"
     schedules "docs/schedules.md"
+    simulate "docs/simulate.md"
     surgery "docs/surgery.md"
     workers "docs/workers.md"
     workflows "docs/workflows.md"

@@ -1,6 +1,6 @@
 //! Workflow files of other tools become a project that is checked and runs.
 
-use crate::support::Project;
+use crate::support::{Project, task};
 
 const DAG: &str = r#"
 from datetime import datetime
@@ -33,10 +33,10 @@ rates()
 
 const WAITING: &str = r#"
 from airflow import DAG
-from airflow.sensors.filesystem import FileSensor
+from airflow.providers.amazon.aws.sensors.s3 import S3KeySensor
 
 with DAG("waiting", schedule=None):
-    FileSensor(task_id="wait", filepath="/x", queue="fast")
+    S3KeySensor(task_id="wait", bucket_key="s3://b/x", queue="fast")
 "#;
 
 #[test]
@@ -47,7 +47,7 @@ fn a_dag_file_becomes_a_project_that_runs() {
     assert!(made.out.starts_with("2 workflows with 4 jobs from 2 files · wrote 6 files\n"), "{}", made.out);
     let told = "  dags/waiting.py:6  queue='fast' of task \"wait\"\n";
     assert!(made.out.contains(told), "{}", made.out);
-    let told = "  dags/waiting.py:6  FileSensor \"wait\": jobs here wait themselves\n";
+    let told = "  dags/waiting.py:6  S3KeySensor \"wait\": there is no condition like it\n";
     assert!(made.out.contains(told), "{}", made.out);
     assert!(made.out.ends_with("next: cd new && pinrail check\n"), "{}", made.out);
 
@@ -61,7 +61,59 @@ fn a_dag_file_becomes_a_project_that_runs() {
     assert!(logs.out.contains("Rome {'amount': 42}\n"), "{}", logs.out);
     let waiting = inside(&["run", "waiting"]);
     assert_eq!(waiting.code, Some(1), "{waiting:?}");
-    assert!(waiting.out.contains("FileSensor \"wait\" of dags/waiting.py:6 is not translated"), "{}", waiting.out);
+    assert!(waiting.out.contains("S3KeySensor \"wait\" of dags/waiting.py:6 is not translated"), "{}", waiting.out);
+}
+
+const BRANCHING: &str = r#"
+from airflow import DAG
+from airflow.operators.bash import BashOperator
+from airflow.operators.empty import EmptyOperator
+from airflow.operators.python import BranchPythonOperator, ShortCircuitOperator
+from airflow.sensors.filesystem import FileSensor
+
+
+def choose(ds):
+    return "few" if ds == "2024-05-01" else ["many", "more"]
+
+
+with DAG("branching", schedule=None, default_args={"poke_interval": 0.2}):
+    there = FileSensor(task_id="there", filepath="in/{{ ds_nodash }}.csv")
+    late = FileSensor(task_id="late", filepath="in/none.csv", timeout=0.3, soft_fail=True)
+    branch = BranchPythonOperator(task_id="choose", python_callable=choose)
+    ways = [BashOperator(task_id=name, bash_command="echo " + name) for name in ("few", "many", "more")]
+    join = EmptyOperator(task_id="join", trigger_rule="none_failed_min_one_success")
+    stop = ShortCircuitOperator(task_id="stop", python_callable=lambda: 0)
+    there >> branch >> ways >> join >> stop >> EmptyOperator(task_id="next")
+    late >> EmptyOperator(task_id="below")
+    stop >> EmptyOperator(task_id="last", trigger_rule="all_done")
+"#;
+
+#[test]
+fn sensors_wait_and_branches_choose_as_they_do_in_a_dag() {
+    let project = Project::new(&[("dags/branching.py", BRANCHING)]);
+    let made = project.run(&["import", "airflow", "dags", "--into", "new"]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(!made.out.contains("not translated"), "{}", made.out);
+    for day in ["20240501", "20240502"] {
+        project.write(&format!("new/in/{day}.csv"), "1\n");
+    }
+    let inside = |arguments: &[&str]| project.run(&[arguments, &["--project", "new"]].concat());
+    let checked = inside(&["check"]);
+    assert_eq!((checked.code, checked.out.as_str()), (Some(0), "1 workflow checked, nothing to complain about\n"));
+    let skipped_always = ["late", "below", "next", "last"];
+    for (day, ways, others) in
+        [("2024-05-01", vec!["few"], vec!["many", "more"]), ("2024-05-02", vec!["many", "more"], vec!["few"])]
+    {
+        let ran = inside(&["run", "branching", "--at", day]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let run = inside(&["show", "--json"]).json();
+        for job in ways.into_iter().chain(["there", "choose", "join", "stop"]) {
+            assert_eq!(task(&run, job)["state"], "succeeded", "{job}: {run}");
+        }
+        for job in others.into_iter().chain(skipped_always) {
+            assert_eq!(task(&run, job)["state"], "skipped", "{job}: {run}");
+        }
+    }
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod secrets;
 mod seed;
 mod service;
 mod shared;
+mod simulate;
 #[cfg(feature = "lake")]
 mod sql;
 mod state;

@@ -287,7 +287,7 @@ fn warm_processes_keep_to_their_memory_together() {
     let jobs = names.map(|name| format!("template(name='{name}', class_='jobs.{name}.run'): [],")).join("\n");
     let project = Project::new(&[("workflows/w.py", &format!("workflow = {{{jobs}}}"))]);
     for name in names {
-        project.write(&format!("jobs/{name}.py"), "held = b'x' * (240 << 20)\ndef run(ctx):\n    pass\n");
+        project.write(&format!("jobs/{name}.py"), "held = b'x' * (230 << 20)\ndef run(ctx):\n    pass\n");
     }
     let server = project.up();
     assert_eq!(project.run(&["run", "w"]).code, Some(0));

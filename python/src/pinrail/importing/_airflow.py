@@ -40,7 +40,7 @@ class Dag(Thing):
         self.node = node
         self.world = world
         self.tasks: dict[str, Task] = {}
-        self.groups: set[str] = set()
+        self.groups: dict[str, Group] = {}
         # Parameters of an @dag function, by name, with their defaults.
         self.arguments: dict[str, Value] = {}
         self.default_args: dict[str, Value] = as_dict(kwargs.get('default_args')) or {}
@@ -588,10 +588,9 @@ class AirflowWorld(World):
         while numbered and full in dag.groups:
             number += 1
             full = f'{base}__{number}'
-        dag.groups.add(full)
         prefix = f'{full}.' if kwargs.get('prefix_group_id', True) is not False else (outer.prefix if outer else '')
         inherited = {**(outer.default_args if outer else {}), **(as_dict(kwargs.get('default_args')) or {})}
-        made = Group(full, prefix, dag, inherited)
+        made = dag.groups[full] = Group(full, prefix, dag, inherited)
         return made
 
     def operator(self, name: str, kwargs: dict[str, Value], ev: Evaluator, node: ast.Call) -> Value:

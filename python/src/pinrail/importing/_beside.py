@@ -18,7 +18,7 @@ CONTEXT_MODULE = 'airflow_context'
 # Names of Airflow that the context module has as well, by their last part.
 COUNTERPARTS = frozenset(
     (
-        *('get_current_context', 'Variable', 'BaseOperator'),
+        *('get_current_context', 'Variable', 'BaseOperator', 'PokeReturnValue'),
         *('AirflowException', 'AirflowFailException', 'AirflowSkipException'),
     )
 )

@@ -1013,6 +1013,7 @@ def _without_suffix(path: Any) -> tuple[str, str]:
 _LIBRARY: dict[str, Callable[..., Value]] = {
     'datetime.timedelta': datetime.timedelta,
     'datetime.date': datetime.date,
+    'datetime.time': datetime.time,
     'pendulum.duration': _duration,
     'datetime.datetime.fromisoformat': Zoned.fromisoformat,
     'datetime.datetime.strptime': Zoned.strptime,

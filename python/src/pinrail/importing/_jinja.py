@@ -382,3 +382,86 @@ def sql(template: str, params: set[str], job_of: Callable[[str], str]) -> tuple[
         else:
             raise NotTranslated('templates of SQL take values, not expressions', 'let a Python job make the value')
     return ''.join(pieces), pulls, bare
+
+
+# What conditions have for a value: the server fills in, and moments are texts such as 2024-05-01T00:00:00.000000Z.
+_MOMENTS = {
+    'data_interval_start': 'interval.start',
+    'data_interval_end': 'interval.end',
+    'logical_date': 'interval.start',
+    'execution_date': 'interval.start',
+    'next_execution_date': 'interval.end',
+    'dag_run.logical_date': 'interval.start',
+    'dag_run.execution_date': 'interval.start',
+    'dag_run.data_interval_start': 'interval.start',
+    'dag_run.data_interval_end': 'interval.end',
+}
+_PIECES = {'Y': '[:4]', 'm': '[5:7]', 'd': '[8:10]', 'H': '[11:13]', 'M': '[14:16]', 'S': '[17:19]'}
+_WITHOUT_DASHES = "|replace('-', '')"
+_SERVER = {
+    'ds': '{{ ds }}',
+    'ds_nodash': f'{{{{ ds{_WITHOUT_DASHES} }}}}',
+    'ts': '{{ interval.start[:19] }}+00:00',
+    'ts_nodash': f"{{{{ interval.start[:19]{_WITHOUT_DASHES}|replace(':', '') }}}}",
+}
+
+
+def server_text(
+    template: str, params: set[str], output: Callable[[str, str], str]
+) -> tuple[str, list[tuple[str, str]]]:
+    """A template as one of a condition, and the outputs that it reads. Raises ``NotTranslated``."""
+    pieces: list[str] = []
+    pulls: list[tuple[str, str]] = []
+    for part in parts_of(template):
+        if part.kind == 'statement':
+            raise NotTranslated(f'"{{% {part.text} %}}" is a statement of Jinja', 'write the text out')
+        pieces.append(part.text if part.kind == 'text' else _filled_in(part.text, params, output, pulls))
+    return ''.join(pieces), pulls
+
+
+def _filled_in(text: str, params: set[str], output: Callable[[str, str], str], pulls: list[tuple[str, str]]) -> str:
+    def marked(task: str, key: str) -> str:
+        return f'\0{task}\0{key}\0'
+
+    code = expression(text, params, marked)
+    tree = ast.parse(text, mode='eval').body
+    name = dotted(tree)
+    param = param_of(tree)
+    if name in _SERVER or name in _MOMENTS:
+        return _SERVER.get(name, f'{{{{ {_MOMENTS.get(name)}[:19] }}}}+00:00')
+    if param is not None:
+        return f'{{{{ params.{param} }}}}'
+    if len(code.pulls) == 1 and code.text.startswith(marked(*code.pulls[0])):
+        path = code.text[len(marked(*code.pulls[0])) :]
+        if re.fullmatch(r"(\[(\d+|'[^'\\]*')\])*", path):
+            pulls.extend(code.pulls)
+            return f'{{{{ {output(*code.pulls[0])}{path} }}}}'
+    moment = _moment_text(tree)
+    if moment is None:
+        raise NotTranslated(f'"{text}" has no counterpart in a condition', 'let a job above leave it as an output')
+    return moment
+
+
+def _moment_text(tree: ast.expr) -> Optional[str]:
+    """A date of the run in a form of its own: ``logical_date.strftime('%Y')``, ``logical_date | ds_nodash``."""
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr) and dotted(tree.left) in _MOMENTS:
+        moment = _MOMENTS[dotted(tree.left)]
+        return {
+            'ds': f'{{{{ {moment}[:10] }}}}',
+            'ds_nodash': f'{{{{ {moment}[:10]{_WITHOUT_DASHES} }}}}',
+            'ts': f'{{{{ {moment}[:19] }}}}+00:00',
+        }.get(dotted(tree.right))
+    if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Attribute):
+        return None
+    moment = _MOMENTS.get(dotted(tree.func.value))
+    if moment is None or tree.keywords:
+        return None
+    if tree.func.attr == 'isoformat' and not tree.args:
+        return f'{{{{ {moment}[:19] }}}}+00:00'
+    given = tree.args[0] if len(tree.args) == 1 else None
+    if tree.func.attr != 'strftime' or not isinstance(given, ast.Constant) or not isinstance(given.value, str):
+        return None
+    pieces = re.split(r'%(.)', given.value)
+    if not all(letter in _PIECES for letter in pieces[1::2]):
+        return None
+    return ''.join(f'{{{{ {moment}{_PIECES[piece]} }}}}' if index % 2 else piece for index, piece in enumerate(pieces))

@@ -349,6 +349,9 @@ class JobsModule:
         for statement in self.ev.tree.body:
             if name not in bound_names(statement) or isinstance(statement, (ast.With, ast.AsyncWith, ast.For)):
                 continue
+            if isinstance(statement, ast.If) and any(isinstance(one, ast.With) for one in ast.walk(statement)):
+                # A whole DAG under a condition; a plain value of it comes along by itself.
+                continue
             if isinstance(statement, (ast.Import, ast.ImportFrom)):
                 if self._bring_import(name, statement):
                     found = True
@@ -496,7 +499,7 @@ def literal_of(value: Value) -> Optional[str]:
         return shown + (', tzinfo=datetime.timezone.utc)' if zone == 'UTC' else ')')
     if isinstance(value, datetime.date):
         return f'datetime.date({value.year}, {value.month}, {value.day})'
-    if isinstance(value, datetime.timedelta):
+    if isinstance(value, (datetime.timedelta, datetime.time)):
         return repr(value)
     if isinstance(value, pathlib.PurePosixPath):
         return repr(str(value))

@@ -13,7 +13,7 @@ import re
 from typing import Any, Callable, Optional
 
 from .._narrow import as_dict, as_list
-from . import _jinja, _project
+from . import _choosing, _jinja, _project, _waiting
 from ._airflow import Dag, ParamDef, Task, TaskMaker, Timetable, XCom
 from ._evaluate import Elsewhere, Evaluator, Function, Native, Partial, Ref, Unknown, Value, Zone, Zoned, zone_name
 from ._jinja import Code, NotTranslated, is_text
@@ -28,6 +28,9 @@ TRIGGER_RULES: dict[str, tuple[str, Optional[str]]] = {
     'all_success': ('all_succeeded', None),
     'all_done': ('all_done', None),
     'none_failed': ('none_failed', None),
+    'one_success': ('none_failed', 'the job starts when all above it have ended, and only if none has failed'),
+    'one_done': ('all_done', 'the job starts when all above it have ended'),
+    'all_done_min_one_success': ('all_done', 'the job runs also when none above it has succeeded'),
     'one_failed': ('any_failed', 'the job starts when all above it have ended, not at the first failure'),
     'none_failed_min_one_success': ('none_failed', 'the job runs also when all above it were skipped'),
     'none_failed_or_skipped': ('none_failed', 'the job runs also when all above it were skipped'),
@@ -97,35 +100,18 @@ DAG_COSMETIC = frozenset(
     'full_filepath template_undefined start_date end_date '
     'disable_bundle_versioning'.split()
 )
-# Sensors, by the last part of their name, and what to write instead.
-SENSORS = {
-    'FileSensor': 'wait_for=File("PATH") in the jobs below',
-    'ExternalTaskSensor': 'wait_for=RunOf("WORKFLOW", job="JOB") in the jobs below',
-    'ExternalTaskMarker': 'nothing: the other workflow has to wait for this one',
-    'TimeDeltaSensor': 'a later schedule, or a job that sleeps',
-    'TimeDeltaSensorAsync': 'a later schedule, or a job that sleeps',
-    'TimeSensor': 'a later schedule',
-    'TimeSensorAsync': 'a later schedule',
-    'DateTimeSensor': 'a later schedule',
-    'DateTimeSensorAsync': 'a later schedule',
-    'DayOfWeekSensor': 'a schedule with these weekdays',
-    'HttpSensor': 'wait_for=Url("https://...", contains="...") in the jobs below',
-    'SqlSensor': 'wait_for=SqlTrue("select ...") in the jobs below',
-    'BashSensor': 'the command as a job with retries= and retry_delay=',
-    'PythonSensor': 'the function as a job with retries= and retry_delay=',
-}
 # Arguments that make a task wait for the run before.
 _PAST = ('depends_on_past', 'wait_for_downstream')
 # What adds to the weight of a task: those below it, unless it says otherwise.
 _WEIGHT_RULES = ('downstream', 'upstream', 'absolute')
 # The pool of all tasks that name none: here the slots of the workers.
 _DEFAULT_POOL = 'default_pool'
-# Operators that decide which jobs below them run.
-_DECIDING = 'let the job leave an output, and write when= in each job below, such as when=\'upstream.choose.way == "a"\''
+# What a job that decides has to leave where somebody else writes it; the jobs below it ask for that already.
+_DECIDING = {
+    _choosing.WAYS: "let the job leave the ids of the tasks that go on: ctx.output('ways', ['...'])",
+    _choosing.GOES_ON: "let the job leave whether those below it go on: ctx.output('goes_on', True)",
+}
 ADVICE = {
-    'BranchPythonOperator': _DECIDING,
-    'ShortCircuitOperator': _DECIDING,
-    'LatestOnlyOperator': _DECIDING,
     'TriggerDagRunOperator': 'start the other workflow by the API, or make its jobs part of this one',
     'EmailOperator': 'write a job that sends the mail',
     'SubDagOperator': 'import the DAG of its own, or write its jobs into this one',
@@ -150,6 +136,8 @@ LAST_LINE = (
 )
 # A longer call stands on several lines.
 LONGEST_CALL = 90
+# The lines of a job that does something with what a call gives.
+Finish = Callable[['DagTranslator', Task, str], list[str]]
 
 
 class DagTranslator:
@@ -165,6 +153,9 @@ class DagTranslator:
         self.names: dict[str, str] = {}
         self.params: set[str] = set()
         self.pulled: set[tuple[str, str]] = set()
+        self.choices = _choosing.Choices(self.dag)
+        # Workflows that others wait for, with the place that says so.
+        self.awaited: dict[str, tuple[str, int]] = {}
         self.task: Optional[Task] = None
         self.airflow_3 = False
         self.pools = Pools()
@@ -192,6 +183,7 @@ class DagTranslator:
         self._limits(dag, made, line)
         self._told(dag, made, line)
         self.priorities = self._weigh(dag)
+        self.choices = _choosing.Choices(dag)
         used: set[str] = set()
         self.names = {task_id: new_name(task_id.replace('.', '_'), used) for task_id in dag.tasks}
         for task_id, job_name in self.names.items():
@@ -562,6 +554,7 @@ class DagTranslator:
                 task.file, task.line, f'{what} is a teardown: it runs when all above it have ended, and may fail'
             )
         own = as_dict(task.kwargs.get('params'))
+        self._ask(task, job)
         before = set(self.params)
         if own is not None:
             texts = {str(name): literal_of(value) for name, value in own.items() if not isinstance(value, ParamDef)}
@@ -573,9 +566,17 @@ class DagTranslator:
         try:
             self._body(task, job, workflow)
         except NotTranslated as wrong:
-            self._untranslated(task, job, f'{wrong}', wrong.todo)
+            self._untranslated(task, job, f'{wrong}', _DECIDING.get(_choosing.decides(task) or '', wrong.todo))
         self.params = before
         return job
+
+    def _ask(self, task: Task, job: Job) -> None:
+        """A job asks those that decide about it before it begins."""
+        choices = self.choices.of(task)
+        if choices:
+            job.settings['when'] = repr(_choosing.when(choices, self.names, also_skipped='run_if' in job.settings))
+            deciders = [self.names[one.decider.id] for one in choices]
+            job.after += [name for name in dict.fromkeys(deciders) if name not in job.after]
 
     def _body(self, task: Task, job: Job, workflow: Workflow) -> None:
         """What the job runs."""
@@ -592,13 +593,13 @@ class DagTranslator:
             maker(self, task, job)
         elif _SQL_OPERATORS.fullmatch(kind):
             self._sql(task, job, workflow)
-        elif kind in SENSORS or kind.endswith(('Sensor', 'SensorAsync', 'Marker')) or kind == '@task.sensor':
-            raise NotTranslated(
-                'jobs here wait themselves',
-                f'write {SENSORS.get(kind, "a job that checks, with retries= and retry_delay=")}',
-            )
-        elif 'branch' in kind.lower() or 'short_circuit' in kind or 'ShortCircuit' in kind:
-            raise NotTranslated('it chooses which tasks run', _DECIDING)
+        elif _waiting.kind_of(task) in _waiting.CONDITIONS:
+            self.sensor(task, job)
+        elif kind.endswith(('Sensor', 'SensorAsync')):
+            todo = _waiting.ADVICE.get(_waiting.kind_of(task), _waiting.OTHERWISE)
+            raise NotTranslated('there is no condition like it', todo)
+        elif _choosing.decides(task) is not None:
+            raise NotTranslated('it chooses which tasks run', '')
         else:
             raise NotTranslated('it is an operator without a counterpart', ADVICE.get(kind, 'write a job that does it'))
 
@@ -699,10 +700,19 @@ class DagTranslator:
             text = getattr(text, 'text', lambda: None)()
             if not isinstance(text, str):
                 raise NotTranslated('its command is no text', 'write the command')
-        self._unhandled(task, 'bash_command', 'env', 'append_env', 'cwd', 'skip_on_exit_code', 'output_encoding')
+        self._unhandled(task, *_BASH)
         if text.endswith(('.sh', '.bash')):
             # Without a blank at its end it is not a command but the template of one.
             text = self._file_beside(text) or self._script(task, text)
+        if task.kind == 'BashSensor':
+            if task.given('retry_exit_code') is not None:
+                what = f'retry_exit_code of {_named(task)}: the command is tried again after each failure'
+                self.report.changed(task.file, task.line, what)
+            text = self._again(task, job, f'(\n{text}\n)' if '\n' in text or '#' in text else f'( {text} )')
+        self._command(task, job, text)
+
+    def _command(self, task: Task, job: Job, text: str) -> None:
+        """A job that runs a command with templates of Airflow."""
         made = _jinja.command(text, self.params, self.pull)
         environment: dict[str, Code] = {}
         entries = as_dict(task.given('env'))
@@ -751,8 +761,8 @@ class DagTranslator:
         lines = ['return Shell(', f"    ['bash', '-c', {text_of(command)}],", f'    env={env},', ')']
         job.kind, job.target = 'class_', self._class(job, lines)
 
-    def python(self, task: Task, job: Job) -> None:
-        """``PythonOperator``: a job that calls the function."""
+    def python(self, task: Task, job: Job, finish: Optional[Finish] = None) -> None:
+        """``PythonOperator``: a job that calls the function. ``finish`` makes the lines that do so."""
         function = task.given('python_callable')
         if isinstance(function, TaskMaker):
             function = function.function
@@ -766,7 +776,7 @@ class DagTranslator:
         if isinstance(function, Partial):
             args, kwargs = [*function.args, *args], {**function.kwargs, **kwargs}
             function = function.function
-        self._unhandled(task, 'python_callable', 'op_args', 'op_kwargs', 'provide_context', 'templates_dict', *_VENV)
+        self._unhandled(task, 'provide_context', *_PYTHON, *(_FINISHED if finish is not None else ()))
         self._virtual(task)
         self._call(
             task,
@@ -775,22 +785,173 @@ class DagTranslator:
             args,
             {str(key): one for key, one in kwargs.items()},
             templates=task.given('templates_dict'),
+            finish=finish,
         )
 
-    def taskflow(self, task: Task, job: Job) -> None:
+    def taskflow(self, task: Task, job: Job, finish: Optional[Finish] = None) -> None:
         """``@task``: a job that calls the function with the outputs of other jobs."""
-        self._unhandled(task, *_VENV, 'templates_dict', 'op_args', 'op_kwargs', 'python_callable')
+        self._unhandled(task, *_PYTHON, *(_FINISHED if finish is not None else ()))
         self._virtual(task)
+        if task.expanded is not None and finish is not None:
+            raise NotTranslated('it is made at run time, once for each item', 'write a job that goes through the items')
         if task.expanded is not None:
             self._mapped(task, job)
             return
-        self._call(task, job, task.function, task.args, task.call_kwargs, templates=task.given('templates_dict'))
+        templates = task.given('templates_dict')
+        self._call(task, job, task.function, task.args, task.call_kwargs, templates=templates, finish=finish)
 
     def taskflow_bash(self, task: Task, job: Job) -> None:
         """``@task.bash``: a job that returns the command which its function gives."""
         self._unhandled(task, 'env', 'append_env', 'output_encoding', 'skip_on_exit_code')
         self.jobs.need_import('from pinrail import Shell')
         self._call(task, job, task.function, task.args, task.call_kwargs, command=True)
+
+    # Branches and sensors.
+
+    def deciding(self, task: Task, job: Job) -> None:
+        """``BranchPythonOperator``, ``ShortCircuitOperator`` and their like: a job that leaves what it decides."""
+        (self.taskflow if task.kind.startswith('@') else self.python)(task, job, DagTranslator._decision)
+
+    def _decision(self, task: Task, call: str) -> list[str]:
+        lines: list[str] = []
+        if self._is_read(task):
+            lines, call = [f'value = {call}', "ctx.output('return_value', value)"], 'value'
+        if _choosing.decides(task) == _choosing.GOES_ON:
+            return [*lines, f"ctx.output('{_choosing.GOES_ON}', bool({call}))"]
+        self.jobs.context('chosen_ways')
+        known = repr(self.choices.known.get(task, []))
+        if len(known) + len(call) > LONGEST_CALL:
+            lines += ['known = [', *(f'    {one!r},' for one in self.choices.known[task]), ']']
+            known = 'known'
+        return [*lines, f"ctx.output('{_choosing.WAYS}', chosen_ways({call}, {known}))"]
+
+    def branch_day_of_week(self, task: Task, job: Job) -> None:
+        """``BranchDayOfWeekOperator``: a way for some weekdays, and another one for the others."""
+        by_run = [task.given(key) is True for key in ('use_task_logical_date', 'use_task_execution_day')]
+        days = _waiting.weekdays(task.given('week_day'))
+        ways = [literal_of(task.given(f'follow_task_ids_if_{one}')) for one in ('true', 'false')]
+        if days is None or None in ways:
+            raise NotTranslated('what it chooses is only known at run time', '')
+        self._unhandled(
+            task, 'week_day', 'follow_task_ids_if_true', 'follow_task_ids_if_false', 'use_task_logical_date',
+            'use_task_execution_day',
+        )  # fmt: skip
+        zone = self._bounds(self.dag, task.line)[0] or 'UTC'
+        self.jobs.need_import('from zoneinfo import ZoneInfo')
+        if any(by_run):
+            now = f'ctx.interval.start.astimezone(ZoneInfo({zone!r}))'
+        else:
+            self.jobs.need_import('from datetime import datetime')
+            now = f'datetime.now(ZoneInfo({zone!r}))'
+        # Sunday is 7 here.
+        numbers = sorted(day or 7 for day in days)
+        lines = [f'is_so = {now}.isoweekday() in {numbers}']
+        lines += self._decision(task, f'{ways[0]} if is_so else {ways[1]}')
+        job.kind, job.target = 'class_', self._class(job, lines)
+
+    def sensor(self, task: Task, job: Job) -> None:
+        """A sensor with a condition: a job that does nothing once the server has seen what it waits for."""
+        sensor = _waiting.Sensor(task, self.params, self._output_of, self.report)
+        sensor.zone = self._bounds(self.dag, task.line)[0]
+        sensor.sql = lambda text: self._condition_sql(text, sensor)
+        kind = _waiting.kind_of(task)
+        if kind == 'FileSensor' and _waiting.path_of(sensor).startswith('/'):
+            self._file_outside(task, job, sensor)
+            return
+        calls = _waiting.CONDITIONS[kind](sensor)
+        self._unhandled(task, *sensor.used)
+        self._wait_for(job, sensor.pulls)
+        every, timeout, skips = self._patience(task)
+        common = [
+            *([f'timeout={duration(timeout)!r}'] if timeout is not None else []),
+            *([f'every={duration(every)!r}'] if every is not None else []),
+            *(["otherwise='skip'"] if skips else []),
+        ]
+        texts = [f'{call.name}({", ".join([*call.arguments, *common])})' for call in calls]
+        job.settings.pop('timeout', None)
+        job.settings['wait_for'] = texts[0] if len(texts) == 1 else f'[{", ".join(texts)}]'
+        job.kind, job.target = 'shell', "['true']"
+        for workflow in sensor.workflows:
+            self.awaited.setdefault(workflow, (task.file, task.line))
+
+    def _patience(self, task: Task) -> tuple[Optional[float], Optional[float], bool]:
+        for key in ('poke_interval', 'timeout'):
+            if task.given(key) is not None and _waiting.seconds_of(task.given(key)) is None:
+                self._cannot(task.line, f'{key} of {_named(task)}', task.given(key))
+        if task.given('exponential_backoff') is True:
+            what = f'exponential_backoff=True of {_named(task)}: the time between two looks stays the same'
+            self.report.changed(task.file, task.line, what)
+        return _waiting.patience(task)
+
+    def _output_of(self, task_id: str, key: str) -> str:
+        """An output as conditions name it. Raises ``NotTranslated`` for a task that is not in the DAG."""
+        self.pull(task_id, key)
+        parts = ['upstream', self.names[task_id], output_name(key)]
+        return parts[0] + ''.join(f'.{one}' if one.isidentifier() else f'[{one!r}]' for one in parts[1:])
+
+    def _condition_sql(self, text: str, sensor: _waiting.Sensor) -> str:
+        _must_be_known(text)
+        made, pulls, _ = _jinja.sql(text, self.params, lambda one: self.names.get(one, one))
+        sensor.pulls += pulls
+        return made
+
+    def _file_outside(self, task: Task, job: Job, sensor: _waiting.Sensor) -> None:
+        """``FileSensor`` with a path that the server does not look at: a job that looks itself."""
+        path = _waiting.path_of(sensor)
+        sensor.given('fs_conn_id')
+        sensor.given('recursive')
+        self._unhandled(task, *sensor.used)
+        what = f'"{path}" of {_named(task)} is outside of the project: the job looks itself, in a slot'
+        self.report.changed(task.file, task.line, what, 'with the file in the project\'s folder: wait_for=File("PATH")')
+        pieces = [
+            f'{{{{ {part.text} }}}}' if part.kind == 'expr' else re.sub(r'[^\w./*?\[\]@%+=:,-]', r'\\\g<0>', part.text)
+            for part in _jinja.parts_of(path)
+        ]
+        look = f'[ -n "$(find -L {"".join(pieces)} -type f -print -quit 2> /dev/null)" ]'
+        before = 'shopt -s globstar\n' if '**' in path else ''
+        self._command(task, job, before + self._again(task, job, look))
+
+    def python_sensor(self, task: Task, job: Job) -> None:
+        """``PythonSensor``, ``@task.sensor``: a job that calls the function until it says yes."""
+        self._looks_itself(task, job)
+        (self.taskflow if task.kind.startswith('@') else self.python)(task, job, DagTranslator._poked)
+
+    def _poked(self, task: Task, call: str) -> list[str]:
+        self.jobs.context('poked')
+        every = _waiting.patience(task)[0] or _waiting.EVERY_SECONDS
+        text = f'poked(lambda: {call}, every={int(every) if every == int(every) else every})'
+        return [f"ctx.output('return_value', {text})"] if self._is_read(task) else [text]
+
+    def _again(self, task: Task, job: Job, command: str) -> str:
+        """A command that is tried until it succeeds."""
+        self._looks_itself(task, job)
+        every = _waiting.patience(task)[0] or _waiting.EVERY_SECONDS
+        return f'until {command}; do sleep {int(every) if every == int(every) else every}; done'
+
+    def _looks_itself(self, task: Task, job: Job) -> None:
+        """The limits of a job that looks itself: it holds a slot, as a sensor in the mode "poke" does."""
+        _, timeout, skips = self._patience(task)
+        job.settings['timeout'] = repr(duration(timeout or _waiting.TIMEOUT_SECONDS))
+        retries = task.given('retries')
+        if _is_count(retries):
+            # As in Airflow, one that has waited in vain is not tried again.
+            job.settings['retry_on'] = "['user', 'external', 'unknown']"
+        if skips:
+            what = f'soft_fail=True of {_named(task)}: it fails when it has waited in vain'
+            todo = 'let it succeed, leave an output, and write when= in the jobs below'
+            self.report.left_out(task.file, task.line, what, todo)
+        freed = task.given('mode') == 'reschedule' or task.given('deferrable') is True
+        if freed or task.kind.endswith('Async'):
+            self.report.changed(task.file, task.line, f'{_named(task)} holds a slot while it waits')
+
+    def marker(self, task: Task, job: Job) -> None:
+        """``ExternalTaskMarker``: it does nothing, until somebody clears it."""
+        self._unhandled(
+            task, 'external_dag_id', 'external_task_id', 'execution_date', 'logical_date', 'recursion_depth'
+        )
+        what = f'{_named(task)}: a retry of this run does not reach over to the other workflow'
+        self.report.changed(task.file, task.line, what)
+        job.kind, job.target = 'shell', "['true']"
 
     def _virtual(self, task: Task) -> None:
         for key in ('requirements', 'python', 'python_version'):
@@ -813,6 +974,7 @@ class DagTranslator:
         *,
         templates: Value = None,
         command: bool = False,
+        finish: Optional[Finish] = None,
     ) -> None:
         lines: list[str] = []
         called, node = self._callable(function)
@@ -823,7 +985,9 @@ class DagTranslator:
             lines.append(context)
         call = self._run_to_its_end(_called(called, positional, named), node)
         gives = node is None or returns_value(node) or is_generator(node)
-        if command:
+        if finish is not None:
+            lines += finish(self, task, call)
+        elif command:
             if node is not None and _has_templates(node):
                 what = f'the command that task "{task.id}" makes is a template of Jinja'
                 self.report.left_out(task.file, task.line, what, 'take the values from ctx')
@@ -1074,8 +1238,15 @@ _SQL_ARGUMENTS = (
     'database',
     'hook_params',
 )
+_BASH = (
+    *('bash_command', 'env', 'append_env', 'cwd', 'skip_on_exit_code', 'output_encoding', 'retry_exit_code'),
+    *_waiting.ARGUMENTS,
+)
+_PYTHON = ('python_callable', 'op_args', 'op_kwargs', 'templates_dict', *_VENV)
+# Arguments of what is done with the result of a function.
+_FINISHED = (*_waiting.ARGUMENTS, 'ignore_downstream_trigger_rules')
 # Arguments of single operators, which ``default_args`` may give as well.
-_OF_OPERATORS = frozenset(
+_OF_OPERATORS = _waiting.OF_SENSORS | frozenset(
     ('bash_command', 'env', 'append_env', 'cwd', 'python_callable', 'op_args', 'op_kwargs', 'provide_context', 'sql')
     + ('templates_dict', *_VENV, *_SQL_ARGUMENTS)
 )
@@ -1095,6 +1266,19 @@ _BODIES: dict[str, Callable[[DagTranslator, Task, Job], None]] = {
     '@task.virtualenv': DagTranslator.taskflow,
     '@task.external_python': DagTranslator.taskflow,
     '@task.bash': DagTranslator.taskflow_bash,
+    'BranchPythonOperator': DagTranslator.deciding,
+    'BranchPythonVirtualenvOperator': DagTranslator.deciding,
+    'BranchExternalPythonOperator': DagTranslator.deciding,
+    'ShortCircuitOperator': DagTranslator.deciding,
+    '@task.branch': DagTranslator.deciding,
+    '@task.branch_virtualenv': DagTranslator.deciding,
+    '@task.branch_external_python': DagTranslator.deciding,
+    '@task.short_circuit': DagTranslator.deciding,
+    'BranchDayOfWeekOperator': DagTranslator.branch_day_of_week,
+    'PythonSensor': DagTranslator.python_sensor,
+    '@task.sensor': DagTranslator.python_sensor,
+    'BashSensor': DagTranslator.bash,
+    'ExternalTaskMarker': DagTranslator.marker,
 }
 
 

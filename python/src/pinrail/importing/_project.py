@@ -14,6 +14,8 @@ from .._errors import UserError
 from .._names import is_name, usable
 
 WIDTH = 120
+# What a workflow file may use of Pinrail.
+_NAMES = ('File', 'Param', 'RunOf', 'Sql', 'SqlTrue', 'Url', 'Workflow', 'cron', 'every', 'template')
 
 
 @dataclass
@@ -117,7 +119,7 @@ def workflow_source(workflow: Workflow) -> str:
     lines.append(')')
     text = '\n'.join(lines)
     used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    names = [name for name in ('Param', 'Sql', 'Workflow', 'cron', 'every', 'template') if name in used]
+    names = [name for name in _NAMES if name in used]
     return f'# {workflow.origin}\nfrom pinrail import {", ".join(names)}\n\n{text}\n'
 
 

@@ -97,9 +97,16 @@ class _Airflow:
         self._workflows: set[str] = set()
         self._modules: set[str] = {CONTEXT_MODULE, '__init__'}
         self._uses_context = False
+        # Workflows that are waited for, with the place that says so.
+        self._awaited: dict[str, tuple[str, int]] = {}
 
     def read(self, files: list[str]) -> list[dict[str, Any]]:
         sources = [self._file(path) for path in files]
+        made = {name for source in sources for name in source['workflows']}
+        for name, (file, line) in self._awaited.items():
+            if name not in made:
+                what = f'workflow "{name}" is waited for, and is not among those that are imported'
+                self.report.changed(file, line, what, 'import it too, or name the workflow that stands for it')
         if self._uses_context or self.beside.uses_context:
             with open(airflow_context.__file__, encoding='utf-8') as file:
                 self.project.add(f'jobs/{CONTEXT_MODULE}.py', file.read())
@@ -139,6 +146,7 @@ class _Airflow:
         translator = DagTranslator(ev, self.project, self.report, jobs, self._workflows)
         translator.pools, translator.channels = self.pools, self.channels
         translator.airflow_3 = world.is_airflow_3
+        translator.awaited = self._awaited
         for dag in world.dags:
             if not dag.tasks:
                 line = getattr(dag.node, 'lineno', 1)

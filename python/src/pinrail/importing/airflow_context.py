@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import time
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, Optional, Union
+from typing import Any, Callable, Iterable, Optional, Union
 
 from pinrail import UserError
 
@@ -126,6 +127,35 @@ class BaseOperator:
 
     def xcom_pull(self, context: Context, task_ids: Union[str, list[str]], key: str = 'return_value') -> Any:
         return context['ti'].xcom_pull(task_ids, key=key)
+
+
+def chosen_ways(chosen: Union[str, Iterable[str], None], known: list[str]) -> list[str]:
+    """What the function of a branch chose, as a list of task ids. Raises ``UserError`` for one not ``known``."""
+    ways = [] if chosen is None else [chosen] if isinstance(chosen, str) else list(chosen)
+    for way in ways:
+        if way not in known:
+            raise UserError(f'the branch chose "{way}"; the ways that it has are {", ".join(known)}')
+    return ways
+
+
+class PokeReturnValue:
+    """What the function of a sensor may return: whether it is done, and what the task leaves then."""
+
+    def __init__(self, is_done: bool, xcom_value: Any = None) -> None:
+        self.is_done = is_done
+        self.xcom_value = xcom_value
+
+    def __bool__(self) -> bool:
+        return self.is_done
+
+
+def poked(look: Callable[[], Any], every: float) -> Any:
+    """Calls ``look`` until it says yes, with ``every`` seconds in between; gives what the sensor leaves, or None."""
+    found = look()
+    while not found:
+        time.sleep(every)
+        found = look()
+    return getattr(found, 'xcom_value', None)
 
 
 class TaskInstance:

@@ -8,7 +8,9 @@ use pinrail_model::backfill::Progress;
 use pinrail_model::document::RunIf;
 use pinrail_model::explain::{Why, explain, explain_pending};
 use pinrail_model::ids::{AttemptId, RunId, SessionId};
-use pinrail_model::run::{Cause, EDGES, Ending, Event, Pending, Position, Refused, Run, RunState, Task, TaskIx, Work};
+use pinrail_model::run::{
+    Cause, EDGES, Ending, Event, Pending, Position, Refused, Run, RunState, Task, TaskIx, Timer, Work,
+};
 use pinrail_model::simulation::{Owner, Seen, Surroundings};
 use pinrail_model::time::{Micros, Now};
 
@@ -501,7 +503,8 @@ fn stale(run: &Run, event: &Event) -> Option<u64> {
     else {
         return None;
     };
-    run.tasks.get(*task).filter(|found| found.epoch != *epoch).map(|_| *epoch)
+    let is_limit = matches!(event, Event::Elapsed { timer: Timer::Warn | Timer::Abort, .. });
+    run.tasks.get(*task).filter(|found| !is_limit && found.epoch != *epoch).map(|_| *epoch)
 }
 
 fn task_of(event: &Event) -> Option<TaskIx> {
@@ -523,7 +526,7 @@ fn task_of(event: &Event) -> Option<TaskIx> {
 /// What kind of event it is.
 pub fn name(event: &Event) -> &'static str {
     use pinrail_model::condition::Look;
-    use pinrail_model::run::{Loss, Report, Timer};
+    use pinrail_model::run::{Loss, Report};
     match event {
         Event::Created => "created",
         Event::Turned => "turned",

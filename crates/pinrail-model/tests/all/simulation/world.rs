@@ -30,7 +30,7 @@ use super::rows::{Store, Transition};
 const MOST_AT_ONCE: usize = 5000;
 /// How often anything may happen in a case.
 const MOST_STEPS: usize = 60_000;
-/// How often people look at what is held at the end.
+/// How often people look at what is held at the end, beside once for each run that is not over.
 const MOST_ROUNDS: usize = 60;
 /// A worker that is not heard of is lost.
 const LEASE: Duration = Duration::from_secs(15);
@@ -371,7 +371,9 @@ impl<'a> World<'a> {
         self.until_quiet(last + AFTERWARDS)?;
         self.quiesce()?;
         self.until_quiet(Duration::MAX)?;
-        for _ in 0..MOST_ROUNDS {
+        // Runs that wait for the success of the one before are let go one after the other.
+        let most = MOST_ROUNDS + self.around().store.seen.unfinished().count();
+        for _ in 0..most {
             if !self.let_go() {
                 return self.is_over();
             }

@@ -241,8 +241,10 @@ pub fn waiting() -> Vec<Situation> {
     );
     let mut scene = Scene::new(8);
     let of_one = |run: &mut Run| {
-        let graph =
-            pinrail_model::run::Graph::of(&[run.graph.jobs[0].as_ref().clone()], [(&run.graph.jobs[0].name, None)].into_iter());
+        let graph = pinrail_model::run::Graph::of(
+            &[run.graph.jobs[0].as_ref().clone()],
+            [(&run.graph.jobs[0].name, None)].into_iter(),
+        );
         run.graph = std::sync::Arc::new(graph.expect("its own job").limited(Some(1)));
     };
     scene.add(1, "daily", one("load"), of_one).admit().add(2, "daily", one("load"), of_one).admit().until(60);
