@@ -143,6 +143,8 @@ struct Place {
     /// What it wants a slot for, if it wants one again, is its cleanup.
     cleans: bool,
     run_held: bool,
+    /// It counts as work of its project's.
+    counts: bool,
     at: At,
 }
 
@@ -522,7 +524,7 @@ impl Shard {
                 self.freed.insert(need.limit.clone());
             }
         }
-        if let Some(share) = self.shares.get_mut(&place.project) {
+        if let Some(share) = self.shares.get_mut(&place.project).filter(|_| place.counts) {
             share.held -= 1;
         }
         if !self.parked.is_empty() {
@@ -552,6 +554,7 @@ impl Shard {
             labels: run.graph.jobs[task].labels.clone(),
             cleans: run.tasks[task].attempt().is_some_and(|attempt| attempt.wants == Some(Step::Clean)),
             run_held: run.hold.is_some(),
+            counts: !run.delegates(task),
             at: at.clone(),
         };
         let job = &run.graph.jobs[task];
@@ -566,7 +569,7 @@ impl Shard {
                 for need in &place.needs {
                     *self.held.entry(need.limit.clone()).or_default() += need.slots;
                 }
-                self.shares.entry(place.project.clone()).or_default().held += 1;
+                self.shares.entry(place.project.clone()).or_default().held += u32::from(place.counts);
                 if let At::Working(Some(session)) = at
                     && let Some(session) = self.sessions.get_mut(&session)
                 {
@@ -651,6 +654,7 @@ impl Shard {
             return Some(LimitId::Run(key.0));
         }
         if let Some(quota) = self.capacities.get(&LimitId::Quota(place.project.clone()))
+            && place.counts
             && self.shares.get(&place.project).map_or(0, |share| share.held) >= *quota
         {
             return Some(LimitId::Quota(place.project.clone()));
@@ -776,7 +780,7 @@ impl Shard {
         // One that had failed before says nothing new of its schedule.
         let goes_on = self.runs.contains_key(&run.id);
         let failed = self.leave_line(run.id);
-        if !run.cause.is_of_a_workflow() || run.pending == Some(Pending::Backfill) {
+        if !run.cause.minds_others() || run.pending == Some(Pending::Backfill) {
             return;
         }
         let key = run.lane();

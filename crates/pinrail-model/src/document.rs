@@ -109,6 +109,8 @@ pub enum JobKind {
     Class,
     Sql,
     Shell,
+    /// A run of another workflow of the project, from the same code and for the same interval.
+    Workflow,
 }
 
 /// The SQL of a job: a file of the project, or a text.
@@ -137,6 +139,7 @@ pub enum ExecutorKind {
     Python,
     Shell,
     Sql,
+    Workflow,
 }
 
 impl ExecutorKind {
@@ -146,6 +149,7 @@ impl ExecutorKind {
             Self::Python => "python",
             Self::Shell => "shell",
             Self::Sql => "sql",
+            Self::Workflow => "workflow",
         }
     }
 
@@ -156,6 +160,7 @@ impl ExecutorKind {
             JobKind::Class => &[Self::Python, Self::Shell],
             JobKind::Sql => &[Self::Sql],
             JobKind::Shell => &[Self::Shell],
+            JobKind::Workflow => &[Self::Workflow],
         }
     }
 }
@@ -170,7 +175,7 @@ impl FromStr for ExecutorKind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Self::Python, Self::Shell, Self::Sql];
+        let all = [Self::Python, Self::Shell, Self::Sql, Self::Workflow];
         all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
             let names: Vec<_> = all.iter().map(|kind| kind.name()).collect();
             format!("executor \"{text}\" does not exist; there are {}", names.join(", "))
@@ -217,6 +222,9 @@ pub struct Job {
     pub sql: Option<SqlSource>,
     #[serde(default)]
     pub shell: Option<Vec<String>>,
+    /// The workflow of which a run is its work; `params` are those of that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowName>,
     #[serde(default)]
     pub executor: Option<ExecutorKind>,
     /// Jobs that this one waits for, in file order.
@@ -506,6 +514,10 @@ impl Document {
                 errors.push(DocumentError::new("duplicate-job", &job.source, message));
             }
             errors.extend(job_faults(job));
+            if job.workflow.as_ref() == Some(&self.workflow) {
+                let message = format!("workflow \"{}\" runs itself by its job \"{}\"", self.workflow, job.name);
+                errors.push(DocumentError::new("cycle", &job.source, message));
+            }
         }
         errors.extend(self.edge_faults());
         if errors.is_empty() {
@@ -557,14 +569,15 @@ impl Document {
 fn job_faults(job: &Job) -> Vec<DocumentError> {
     let mut errors = Vec::new();
     let mut fault = |code, message| errors.push(DocumentError::new(code, &job.source, message));
-    let given = [job.class.is_some(), job.sql.is_some(), job.shell.is_some()];
+    let given = [job.class.is_some(), job.sql.is_some(), job.shell.is_some(), job.workflow.is_some()];
     let wanted = match job.kind {
-        JobKind::Class => [true, false, false],
-        JobKind::Sql => [false, true, false],
-        JobKind::Shell => [false, false, true],
+        JobKind::Class => [true, false, false, false],
+        JobKind::Sql => [false, true, false, false],
+        JobKind::Shell => [false, false, true, false],
+        JobKind::Workflow => [false, false, false, true],
     };
     if given != wanted {
-        fault("two-kinds", format!("job \"{}\" must have exactly one of class, sql, shell", job.name));
+        fault("two-kinds", format!("job \"{}\" must have exactly one of class, sql, shell, workflow", job.name));
     }
     if job.shell.as_ref().is_some_and(|argv| argv.is_empty() || argv[0].is_empty()) {
         fault("wrong-type", format!("job \"{}\" has an empty command", job.name));
@@ -602,6 +615,7 @@ pub fn check_executor(job: &Job, executor: ExecutorKind) -> Result<(), String> {
         JobKind::Class => "a Python class",
         JobKind::Sql => "SQL",
         JobKind::Shell => "a command",
+        JobKind::Workflow => "a run of a workflow",
     };
     Err(format!(
         "job \"{}\" is {kind} and cannot run on executor \"{executor}\"; possible: {}",

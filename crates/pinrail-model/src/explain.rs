@@ -144,6 +144,13 @@ pub enum Why {
         #[serde(default)]
         paused: Option<Control>,
     },
+    /// A run of another workflow is its work.
+    WaitingForWorkflow {
+        workflow: WorkflowName,
+        /// None: it is about to be made. The explanation's own `run` is the one that waits.
+        other: Option<RunId>,
+        since: Micros,
+    },
     /// It has a result to finish and waits for the next free slot, before all new work.
     WaitingToFinish {
         slots: u32,
@@ -238,6 +245,7 @@ impl Why {
             Self::WaitingForRuns { .. } => "waiting-for-runs",
             Self::WaitingForSuccess { .. } => "waiting-for-success",
             Self::WaitingInBackfill { .. } => "waiting-in-backfill",
+            Self::WaitingForWorkflow { .. } => "waiting-for-workflow",
             Self::WaitingToFinish { .. } => "waiting-to-finish",
             Self::BackingOff { .. } => "backing-off",
             Self::Held { .. } => "held",
@@ -568,6 +576,9 @@ fn next(run: &Run, task: &Task, why: &Why, alone: bool) -> (Option<String>, Opti
         Why::WaitingForSlot { place: 1.., .. } => (None, Some("pinrail work".to_owned())),
         Why::HeldByScope { scope, .. } => (None, Some(release(scope))),
         Why::RunHeld { .. } => (None, Some(format!("pinrail release {run_id}"))),
+        Why::WaitingForWorkflow { other: Some(other), .. } => {
+            (None, Some(format!("pinrail explain {}", other.short())))
+        }
         Why::WaitingForConditions { .. } => (None, Some(format!("pinrail release {run_id} --job {}", shown(task)))),
         Why::Working { .. } => (None, Some(format!("pinrail logs {run_id} --job {} -f", shown(task)))),
         _ => (None, None),
@@ -709,6 +720,10 @@ fn under_way(run: &Run, shard: &Shard, ix: TaskIx, position: Position) -> Why {
         return Why::EndingBadly { failure, tries: tries(run, ix) };
     }
     let phase = attempt.phases.last();
+    if let (Position::Submitted, Some(workflow)) = (position, attempt.sub_workflow()) {
+        let since = phase.map_or(attempt.started_at, |record| record.started_at);
+        return Why::WaitingForWorkflow { workflow: workflow.clone(), other: attempt.sub_run(), since };
+    }
     Why::Working {
         position,
         phase: phase.map(|record| record.name),

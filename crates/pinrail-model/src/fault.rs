@@ -128,10 +128,12 @@ pub enum Reason {
     StorageFailed,
     StateFailed,
     ServerFailed,
+    WorkflowFailed,
+    WorkflowRefused,
 }
 
 impl Reason {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Exception,
         Self::Said,
         Self::CheckFailed,
@@ -164,6 +166,8 @@ impl Reason {
         Self::StorageFailed,
         Self::StateFailed,
         Self::ServerFailed,
+        Self::WorkflowFailed,
+        Self::WorkflowRefused,
     ];
 
     #[must_use]
@@ -338,6 +342,16 @@ impl Reason {
                 "server-failed",
                 "The server itself failed while it worked on the attempt.",
                 "Look into server.log, which says where, and report it.",
+            ),
+            Self::WorkflowFailed => (
+                "workflow-failed",
+                "The run of another workflow that was its work did not succeed.",
+                "Explain that run; a retry of the job takes up that run where it failed.",
+            ),
+            Self::WorkflowRefused => (
+                "workflow-refused",
+                "A run of the other workflow cannot be made as it is asked for.",
+                "Mend the workflow's name or the parameters in the workflow file.",
             ),
         }
     }

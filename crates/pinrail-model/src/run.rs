@@ -30,7 +30,7 @@ pub use graph::Graph;
 
 use crate::admit::{LimitId, Need};
 use crate::condition::{Look, Watch};
-use crate::document::{ExecutorKind, Job, Sha};
+use crate::document::{ExecutorKind, Job, JobKind, Sha};
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
 use crate::names::{JobName, ProjectName, TaskName, WorkflowName};
@@ -115,13 +115,22 @@ pub enum Cause {
     Schedule { fire_at: Micros },
     /// One of a range or list.
     Backfill { id: BackfillId, index: u32 },
+    /// A job of another run, whose work it is.
+    Job { run: RunId, job: TaskName },
 }
 
 impl Cause {
-    /// What a workflow's other runs must not share its interval with: everything but jobs of their own.
+    /// Everything but a job of its own.
     #[must_use]
     pub fn is_of_a_workflow(&self) -> bool {
         !matches!(self, Self::OneOff { .. })
+    }
+
+    /// What a workflow's other runs must not share its interval with. What jobs ask for are many runs at a time, which
+    /// differ by their parameters.
+    #[must_use]
+    pub fn minds_others(&self) -> bool {
+        !matches!(self, Self::OneOff { .. } | Self::Job { .. })
     }
 }
 
@@ -387,6 +396,27 @@ pub struct Attempt {
     /// `complete` was begun again after its process vanished through no fault of its own.
     #[serde(default)]
     pub resumed: u32,
+}
+
+/// The field of an attempt's handle that names the run of a workflow.
+pub const RUN: &str = "run";
+
+impl Attempt {
+    /// The workflow that what `execute` left is a run of.
+    #[must_use]
+    pub fn sub_workflow(&self) -> Option<&WorkflowName> {
+        match self.executed.as_ref()?.spec.as_ref()? {
+            Spec::Workflow { workflow, .. } => Some(workflow),
+            Spec::Sql { .. } | Spec::Shell { .. } => None,
+        }
+    }
+
+    /// The run of another workflow that is its work, once there is one.
+    #[must_use]
+    pub fn sub_run(&self) -> Option<RunId> {
+        self.sub_workflow()?;
+        self.handle.as_ref()?.get(RUN)?.as_str()?.parse().ok()
+    }
 }
 
 /// One phase of an attempt, as often as it was begun.
@@ -865,7 +895,7 @@ pub fn beside<'a>(
     runs.filter(move |run| {
         run.interval == interval
             && run.id != except
-            && run.cause.is_of_a_workflow()
+            && run.cause.minds_others()
             && !run.state().is_final()
             && run.lane() == *lane
     })
@@ -995,6 +1025,14 @@ impl Run {
     pub fn executor(&self, task: TaskIx) -> ExecutorKind {
         let job = &self.graph.jobs[task];
         self.executors.get(&job.name).copied().unwrap_or_else(|| job.executor())
+    }
+
+    /// Whether the work of a task is a run of its own. It takes no part in the quota and the share of its project, which
+    /// that run needs.
+    #[must_use]
+    pub fn delegates(&self, task: TaskIx) -> bool {
+        let live = self.tasks[task].attempt().filter(|attempt| attempt.outcome.is_none());
+        self.graph.jobs[task].kind == JobKind::Workflow || live.is_some_and(|attempt| attempt.sub_workflow().is_some())
     }
 
     /// What an attempt of a task takes of limits.

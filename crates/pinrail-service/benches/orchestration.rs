@@ -229,6 +229,7 @@ async fn fill_runs(folder: &Path, number: usize) -> Result<Value, Failure> {
                 bundle: pinrail_service::bundles::sha(&Manifest::new()),
                 class: Class::Interactive,
                 one_off: false,
+                job: None,
                 interval: interval_at(None, Some(&day(n / read.len()).to_string()), at)?,
                 tz: "UTC".to_owned(),
                 params: BTreeMap::new(),

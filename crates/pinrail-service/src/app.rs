@@ -710,6 +710,7 @@ impl App {
             bundle,
             class: Class::Interactive,
             one_off: request.job.is_some(),
+            job: None,
             interval,
             tz: zone_of(document.schedule.as_ref()).to_owned(),
             params,
@@ -1499,7 +1500,7 @@ fn beginning(value: &Value) -> String {
 }
 
 /// A value of the parameter's type; texts, as a command line gives them, are read.
-fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
+pub(crate) fn checked(name: &str, param: &Param, value: &Value) -> Result<Value, Problem> {
     let wanted =
         serde_json::to_value(param.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default();
     let wrong = || {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -32,6 +32,7 @@ use pinrail_model::time::{Clock, Interval};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+use crate::app::App;
 use crate::bundles::Bundles;
 use crate::conditions::Conditions;
 use crate::environments::{Code, Environments};
@@ -41,6 +42,7 @@ use crate::owner::{Input, OwnerHandle, Published};
 use crate::project::Project;
 use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
+use crate::subruns::{Asked, SubRuns, left_behind};
 use crate::tenancy::Tenancy;
 use crate::vault::Vault;
 use crate::workers::Workers;
@@ -78,6 +80,7 @@ pub struct Attempts {
     pub parts: AttemptParts,
     pub(crate) conditions: Conditions,
     live: Mutex<HashMap<AttemptId, Arc<Live>>>,
+    sub_runs: OnceLock<Weak<dyn SubRuns>>,
 }
 
 /// What is known of an attempt between its pieces of work.
@@ -125,6 +128,8 @@ pub struct Ticket {
     /// Which item of its job's list it works on, if the job is mapped.
     pub instance: Option<Instance>,
     pub bundle: Sha,
+    /// A run of a workflow that an earlier attempt has left behind.
+    pub left_behind: Option<RunId>,
 }
 
 impl Ticket {
@@ -159,6 +164,7 @@ impl Ticket {
             upstream: upstream(run, *task),
             instance: found.instance.as_deref().cloned(),
             bundle: found.bundle,
+            left_behind: left_behind(found),
         })
     }
 
@@ -195,7 +201,18 @@ pub(crate) fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
 impl Attempts {
     #[must_use]
     pub fn new(parts: AttemptParts) -> Arc<Self> {
-        Arc::new(Self { parts, conditions: Conditions::default(), live: Mutex::default() })
+        Arc::new(Self { parts, conditions: Conditions::default(), live: Mutex::default(), sub_runs: OnceLock::new() })
+    }
+
+    /// Lets jobs have runs of workflows. Attempts are part of what makes runs, so that comes after them.
+    pub fn may_run_workflows(&self, app: &Arc<App>) {
+        let app: Weak<App> = Arc::downgrade(app);
+        // There is one for ever.
+        let _ = self.sub_runs.set(app);
+    }
+
+    pub(crate) fn sub_runs(&self) -> Option<Arc<dyn SubRuns>> {
+        self.sub_runs.get()?.upgrade()
     }
 
     /// Where logs lie.
@@ -309,7 +326,7 @@ impl OneWork {
         match work {
             Work::Begin { .. } => self.begin(withheld).await,
             Work::Submit { .. } => self.submit().await,
-            Work::Reattach { .. } => self.reattach(),
+            Work::Reattach { .. } => self.reattach().await,
             Work::Complete { .. } => self.complete().await,
             Work::Publish { .. } => self.publish().await,
             Work::Clean { .. } | Work::Watch { .. } | Work::Set { .. } => {}
@@ -322,24 +339,24 @@ impl OneWork {
         self.owner.event(self.ticket.run, Event::Reported { task, epoch, report });
     }
 
-    fn lost(&self) {
+    pub(crate) fn lost(&self) {
         let (task, epoch) = (self.ticket.task, self.ticket.epoch);
         self.owner.event(self.ticket.run, Event::Lost { task, epoch, by: Loss::Launcher });
     }
 
-    fn fail(&self, fault: Fault, phase: Phase, evidence: Evidence) {
+    pub(crate) fn fail(&self, fault: Fault, phase: Phase, evidence: Evidence) {
         self.report(Report::Failed(Verdict::failed(fault, Some(phase), evidence)));
     }
 
     /// Ends the attempt because a phase cannot even begin.
-    fn cannot(self: &Arc<Self>, fault: Fault, phase: Phase, evidence: Evidence) {
+    pub(crate) fn cannot(self: &Arc<Self>, fault: Fault, phase: Phase, evidence: Evidence) {
         self.sink().tell_failure(phase, &evidence);
         // What is wrong with the code is as wrong at the next try.
         let retry = if fault == Fault::User { RetryWish::Never } else { RetryWish::None };
         self.report(Report::Failed(Verdict { retry, ..Verdict::failed(fault, Some(phase), evidence) }));
     }
 
-    fn sink(self: &Arc<Self>) -> Sink {
+    pub(crate) fn sink(self: &Arc<Self>) -> Sink {
         Sink::new(Arc::clone(self), Some(self.live.stop.subscribe()))
     }
 
@@ -373,6 +390,9 @@ impl OneWork {
         }
         if self.ticket.job.kind == JobKind::Sql {
             return self.begin_sql().await;
+        }
+        if self.ticket.job.kind == JobKind::Workflow {
+            return self.begin_workflow().await;
         }
         let phases = vec![Phase::Setup, Phase::Execute, Phase::Complete];
         let assignment = match self.assignment(phases).await {
@@ -440,6 +460,7 @@ impl OneWork {
         match spec {
             Some(Spec::Sql { source, params, writes }) => self.submit_sql(source, params, writes).await,
             Some(Spec::Shell { command, env }) => self.submit_shell(command, env).await,
+            Some(Spec::Workflow { workflow, params }) => self.submit_workflow(Asked { workflow, params }).await,
             None => {
                 let evidence = Evidence::new("what was to be submitted is lost").reason(Reason::StateFailed);
                 self.fail(Fault::Platform, Phase::Execute, evidence);
@@ -509,9 +530,13 @@ impl OneWork {
     }
 
     /// What ran on an engine of a server that is gone is gone with it. What it had staged is dropped with its attempt, so
-    /// that the next one starts clean: run again within the same attempt, an INSERT would find its own rows.
-    fn reattach(&self) {
-        self.lost_engine(Loss::Owner);
+    /// that the next one starts clean: run again within the same attempt, an INSERT would find its own rows. A run of a
+    /// workflow goes on by itself.
+    async fn reattach(self: Arc<Self>) {
+        match self.ticket.attempt.sub_workflow() {
+            Some(_) => self.submit().await,
+            None => self.lost_engine(Loss::Owner),
+        }
     }
 
     // Complete, in a process of its own.
@@ -572,6 +597,7 @@ impl OneWork {
         self.attempts.parts.workers.stop(self.ticket.attempt.id, grace).await;
         // What was about to start something has seen the stop, and undone it.
         let _idle = self.live.busy.lock().await;
+        self.stop_sub_run().await;
         self.report(Report::PhaseStarted(Phase::Cleanup));
         let end = if self.live.cleans_up.load(std::sync::atomic::Ordering::SeqCst) {
             self.user_cleanup().await

@@ -36,7 +36,7 @@ pub const CODES: &[&str] = &[
 ];
 
 /// What workflow files came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Compiled {
     /// Good documents by their version.
     #[schema(value_type = BTreeMap<Sha, Object>)]

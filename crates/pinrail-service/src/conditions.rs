@@ -409,7 +409,7 @@ pub(crate) fn mistake(that: &That, after: &[JobName]) -> Option<String> {
 }
 
 /// A name that no run will have.
-fn unknown(names: HashSet<String>, after: &[JobName]) -> Option<String> {
+pub(crate) fn unknown(names: HashSet<String>, after: &[JobName]) -> Option<String> {
     let wrong = |name: &String| {
         let mut parts = name.split('.');
         match parts.next() {
@@ -447,14 +447,14 @@ fn not_seen(error: &LakeError) -> Sight {
     (look, error.to_string())
 }
 
-fn environment() -> Environment<'static> {
+pub(crate) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment
 }
 
 /// What is wrong with a template or an expression, on one line.
-fn said(error: &minijinja::Error) -> String {
+pub(crate) fn said(error: &minijinja::Error) -> String {
     error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
 }
 

@@ -19,6 +19,7 @@ use crate::app::param_types;
 use crate::check::{of_error, placed};
 use crate::compile::{Compiled, Diagnostic, plain};
 use crate::conditions::mistake;
+use crate::subruns;
 use crate::values::typed;
 
 /// The mark of a job in what the workflow files print, beside the jobs that it lists.
@@ -61,6 +62,7 @@ pub(crate) async fn settle(compiled: &mut Compiled, agreed: Vec<Value>, root: &P
             }
         }
     }
+    subruns::settle(compiled);
 }
 
 fn add(compiled: &mut Compiled, found: Vec<Diagnostic>) {

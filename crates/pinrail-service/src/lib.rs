@@ -37,6 +37,7 @@ pub mod retention;
 pub mod secrets;
 pub mod simulate;
 mod sink;
+mod subruns;
 pub mod system;
 pub mod targets;
 pub mod tenancy;

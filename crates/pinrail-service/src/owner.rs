@@ -26,8 +26,8 @@ use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::TaskName;
 use pinrail_model::notify::{self, Usual};
 use pinrail_model::run::{
-    Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
-    Timer, Work, apply, beside,
+    Attempt, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer,
+    Work, apply, beside,
 };
 use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
@@ -292,8 +292,7 @@ struct Beside<'a> {
 
 impl Beside<'_> {
     fn is_of(&self, run: &Run) -> bool {
-        let one_off = matches!(run.cause, Cause::OneOff { .. });
-        !one_off && run.interval == self.interval && run.lane() == *self.lane
+        run.cause.minds_others() && run.interval == self.interval && run.lane() == *self.lane
     }
 }
 
@@ -797,13 +796,17 @@ impl Owner {
                 return Ok(json!({"id": other.run.id}));
             }
         }
+        // What a job asked for twice, because a server died in between, may be over by now.
+        if new.job.is_some() && self.is_stored(new.id).await? {
+            return Ok(json!({"id": new.id}));
+        }
         let lane = new.lane();
         let runs = self.runs.values().map(|held| &held.run);
         let same = beside(runs, &lane, new.interval, new.id).next();
-        if let Some(same) = same.filter(|_| !new.one_off) {
+        if let Some(same) = same.filter(|_| new.cause().minds_others()) {
             return Err(Refusal::active(same));
         }
-        if !new.one_off {
+        if new.cause().minds_others() {
             let beside = Beside { run: new.id, lane: &lane, interval: new.interval };
             self.supersede(&beside, &new.by, batch).await?;
         }
@@ -822,6 +825,12 @@ impl Owner {
         batch.changes.entry(new.id).or_default().created_by = Some(Maker::Command(command));
         self.apply(new.id, &Event::Created, batch).map_err(|e| Refusal::new("wrong-state", e.to_string()))?;
         Ok(json!({"id": new.id}))
+    }
+
+    async fn is_stored(&self, run: RunId) -> Result<bool, Refusal> {
+        let answer = self.parts.store.read(&Who::default(), Query::RunState(run)).await;
+        let answer = answer.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
+        Ok(matches!(answer, Answer::RunState { .. }))
     }
 
     /// An embedded server leaves alone what others left unfinished, but it must not let that overwrite later what a new run
@@ -861,7 +870,7 @@ impl Owner {
     /// A run that goes on again must not meet another one of its interval, no more than a new one may.
     async fn make_way(&mut self, id: RunId, by: &str, batch: &mut Batch) -> Result<(), Refusal> {
         let Some(run) = self.runs.get(&id).map(|held| held.run.clone()) else { return Ok(()) };
-        if matches!(run.cause, Cause::OneOff { .. }) || !run.state().is_final() {
+        if !run.cause.minds_others() || !run.state().is_final() {
             return Ok(());
         }
         let lane = run.lane();

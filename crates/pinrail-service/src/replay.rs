@@ -71,6 +71,7 @@ impl App {
             bundle,
             class: Class::Interactive,
             one_off: matches!(run.cause, Cause::OneOff { .. }),
+            job: None,
             interval: run.interval,
             tz: run.tz.clone(),
             params: run.params.clone(),

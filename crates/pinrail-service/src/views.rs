@@ -114,6 +114,8 @@ pub struct Attempt {
     pub executor: ExecutorKind,
     /// The Python environment that its processes have, if its project has a lock.
     pub environment: Option<Sha>,
+    /// The run of another workflow that is its work.
+    pub sub_run: Option<RunId>,
     pub started_at: Micros,
     pub ended_at: Option<Micros>,
     /// In the order in which they were begun.
@@ -304,6 +306,7 @@ fn attempt(attempt: &pinrail_model::run::Attempt) -> Attempt {
         fault: attempt_fault(attempt),
         executor: attempt.executor,
         environment: attempt.environment,
+        sub_run: attempt.sub_run(),
         started_at: attempt.started_at,
         ended_at: attempt.ended_at,
         phases: phases.collect(),

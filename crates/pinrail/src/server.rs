@@ -151,6 +151,7 @@ impl Server {
                 sender: Arc::clone(&sender),
                 state: state.folder.clone(),
             });
+            attempts.may_run_workflows(&app);
             take(&app).await?;
             let deliveries = Deliveries {
                 store: Arc::clone(&app.store),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ._errors import DefinitionError, SqlError, UserError
 from ._job import Job
-from ._specs import Result, Shell, Spec, Sql, Table
+from ._specs import Result, RunWorkflow, Shell, Spec, Sql, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     'Row',
     'Rows',
     'RunOf',
+    'RunWorkflow',
     'Shell',
     'Spec',
     'Sql',

@@ -291,6 +291,7 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
         'class': template.class_name,
         'sql': template.sql,
         'shell': template.shell,
+        **({'workflow': template.workflow} if template.workflow else {}),
         'after': after,
     }
     for key, setting in SETTINGS.items():

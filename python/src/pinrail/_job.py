@@ -20,7 +20,7 @@ class Job:
         """Checks the inputs and prepares, before anything outside exists. Keep it cheap."""
 
     def execute(self, ctx: Context) -> object:
-        """Does the work and returns a JSON value, or returns a spec (``Sql``, ``Shell``) for an engine to do it."""
+        """Does the work and returns a JSON value, or returns a spec (``Sql``, ``Shell``, ``RunWorkflow``) for an engine to do it."""
 
     def complete(self, ctx: Context, result: Any) -> None:
         """Checks, after success, what ``execute`` wrote. Nobody else sees it before this phase has returned."""

@@ -29,7 +29,9 @@ FAULTS = (
 )
 RUN_IF = ('all_succeeded', 'all_done', 'any_failed', 'none_failed')
 # Which executors can run a job of which kind; the first is the one that does when none is chosen.
-EXECUTORS = {'class': ('python', 'shell'), 'sql': ('sql',), 'shell': ('shell',)}
+EXECUTORS = {'class': ('python', 'shell'), 'sql': ('sql',), 'shell': ('shell',), 'workflow': ('workflow',)}
+# What says something of processes and tables, which a run of a workflow has in its own jobs.
+NOT_OF_A_RUN = ('executor', 'memory', 'extras', 'secrets', 'secret_env', 'env', 'writes', 'cleanup_timeout')
 
 _DURATION = re.compile(r'(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)')
 _DURATION_UNITS = {'ms': 0.001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
@@ -287,7 +289,7 @@ SETTINGS = {
     'description': Setting('description', text, _nothing, False),
     'owner': Setting('owner', text, _nothing, True),
 }
-KINDS = ('class_', 'sql', 'shell')
+KINDS = ('class_', 'sql', 'shell', 'workflow')
 TEMPLATE_NAMES = ('name', *KINDS, *SETTINGS, 'after')
 OVERRUN = ('start-new', 'skip', 'delay', 'delay-until-success', 'abort-running')
 WORKFLOW_NAMES = (
@@ -332,6 +334,10 @@ _OTHER_WORDS = {
     'task_id': 'name',
     'job': 'name',
     'default_args': 'defaults',
+    'trigger_dag_id': 'workflow',
+    'subworkflow': 'workflow',
+    'subflow': 'workflow',
+    'flow': 'workflow',
     'pool': 'pools',
     'max_active_runs': 'max_active',
     'max_active_tasks': 'concurrency',

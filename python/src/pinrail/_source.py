@@ -164,6 +164,7 @@ _POSITIONAL = {
     'Param': ('type',),
     'Table': ('name', 'partition', 'mode'),
     'Sql': ('text',),
+    'RunWorkflow': ('workflow', 'params'),
     'Shell': ('command', 'env'),
 }
 

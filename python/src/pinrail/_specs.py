@@ -36,10 +36,10 @@ class Result:
 
     ``state`` is ``'succeeded'``; ``rows`` counts rows written or, for a query, returned (None where an engine does not
     count); ``schema`` lists ``{'name', 'type'}`` of the last result; ``counters`` are the engine's, by name; ``url``
-    leads to the engine's own page, if it has one.
+    leads to the engine's own page, if it has one; ``run`` is the id of the run that a ``RunWorkflow`` came to.
     """
 
-    __slots__ = ('counters', 'rows', 'schema', 'state', 'url')
+    __slots__ = ('counters', 'rows', 'run', 'schema', 'state', 'url')
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class Result:
         schema: Sequence[Mapping[str, str]] = (),
         counters: Mapping[str, float] | None = None,
         url: str | None = None,
+        run: str | None = None,
     ) -> None:
         self.state = state
+        self.run = run
         self.rows = rows
         self.schema = list(schema)
         self.counters = dict(counters or {})
@@ -59,7 +61,7 @@ class Result:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """From the server's JSON object; fields of a newer server are left out."""
-        known = {name: value[name] for name in ('rows', 'schema', 'counters', 'url') if value.get(name) is not None}
+        known = {name: value[name] for name in ('rows', 'schema', 'counters', 'url', 'run') if value.get(name) is not None}
         return cls(value['state'], **known)
 
     def __repr__(self) -> str:
@@ -141,6 +143,34 @@ class Shell(Spec):
 
     def to_json(self) -> dict[str, Any]:
         return {'kind': self.kind, 'command': self.command, 'env': self.env}
+
+
+class RunWorkflow(Spec):
+    """A run of another workflow of the project, from the same code and for the same interval, with these parameters.
+
+    The job has succeeded when that run has. What its jobs left is in ``outputs``, by job.
+    """
+
+    kind = 'workflow'
+
+    def __init__(self, workflow: str, params: Mapping[str, Any] | None = None) -> None:
+        wrong: list[tuple[str, str, str | None, str | None]] = []
+        self.workflow = ''
+        try:
+            self.workflow = workflow_of(workflow)
+        except WrongValue as error:
+            wrong.append(('wrong-type', f'"workflow" of RunWorkflow must be {error.expected}', error.hint, 'workflow'))
+        if params is not None and as_dict(params) is None:
+            message = f'"params" of RunWorkflow must be a dict, not {describe(params)}'
+            wrong.append(('wrong-type', message, None, 'params'))
+            params = None
+        self.params: dict[str, Any] = dict(params or {})
+        _settle('RunWorkflow', wrong)
+
+    def to_json(self) -> dict[str, Any]:
+        from ._values import plain
+
+        return {'kind': self.kind, 'workflow': self.workflow, 'params': plain(self.params)}
 
 
 class Table:
@@ -255,6 +285,16 @@ def command_of(command: object) -> list[str]:
     if words and words[0] and all(isinstance(word, str) for word in words):
         return words
     raise WrongValue(f'a command as text or as a list of words, not {describe(command)}')
+
+
+def workflow_of(name: object) -> str:
+    """``workflow=`` as the name of one. Raises ``WrongValue``."""
+    from ._names import name_problem
+
+    problem = name_problem(name)
+    if problem is not None:
+        raise WrongValue(f'the name of a workflow; it {problem}')
+    return str(name)
 
 
 def texts_of(values: object) -> dict[str, str]:

@@ -21,6 +21,8 @@ from ._notify import notify
 from ._settings import (
     DEFAULT_NAMES,
     EXECUTORS,
+    KINDS,
+    NOT_OF_A_RUN,
     NOT_YET,
     OVERRUN,
     SETTINGS,
@@ -32,7 +34,7 @@ from ._settings import (
     text,
     whole,
 )
-from ._specs import Sql, WrongValue, command_of, describe
+from ._specs import Sql, WrongValue, command_of, describe, workflow_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -70,6 +72,7 @@ class Template:
         self.class_name: Optional[str] = None
         self.sql: Optional[dict[str, str]] = None
         self.shell: Optional[list[str]] = None
+        self.workflow: Optional[str] = None
         self.settings: dict[str, Any] = {}
         # Waits, beside what is listed, for the jobs that write the tables which its SQL reads.
         self.auto = False
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
         class_: Union[str, type[Any], Callable[[Any], Any], None] = None,
         sql: Union[str, Sql, None] = None,
         shell: Union[str, Sequence[str], None] = None,
+        workflow: Optional[str] = None,
         executor: Optional[str] = None,
         memory: Union[str, int, None] = None,
         retries: Optional[int] = None,
@@ -114,7 +118,8 @@ if TYPE_CHECKING:
         owner: Optional[str] = None,
         after: Optional[Literal['auto']] = None,
     ) -> Template:
-        """Declares a job: one of ``class_`` (dotted name), ``sql`` (file) and ``shell`` (command), and settings.
+        """Declares a job: one of ``class_`` (dotted name), ``sql`` (file), ``shell`` (command) and ``workflow`` (name of
+        another one of the project, of which a run with ``params`` is its work), and settings.
 
         ``after='auto'`` lets a job with ``sql`` also wait for the jobs that write the tables which it reads. Durations
         are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes. ``timeout``
@@ -165,6 +170,7 @@ else:
                 message = f'setting "{key}" of {what} must be {wrong.expected}'
                 found.append(site.diagnostic('wrong-type', message, hint=wrong.hint, setting=key))
         check_executor(made, what)
+        _check_run(made, what)
         _take_after(made, what, given.get('after'))
         settle(found)
         return made
@@ -179,6 +185,17 @@ def check_executor(made: Template, what: str) -> None:
         made.diagnostics.append(
             made.site.diagnostic('bad-executor', message, hint=f'possible: {possible}', setting='executor')
         )
+
+
+def _check_run(made: Template, what: str) -> None:
+    """Reports settings that the jobs of the other workflow have."""
+    for key in NOT_OF_A_RUN if made.kind == 'workflow' else ():
+        if made.settings.pop(key, None) is not None:
+            message = f'setting "{key}" of {what} says nothing: its work is a run of a workflow'
+            hint = 'give it in the templates of that workflow'
+            made.diagnostics.append(
+                made.site.diagnostic('unknown-setting', message, hint=hint, setting=key, name_only=True)
+            )
 
 
 def _take_after(made: Template, what: str, value: object) -> None:
@@ -212,10 +229,10 @@ def _take_name(made: Template, name: object) -> None:
 
 
 def _take_kind(made: Template, what: str, given: Mapping[str, object]) -> None:
-    kinds = [kind for kind in ('class_', 'sql', 'shell') if given.get(kind) is not None]
+    kinds = [kind for kind in KINDS if given.get(kind) is not None]
     site, found = made.site, made.diagnostics
     if not kinds:
-        message = f'{what} has none of class_, sql and shell'
+        message = f'{what} has none of class_, sql, shell and workflow'
         found.append(site.diagnostic('no-kind', message, hint='say what it runs by one of them'))
         return
     if len(kinds) > 1:
@@ -231,6 +248,8 @@ def _take_kind(made: Template, what: str, given: Mapping[str, object]) -> None:
             made.class_name = _class_name(value)
         elif kind == 'sql':
             made.sql = _sql(made, value)
+        elif kind == 'workflow':
+            made.workflow = workflow_of(value)
         else:
             made.shell = command_of(value)
     except WrongValue as wrong:

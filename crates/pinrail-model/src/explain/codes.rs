@@ -66,6 +66,11 @@ pub const CODES: &[Code] = &[
         "Wait, or let more of its runs be under way: `pinrail backfills edit ID --concurrency N`.",
     ),
     code(
+        "waiting-for-workflow",
+        "Its work is a run of another workflow, which is not over.",
+        "Explain that run, with the command that is named; `pinrail cancel RUN --job JOB` ends both.",
+    ),
+    code(
         "waiting-to-finish",
         "It has a result to finish or a cleanup to do, and waits for the next free slot, before all new work.",
         "Wait: it is next.",

@@ -95,7 +95,7 @@ pub fn estimate(run: &Run, explanations: &mut [Explanation], history: &History, 
         let Some(ix) = explanation.job.as_ref().and_then(|job| places.get(job)).copied() else { continue };
         let (event, guess) = match &explanation.why {
             Why::WaitingForJobs { .. } => (Upcoming::Begins, parents(run, ix, &ends)),
-            Why::Working { .. } => (Upcoming::Ends, own(run, ix, history, now)),
+            Why::Working { .. } | Why::WaitingForWorkflow { .. } => (Upcoming::Ends, own(run, ix, history, now)),
             Why::WaitingForSlot { holders, place, .. } => {
                 (Upcoming::Begins, turn(holders, *place, &explanation.ahead, history, now))
             }
@@ -255,7 +255,7 @@ fn named(run: &Run, ix: TaskIx) -> Option<Named> {
     let task = run.tasks.get(ix)?;
     let by = match &run.cause {
         Cause::Request { by } | Cause::OneOff { by } => Some(by.clone()),
-        Cause::Schedule { .. } | Cause::Backfill { .. } => None,
+        Cause::Schedule { .. } | Cause::Backfill { .. } | Cause::Job { .. } => None,
     };
     Some(Named {
         project: run.project.clone(),

@@ -33,6 +33,12 @@ pub enum Spec {
         #[serde(default)]
         env: BTreeMap<String, String>,
     },
+    /// A run of another workflow, from the code that asks for it and for the same interval.
+    Workflow {
+        workflow: WorkflowName,
+        #[serde(default)]
+        params: BTreeMap<String, Value>,
+    },
 }
 
 impl Spec {
@@ -41,6 +47,7 @@ impl Spec {
         match self {
             Self::Sql { .. } => ExecutorKind::Sql,
             Self::Shell { .. } => ExecutorKind::Shell,
+            Self::Workflow { .. } => ExecutorKind::Workflow,
         }
     }
 }

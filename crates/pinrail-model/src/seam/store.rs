@@ -671,6 +671,9 @@ pub struct NewRun {
     pub bundle: Sha,
     pub class: Class,
     pub one_off: bool,
+    /// The run and its job that ask for it.
+    #[serde(default)]
+    pub job: Option<(RunId, TaskName)>,
     pub interval: Interval,
     pub tz: String,
     pub params: BTreeMap<String, Value>,
@@ -697,17 +700,26 @@ impl NewRun {
         Lane::of(&self.project, &self.workflow, self.target.as_ref())
     }
 
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        let by = self.by.clone();
+        match &self.job {
+            Some((run, job)) => Cause::Job { run: *run, job: job.clone() },
+            None if self.one_off => Cause::OneOff { by },
+            None => Cause::Request { by },
+        }
+    }
+
     /// The run that is asked for, with the jobs of this graph; it has to be created.
     #[must_use]
     pub fn run(&self, graph: Graph, created_at: Micros) -> Run {
-        let by = self.by.clone();
         Run {
             id: self.id,
             project: self.project.clone(),
             workflow: self.workflow.clone(),
             target: self.target.clone(),
             class: self.class,
-            cause: if self.one_off { Cause::OneOff { by } } else { Cause::Request { by } },
+            cause: self.cause(),
             interval: self.interval,
             tz: self.tz.clone(),
             params: self.params.clone(),

@@ -726,7 +726,7 @@ impl<S: Surroundings> Owner<S> {
         if taken {
             return Ok(());
         }
-        if !new.one_off
+        if new.cause().minds_others()
             && let Some(other) = beside(self.runs.values(), &new.lane(), new.interval, new.id).next()
         {
             return Err(Refusal(format!("run {} for the same interval is active", other.id)));
@@ -750,7 +750,7 @@ impl<S: Surroundings> Owner<S> {
     /// A run that goes on again must not meet another one of its interval, no more than a new one may.
     fn make_way(&mut self, id: RunId) -> Result<(), Refusal> {
         let Some(run) = self.runs.get(&id) else { return Ok(()) };
-        if !run.cause.is_of_a_workflow() || !run.state().is_final() {
+        if !run.cause.minds_others() || !run.state().is_final() {
             return Ok(());
         }
         let lane = run.lane();

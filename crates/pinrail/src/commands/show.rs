@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::project::without_empty_last;
 use super::run::{Left, last, task_line};
+use super::schedules::short;
 use super::{backfills, pace, waiting};
 use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
@@ -88,9 +89,16 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
             cell(&run["id"])
         );
         output.say(&line);
+        if run["cause"]["kind"] == "job" {
+            let (job, above) = (cell(&run["cause"]["job"]), short(&run["cause"]["run"]));
+            output.say(&output.dim(&format!("  the work of job {job} of run {above}")));
+        }
         for task in run["tasks"].as_array().into_iter().flatten() {
             output.say(&task_line(output, task, &left));
             let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last());
+            if let Some(sub_run) = attempt.map(|attempt| &attempt["sub_run"]).filter(|run| run.is_string()) {
+                output.say(&output.dim(&format!("      its work is run {}", short(sub_run))));
+            }
             for warning in attempt.and_then(|attempt| attempt["warnings"].as_array()).into_iter().flatten() {
                 output.say(&output.dim(&format!("      warning: {}", visible(&cell(warning)))));
             }

@@ -48,6 +48,17 @@ pub fn lines(explanation: &Value) -> Option<Vec<String>> {
             format!("  {who} waits: {what} is {}", control("held", &explanation["control"]))
         }
         "run-held" => format!("  {who} waits: its run is {}", control("held", &explanation["control"])),
+        "waiting-for-workflow" => {
+            let workflow = cell(&explanation["workflow"]);
+            match explanation["other"].is_string() {
+                true => format!(
+                    "  {who} waits for run {} of workflow \"{workflow}\", which is its work, since {}",
+                    short(&explanation["other"]),
+                    cell(&explanation["since"])
+                ),
+                false => format!("  {who} waits for its run of workflow \"{workflow}\" to be made"),
+            }
+        }
         "waiting-for-interval" => {
             let other = short(&explanation["other"]);
             format!("  {who} has not begun: run {other} of the same workflow and interval is under way")

@@ -13,9 +13,12 @@ use serde_json::Value;
 use crate::support::{Project, Server, repository, wait_until};
 
 /// What a build without the lake cannot reach, and what belongs to stories of their own: a backfill, a schedule, a
-/// notice, an environment, a worker.
+/// notice, an environment, a worker, a run of a workflow for a job.
 fn reachable(step: &str) -> bool {
-    if ["backfill.", "schedule.", "notify.", "environment.", "work."].iter().any(|part| step.starts_with(part)) {
+    if ["backfill.", "schedule.", "notify.", "environment.", "work.", "sub-run."]
+        .iter()
+        .any(|part| step.starts_with(part))
+    {
         return false;
     }
     cfg!(feature = "lake") || !(step.starts_with("publish.") || step.starts_with("lake."))

@@ -42,6 +42,7 @@ pages! {
     pools "docs/pools.md"
     schedules "docs/schedules.md"
     simulate "docs/simulate.md"
+    sub_workflows "docs/sub-workflows.md"
     surgery "docs/surgery.md"
     workers "docs/workers.md"
     workflows "docs/workflows.md"

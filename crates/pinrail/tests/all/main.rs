@@ -36,6 +36,7 @@ mod simulate;
 #[cfg(feature = "lake")]
 mod sql;
 mod state;
+mod subworkflows;
 mod support;
 mod surgery;
 mod targets;

@@ -409,7 +409,8 @@ fn occupancy<'a>(runs: impl Iterator<Item = &'a Run>) -> Occupancy {
             for need in run.needs(ix) {
                 *occupancy.limits.entry(need.limit).or_default() += need.slots;
             }
-            *occupancy.limits.entry(LimitId::Quota(run.project.clone())).or_default() += 1;
+            let counts = u32::from(!run.delegates(ix));
+            *occupancy.limits.entry(LimitId::Quota(run.project.clone())).or_default() += counts;
             if let Some(attempt) = task.attempt().filter(|attempt| attempt.slot) {
                 *occupancy.sessions.entry(attempt.session).or_default() += 1;
             }

@@ -1065,6 +1065,7 @@ impl<'a> World<'a> {
             bundle: sha,
             class: Class::Interactive,
             one_off: false,
+            job: None,
             interval: self.interval(day),
             tz: "UTC".to_owned(),
             params: BTreeMap::new(),

@@ -414,6 +414,28 @@ pub fn waiting() -> Vec<Situation> {
         r"
   query waits for a worker slot for complete",
     );
+    let mut scene = Scene::new(1);
+    let job = json!([{"name": "check", "kind": "workflow", "workflow": "quality", "shell": null}]);
+    scene.add(1, "daily", job, plain).admit().execute(1, 0).took("daily", &[("check", 300)], 12).until(60);
+    let spec = pinrail_model::seam::exec::Spec::Workflow {
+        workflow: "quality".parse().expect("a name"),
+        params: Default::default(),
+    };
+    let executed = pinrail_model::run::Executed { spec: Some(spec), ..Default::default() };
+    scene.report(1, 0, pinrail_model::run::Report::Specified(executed));
+    let handle = json!({"run": id(7)});
+    scene.report(1, 0, pinrail_model::run::Report::Submitted { handle });
+    add(
+        "a run of another workflow is its work",
+        "waiting-for-workflow",
+        scene.told(1, Some("check"), as_is),
+        json!({"workflow": "quality", "other": id(7), "estimate": {"seconds": 240.0, "runs": 12},
+               "next": "pinrail explain 0007"}),
+        r"
+  check waits for run 0007 of workflow "quality", which is its work, since 2026-05-01T12:00:00.000000Z
+    ends        in about 4 min (from 12 runs)
+    next        pinrail explain 0007",
+    );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", json!([{"name": "load", "retries": 2, "retry_delay_seconds": 30}]), plain).admit();
     scene.execute(1, 0).until(60).fail(1, 0).clean(1, 0);

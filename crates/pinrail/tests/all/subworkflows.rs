@@ -1,0 +1,231 @@
+//! Runs of workflows that are the work of jobs: what they are asked for with, what comes of them, and who ends them.
+
+use serde_json::{Value, json};
+
+use crate::support::{Project, task, wait_until};
+
+fn good(project: &Project, arguments: &[&str]) -> String {
+    let ran = project.run(arguments);
+    assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+    ran.out
+}
+
+/// All runs of a workflow, the latest first.
+fn runs(project: &Project, workflow: &str) -> Vec<Value> {
+    let listed = project.run(&["runs", "--workflow", workflow, "--json"]).json();
+    let ids = listed["items"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned());
+    ids.map(|id| project.shown(&id)).collect()
+}
+
+fn attempts<'a>(run: &'a Value, job: &str) -> &'a [Value] {
+    task(run, job)["attempts"].as_array().unwrap()
+}
+
+const COUNT: &str = "
+class Count:
+    def execute(self, ctx):
+        ctx.output('rows', 7)
+
+class Check:
+    def execute(self, ctx):
+        ctx.log.info(f'{ctx.ds} {ctx.params}')
+        ctx.output('seen', [ctx.ds, ctx.params['rows'], ctx.params['name']])
+
+class Report:
+    def execute(self, ctx):
+        ctx.output('told', ctx.upstream['check'].outputs['look']['seen'])
+";
+
+#[test]
+fn a_run_of_a_workflow_is_a_job_with_parameters_and_outputs() {
+    let project = Project::new(&[
+        ("jobs/a.py", COUNT),
+        (
+            "workflows/w.py",
+            "workflow = {
+                 template(name='count', class_='jobs.a.Count'): [],
+                 template(name='check', workflow='quality',
+                          params={'rows': '{{ upstream.count.rows }}', 'name': 'of {{ ds }}'}): ['count'],
+                 template(name='report', class_='jobs.a.Report'): ['check'],
+             }",
+        ),
+        (
+            "workflows/quality.py",
+            "workflow = Workflow({template(name='look', class_='jobs.a.Check'): []},
+                                 params={'rows': Param(int), 'name': Param(str), 'more': Param(float, default=1.5)})",
+        ),
+    ]);
+    let _server = project.up();
+    good(&project, &["run", "w", "--at", "2024-01-02"]);
+    let run = runs(&project, "w").remove(0);
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(task(&run, "report")["outputs"]["told"], json!(["2024-01-02", 7, "of 2024-01-02"]));
+    let child = runs(&project, "quality").remove(0);
+    assert_eq!(attempts(&run, "check")[0]["sub_run"], child["id"]);
+    assert_eq!(child["cause"], json!({"kind": "job", "run": run["id"], "job": "check"}));
+    assert_eq!(child["params"], json!({"rows": 7, "name": "of 2024-01-02", "more": 1.5}));
+    let shown = good(&project, &["show", child["id"].as_str().unwrap()]);
+    assert!(shown.contains("the work of job check of run "), "{shown}");
+    let shown = good(&project, &["show", run["id"].as_str().unwrap()]);
+    assert!(shown.contains("its work is run "), "{shown}");
+}
+
+#[test]
+fn a_python_job_decides_which_workflow_runs() {
+    let project = Project::new(&[
+        (
+            "jobs/a.py",
+            "
+from pinrail import RunWorkflow
+
+class Choose:
+    def execute(self, ctx):
+        return RunWorkflow('other', {'n': 3})
+    def complete(self, ctx, result):
+        ctx.output('run', result.run)
+",
+        ),
+        ("workflows/w.py", "workflow = {template(name='choose', class_='jobs.a.Choose'): []}"),
+        ("workflows/other.py", "workflow = Workflow({template(name='a', shell='true'): []}, params={'n': Param(int)})"),
+    ]);
+    good(&project, &["run", "w"]);
+    let (run, child) = (runs(&project, "w").remove(0), runs(&project, "other").remove(0));
+    assert_eq!(task(&run, "choose")["outputs"]["run"], child["id"]);
+    assert_eq!(child["params"], json!({"n": 3}));
+}
+
+/// A workflow whose second job fails until there is a file, and one that runs it.
+fn failing() -> Project {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
+        (
+            "workflows/other.py",
+            "workflow = {template(name='a', shell='true'): [], template(name='b', shell='test -f ok/yes'): ['a']}",
+        ),
+    ]);
+    project.write("pinrail.toml", "[project]\nname = \"demo\"\n[files]\nok = \"ok\"\n");
+    project
+}
+
+#[test]
+fn a_failure_is_told_with_its_job_and_a_retry_takes_it_up_where_it_failed() {
+    let project = failing();
+    let _server = project.up();
+    assert_eq!(project.run(&["run", "w"]).code, Some(1));
+    let child = runs(&project, "other").remove(0);
+    let told = project.run(&["explain", "w"]).out;
+    assert!(told.contains("of workflow \"other\" did not succeed: job \"b\" failed: "), "{told}");
+    assert!(told.contains("fault user") && told.contains("a retry of this job takes that run up"), "{told}");
+    project.write("ok/yes", "");
+    let run = runs(&project, "w").remove(0);
+    good(&project, &["retry", run["id"].as_str().unwrap()]);
+    wait_until("it has succeeded", || runs(&project, "w")[0]["state"] == "succeeded");
+    let children = runs(&project, "other");
+    assert_eq!(children.len(), 1, "{children:?}");
+    assert_eq!(children[0]["id"], child["id"]);
+    assert_eq!(attempts(&children[0], "a").len(), 1);
+    assert_eq!(attempts(&children[0], "b").len(), 2);
+}
+
+#[test]
+fn one_that_was_mended_by_hand_is_taken_as_it_is() {
+    let project = failing();
+    let _server = project.up();
+    assert_eq!(project.run(&["run", "w"]).code, Some(1));
+    project.write("ok/yes", "");
+    let child = runs(&project, "other").remove(0);
+    good(&project, &["retry", child["id"].as_str().unwrap()]);
+    wait_until("it is mended", || runs(&project, "other")[0]["state"] == "succeeded");
+    good(&project, &["retry", "w"]);
+    wait_until("it has succeeded", || runs(&project, "w")[0]["state"] == "succeeded");
+    let children = runs(&project, "other");
+    assert_eq!((children.len(), attempts(&children[0], "b").len()), (1, 2), "{children:?}");
+}
+
+#[test]
+fn whoever_waits_is_explained_and_a_cancelled_job_ends_its_run() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
+        ("workflows/other.py", "workflow = {template(name='a', shell='sleep 600'): []}"),
+    ]);
+    let _server = project.up();
+    good(&project, &["run", "w", "--detach"]);
+    wait_until("the other workflow is at work", || {
+        runs(&project, "other").first().is_some_and(|run| task(run, "a")["state"] == "executing")
+    });
+    let child = runs(&project, "other").remove(0)["id"].as_str().unwrap().to_owned();
+    let explained = project.run(&["explain", "w", "--json"]).json()["items"][0].clone();
+    assert_eq!(
+        (&explained["code"], &explained["workflow"], &explained["other"]),
+        (&"waiting-for-workflow".into(), &"other".into(), &child.as_str().into())
+    );
+    good(&project, &["cancel", "w"]);
+    wait_until("both are over", || {
+        runs(&project, "w")[0]["state"] == "cancelled" && runs(&project, "other")[0]["state"] == "cancelled"
+    });
+    let told = good(&project, &["explain", &child]);
+    assert!(told.contains("the job whose work it is was stopped"), "{told}");
+}
+
+#[test]
+fn a_quota_of_one_does_not_keep_a_job_from_its_own_run() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
+        ("workflows/other.py", "workflow = {template(name='a', shell='true'): []}"),
+    ]);
+    let _server = project.up();
+    good(&project, &["run", "other"]);
+    good(&project, &["limits", "set", "quota", "1"]);
+    good(&project, &["run", "w"]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_line() {
+    let project = Project::new(&[
+        ("workflows/a.py", "workflow = {template(name='sub', workflow='b'): []}"),
+        ("workflows/b.py", "workflow = {template(name='sub', workflow='a'): []}"),
+        ("workflows/c.py", "workflow = {template(name='sub', workflow='d', params={'m': 1}): []}"),
+        ("workflows/d.py", "workflow = Workflow({template(name='a', shell='true'): []}, params={'n': Param(int)})"),
+        ("workflows/e.py", "workflow = {template(name='sub', workflow='dd'): []}"),
+    ]);
+    let checked = project.run(&["check"]);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let told = format!("{}{}", checked.out, checked.err);
+    for expected in [
+        "workflow \"a\" runs itself: a -> b -> a",
+        "job \"sub\": workflow \"d\" has no parameter \"m\"",
+        "job \"sub\": parameter \"n\" of workflow \"d\" is required",
+        "job \"sub\" runs workflow \"dd\", which the project does not have",
+        "Did you mean \"d\"?",
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+}
+
+#[test]
+fn a_server_that_dies_at_any_step_leaves_one_run() {
+    for step in ["sub-run.named", "sub-run.made", "command.after-send", "owner.after-commit"] {
+        for at in [1, 2] {
+            let project = Project::new(&[
+                ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
+                ("workflows/other.py", "workflow = {template(name='a', shell='true'): []}"),
+            ]);
+            let server = project.up();
+            good(&project, &["deploy"]);
+            server.kill();
+            let die = format!("{step}:{at}");
+            let dying = project.up_or_dead(&[("PINRAIL_DIE_AT", &die)]);
+            // The server may die before it has answered, or even before it listens.
+            project.run(&["run", "w", "--at", "2024-01-02", "--detach"]);
+            drop(dying);
+            let _server = project.up();
+            if runs(&project, "w").is_empty() {
+                good(&project, &["run", "w", "--at", "2024-01-02", "--detach"]);
+            }
+            wait_until("the run is over", || runs(&project, "w")[0]["state"] == "succeeded");
+            let children = runs(&project, "other");
+            assert_eq!(children.len(), 1, "after {die}: {children:?}");
+            assert_eq!(attempts(&runs(&project, "w")[0], "sub").len(), 1, "after {die}");
+        }
+    }
+}
