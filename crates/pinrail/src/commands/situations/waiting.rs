@@ -431,10 +431,10 @@ pub fn waiting() -> Vec<Situation> {
         scene.told(1, Some("check"), as_is),
         json!({"workflow": "quality", "other": id(7), "estimate": {"seconds": 240.0, "runs": 12},
                "next": "pinrail explain 0007"}),
-        r"
+        r#"
   check waits for run 0007 of workflow "quality", which is its work, since 2026-05-01T12:00:00.000000Z
     ends        in about 4 min (from 12 runs)
-    next        pinrail explain 0007",
+    next        pinrail explain 0007"#,
     );
     let mut scene = Scene::new(8);
     scene.add(1, "daily", json!([{"name": "load", "retries": 2, "retry_delay_seconds": 30}]), plain).admit();
