@@ -417,6 +417,9 @@ pub(super) fn explain_text(explanation: &Value) -> String {
             }
             lines
         }
+        "upstream-failed" if explanation["jobs"].as_array().is_none_or(Vec::is_empty) => vec![format!(
+            "  {job} did not start: a job did not succeed that it waited for in the code that the run had before"
+        )],
         "upstream-failed" => vec![format!("  {job} did not start: {}", states(&explanation["jobs"]))],
         "skipped" if explanation["conditions"][0].is_object() => {
             let condition = &explanation["conditions"][0];

@@ -50,6 +50,8 @@ pub struct Checks {
     pub limits: BTreeMap<AttemptId, std::time::Duration>,
     occupancy: BTreeMap<LimitId, u32>,
     begun: BTreeSet<RunId>,
+    /// Runs that were given other code, which may have taken away what a job had waited for when it ended.
+    reloaded: BTreeSet<RunId>,
 }
 
 /// Time that an owner may need for what is due, and that a death may cost a time limit.
@@ -100,6 +102,9 @@ impl Checks {
             }
         }
         self.maps(before, after);
+        if matches!(seen.event, Event::Reload { .. } | Event::Retry { code: Some(_), .. }) {
+            self.reloaded.insert(id);
+        }
         if let Event::Claimed { task, .. } = seen.event {
             self.claimed(before, after, *task, now);
         }
@@ -311,9 +316,8 @@ impl Checks {
                         *place >= 1 && place <= of
                     }
                     (Why::Held { reason }, _) => !reason.is_empty(),
-                    // New code may have taken away what it waited for.
                     (Why::UpstreamFailed { jobs }, _) => {
-                        !jobs.is_empty() || task.marked.is_some() || task.version != run.version
+                        !jobs.is_empty() || task.marked.is_some() || self.reloaded.contains(&run.id)
                     }
                     (Why::HeldByScope { control, .. }, _) => !control.by.is_empty(),
                     (Why::WaitingForServer { .. }, _) => false,
