@@ -117,6 +117,7 @@ pub enum Reason {
     FileMissing,
     ExecutorMissing,
     EngineMissing,
+    BadMap,
     SqlFailed,
     DataRefused,
     Conflict,
@@ -131,7 +132,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Exception,
         Self::Said,
         Self::CheckFailed,
@@ -153,6 +154,7 @@ impl Reason {
         Self::FileMissing,
         Self::ExecutorMissing,
         Self::EngineMissing,
+        Self::BadMap,
         Self::SqlFailed,
         Self::DataRefused,
         Self::Conflict,
@@ -286,6 +288,12 @@ impl Reason {
             Self::EngineMissing => {
                 ("engine-missing", "This build of Pinrail has no SQL engine.", "Use a build with the feature `lake`.")
             }
+            Self::BadMap => (
+                "bad-map",
+                "The job is mapped over a list that is not there, is no list or is too long, or what its instances left is too \
+                 large to be passed on.",
+                "Let the job above leave a list, a shorter one, or raise `max_instances` in the template.",
+            ),
             Self::SqlFailed => (
                 "sql-failed",
                 "A statement is wrong, or reads what is not there; the fact `error` holds the code.",

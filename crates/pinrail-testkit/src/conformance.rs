@@ -13,7 +13,8 @@ use pinrail_model::ids::{
 use pinrail_model::names::{ChannelName, ProjectName, TableRef, WorkflowName};
 use pinrail_model::notify::{Channel, Delivery, Notice, NoticeEvent, NoticeRow, NoticeState};
 use pinrail_model::run::{
-    Attempt, Cause, Class, Control, Effects, Ending, Event, Graph, Outcome, Pending, Position, Run, apply,
+    Attempt, Cause, Class, CleanupEnd, Control, Effects, Ending, Event, Executed, Graph, Outcome, Pending, Phase,
+    Position, Report, Run, apply,
 };
 use pinrail_model::schedule::{Fires, Schedule};
 use pinrail_model::seam::lake::{Intent, Overlay, PointerError, PointerSwap};
@@ -36,6 +37,7 @@ where
 {
     a_former_owner_is_refused(fresh().await.as_ref()).await;
     a_run_is_read_back_as_it_was_written(fresh().await.as_ref()).await;
+    an_instance_has_rows_of_its_own(fresh().await.as_ref()).await;
     a_unique_key_has_one_run(fresh().await.as_ref()).await;
     commands_are_taken_in_order_until_they_are_answered(fresh().await.as_ref()).await;
     pointers_swap_all_or_none(fresh().await.as_ref()).await;
@@ -144,6 +146,7 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
         notify: None,
         tasks: Run::new_tasks(&graph, sha(), sha()),
         graph: Arc::new(graph),
+        open: Default::default(),
     }
 }
 
@@ -154,14 +157,15 @@ fn rows(run: &Run, key: Option<&str>) -> Vec<Write> {
         unique_key: key.map(str::to_owned),
     }))];
     for (ix, task) in run.tasks.iter().enumerate() {
-        let task_row = TaskRow { run: run.id, ix: ix as u32, instance: String::new(), task: task.as_ref().clone() };
+        let instance = task.instance_text();
+        let task_row = TaskRow { run: run.id, ix: ix as u32, instance, task: task.as_ref().clone() };
         rows.push(Write::Task(Box::new(task_row)));
         if let Some(attempt) = task.attempt() {
             rows.push(Write::Attempt(Box::new(AttemptRow {
                 run: run.id,
                 project: run.project.clone(),
                 job: task.job.clone(),
-                instance: String::new(),
+                instance: task.instance_text(),
                 epoch: task.epoch,
                 attempt: attempt.clone(),
             })));
@@ -219,6 +223,90 @@ async fn a_run_is_read_back_as_it_was_written(store: &dyn Store) {
     assert_eq!(stored.tasks[0].position, run.tasks[0].position);
     assert_eq!(stored.tasks[0].attempts[0].id, attempt);
     assert_eq!(stored.documents[&sha()]["workflow"], "w");
+}
+
+/// A job that lists, one that is mapped over the list, and one attempt of each task, all succeeded.
+fn spread(n: u128, items: &[serde_json::Value]) -> Run {
+    let mut document = document();
+    document["jobs"][1]["map"] = json!({"job": "a", "output": "files"});
+    let document = Document::read(&document).expect("a document");
+    let mut run = Run { graph: Arc::new(Graph::new(&document.jobs, None)), ..new_run(n, &project()) };
+    let mut told = |event: &Event| {
+        let mut fx = Effects::default();
+        apply(&mut run, event, Now::default(), &mut fx).expect("it fits");
+        run.tasks.iter().map(|task| task.epoch).collect::<Vec<_>>()
+    };
+    told(&Event::Created);
+    let session = SessionId::from_parts(1, 1);
+    let mut work = |task: usize, outputs: BTreeMap<String, serde_json::Value>| {
+        let attempt = AttemptId::from_parts(1, n * 100 + task as u128);
+        let epoch = told(&Event::Claimed { task, attempt, session, executor: ExecutorKind::Shell })[task];
+        let executed = Executed { result: json!(null), spec: None, outputs };
+        let said = [
+            Report::PhaseStarted(Phase::Setup),
+            Report::PhaseStarted(Phase::Execute),
+            Report::Executed(executed),
+            Report::Completed { outputs: BTreeMap::new() },
+        ];
+        for report in said {
+            told(&Event::Reported { task, epoch, report });
+        }
+        let epoch = told(&Event::Published { task, epoch, written: Vec::new() })[task];
+        let end = CleanupEnd { ok: true, detail: None };
+        told(&Event::Reported { task, epoch, report: Report::CleanupEnded(end) });
+    };
+    work(0, BTreeMap::from([("files".to_owned(), json!(items))]));
+    for index in 0..items.len() {
+        work(2 + index, BTreeMap::from([("rows".to_owned(), json!(index * 10))]));
+    }
+    run
+}
+
+async fn an_instance_has_rows_of_its_own(store: &dyn Store) {
+    let run = spread(1, &[json!("x"), json!({"y": 1})]);
+    let attempt = run.tasks[3].attempt().expect("an attempt").id;
+    let event = EventRow {
+        run: run.id,
+        seq: 1,
+        at: Micros(0),
+        kind: "k".to_owned(),
+        job: Some(run.tasks[3].name()),
+        data: json!({}),
+    };
+    let mut writes = rows(&run, None);
+    let (job, name) = (run.tasks[3].name(), "f".to_owned());
+    writes.push(Write::File(FileRow { run: run.id, attempt, job, name, sha: sha(), size: 1 }));
+    let transition = Transition { events: vec![event], ..Transition::new(id(1), writes) };
+    assert_eq!(commit(store, transition).await, Reply::Committed);
+    let read = |query: Query| async { store.read(&Who::default(), query).await.expect("an answer") };
+    let Answer::Run(stored) = read(Query::Run(run.id)).await else { panic!("no run") };
+    let names: Vec<String> = stored.tasks.iter().map(|task| task.name().to_string()).collect();
+    assert_eq!(names, ["a", "b", "b[0]", "b[1]"]);
+    let attempts: Vec<_> = stored.tasks.iter().map(|task| task.attempt().map(|attempt| attempt.id)).collect();
+    let written: Vec<_> = run.tasks.iter().map(|task| task.attempt().map(|attempt| attempt.id)).collect();
+    assert_eq!(attempts, written, "each has its own");
+    assert_eq!(stored.tasks[3].instance, run.tasks[3].instance);
+    assert_eq!((stored.tasks[1].spread, stored.tasks[1].ending), (Some(2), Some(Ending::Succeeded)));
+    assert_eq!(stored.outputs(&stored.tasks[1])["rows"], json!([0, 10]));
+    let Answer::Attempt(found) = read(Query::Attempt(attempt)).await else { panic!("no attempt") };
+    assert_eq!(found.job.as_str(), "b[1]");
+    let Answer::Events(events) = read(Query::Events { run: run.id, after: 0, limit: 10 }).await else { panic!() };
+    assert_eq!(events[0].job.as_ref().map(ToString::to_string).as_deref(), Some("b[1]"));
+    let Answer::Files(files) = read(Query::Files(run.id)).await else { panic!("no files") };
+    assert_eq!(files[0].job.as_str(), "b[1]");
+    let query = Query::Succeeded { lane: lane(&project()), interval: run.interval };
+    let Answer::Succeeded(left) = read(query).await else { panic!("nothing succeeded") };
+    let left: BTreeMap<_, _> = left.iter().map(|task| (task.job.as_str(), json!(task.outputs))).collect();
+    let wanted = [("a", json!({"files": ["x", {"y": 1}]})), ("b", json!({"rows": [0, 10]}))];
+    assert_eq!(left, BTreeMap::from(wanted), "jobs below find the lists");
+    let (from, until) = (Micros(0), Micros(1));
+    let query = Query::SucceededBetween { lane: lane(&project()), from, until };
+    let Answer::SucceededBetween(rows) = read(query).await else { panic!("nothing succeeded") };
+    assert_eq!(rows.len(), 2, "what is missing is asked by job");
+    let query = Query::Usual { project: project(), workflow: run.workflow.clone(), runs: 20 };
+    let Answer::Usual(usual) = read(query).await else { panic!("nothing is usual") };
+    assert!(usual.jobs.values().all(|took| took.len() == 1), "a run counts once: {usual:?}");
+    assert_eq!(usual.jobs.len(), 2);
 }
 
 async fn a_unique_key_has_one_run(store: &dyn Store) {
@@ -485,7 +573,7 @@ fn everything_of(project: &ProjectName, n: u128) -> (Run, Vec<Command>, Transiti
         Write::File(FileRow {
             run: run.id,
             attempt,
-            job: run.tasks[0].job.clone(),
+            job: run.tasks[0].name(),
             name: "f".to_owned(),
             sha: digest,
             size: 1,
@@ -896,7 +984,7 @@ fn ended(n: u64) -> (Run, Transition) {
         value: 1.0,
         unit,
     }]));
-    let job = run.tasks[0].job.clone();
+    let job = run.tasks[0].name();
     writes.push(Write::File(FileRow {
         run: run.id,
         attempt,
