@@ -391,3 +391,72 @@ def test_an_error_for_want_of_a_network_says_so(files: Files) -> None:
     files.write({'workflows/a.py': 'import errno\nraise OSError(errno.ENETUNREACH, "Network is unreachable")\n'})
     (found,) = files.compile()['diagnostics']
     assert (found['line'], found['hint']) == (2, 'workflow files are loaded without a network; do this in a job')
+
+
+def test_a_job_is_mapped_over_an_output_of_another(files: Files) -> None:
+    files.write(
+        {
+            'workflows/w.py': """
+                listing = template(name='listing', shell='true')
+                workflow = {
+                    listing: [],
+                    template(name='load', shell='true', map='listing.files', max_instances=20, concurrency=4): 'listing',
+                    template(name='again', shell='true', map=listing.output('files')): [listing],
+                }
+                """
+        }
+    )
+    (made,) = files.compile()['workflows']
+    listing, load, again = made['jobs']
+    assert 'map' not in listing and 'max_instances' not in load
+    assert load['map'] == {'job': 'listing', 'output': 'files', 'max_instances': 20}
+    assert again['map'] == {'job': 'listing', 'output': 'files'}
+
+
+def test_what_is_wrong_with_a_map_is_told_at_its_place(files: Files) -> None:
+    files.write(
+        {
+            'workflows/w.py': """
+                workflow = {
+                    template(name='listing', shell='true'): [],
+                    template(name='a', shell='true', map='listing.files'): [],
+                    template(name='b', shell='true', map='lsting.files'): ['listing'],
+                    template(name='c', shell='true', map=['x']): ['listing'],
+                    template(name='d', shell='true', map='listing.my files'): ['listing'],
+                    template(name='e', shell='true', map='listing.files', max_instances=10_001): ['listing'],
+                    template(name='f', shell='true', max_instances=2): ['listing'],
+                }
+                """
+        }
+    )
+    found = [(one['line'], one['code'], one['message'], one['hint']) for one in files.compile()['diagnostics']]
+    form = "write map='listing.files': a job that it waits for and the name of an output"
+    assert found == [
+        (
+            3,
+            'bad-map',
+            'job "a" is mapped over "listing.files" and does not wait for "listing"',
+            "add it to what the job waits for: template(...): ['listing']",
+        ),
+        (
+            4,
+            'bad-map',
+            'job "b" is mapped over "lsting.files" and does not wait for "lsting"',
+            'did you mean "listing"?',
+        ),
+        (5, 'wrong-type', 'setting "map" of job "c" must be a job and an output of it, not [\'x\']', form),
+        (
+            6,
+            'wrong-type',
+            'setting "map" of job "d" must be a job and an output of it, and an output\'s name "my files" must begin with a'
+            ' letter or underscore and go on with letters, digits, underscores or hyphens',
+            None,
+        ),
+        (
+            7,
+            'wrong-type',
+            'setting "max_instances" of job "e" must be a whole number of 10000 or less, not 10001',
+            None,
+        ),
+        (8, 'bad-map', 'job "f" has a limit of instances and is not mapped over anything', form),
+    ]

@@ -178,3 +178,22 @@ def test_fake_context_reads_the_projects_files(files: Files) -> None:
     ctx = fake_context(root=files.root)
     assert ctx.file('data/x.csv').read_text() == 'a\n'
     assert not ctx.file(Path('data/y.csv')).exists()
+
+
+def test_an_instance_has_its_item() -> None:
+    ctx = fake_context(item={'path': 'a.csv'}, index=3)
+    assert (ctx.item, ctx.index) == ({'path': 'a.csv'}, 3)
+    assert fake_context(item=None).item is None
+    ctx = fake_context()
+    assert ctx.index is None
+    with pytest.raises(UserError, match='job "test" is not mapped, so there is no item'):
+        assert ctx.item
+
+
+def test_a_list_may_be_larger_than_another_output() -> None:
+    ctx = fake_context()
+    ctx.output('files', ['x' * 1000] * 1000)
+    with pytest.raises(UserError, match=r'output "files" takes [0-9,]+ bytes as JSON: at most 1,044,480 bytes'):
+        ctx.output('files', ['x' * 1000] * 1100)
+    with pytest.raises(UserError, match='at most 65,536 bytes'):
+        ctx.output('text', 'x' * 70_000)

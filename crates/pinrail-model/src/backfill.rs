@@ -180,6 +180,7 @@ impl Backfill {
             notify: None,
             tasks: Vec::new(),
             graph: Arc::new(Graph::default()),
+            open: Default::default(),
         }
     }
 

@@ -25,8 +25,13 @@ use crate::trigger::Overrun;
 pub const FORMAT: u32 = 1;
 /// A workflow with more jobs than this is refused: lists and locks are sized for it.
 pub const MOST_JOBS: usize = 20_000;
-/// A list that a job is mapped over and that is longer than this is refused: each item is a task with rows of its own.
-pub const MOST_INSTANCES: usize = 10_000;
+/// A list that a job is mapped over and that is longer than this is refused, unless the job says that it may be: a list
+/// that is longer than anybody thought is more often a mistake than work to do.
+pub const USUAL_INSTANCES: u32 = 1_000;
+/// What a job may say at most: each item is a task with rows of its own.
+pub const MOST_INSTANCES: u32 = 10_000;
+/// What the instances of a job leave may take so much together, in bytes of JSON: it is given to each attempt below.
+pub const LARGEST_GATHERED: usize = 4 << 20;
 /// A run with more tasks than this, instances among them, does not get any more.
 pub const MOST_TASKS: usize = 50_000;
 
@@ -202,6 +207,17 @@ pub struct MapOver {
     pub job: JobName,
     /// An output of that job, which is a list.
     pub output: OutputName,
+    /// Items that the list may have at most; none: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_instances: Option<u32>,
+}
+
+impl MapOver {
+    /// Items that the list may have at most.
+    #[must_use]
+    pub fn most(&self) -> u32 {
+        self.max_instances.unwrap_or(USUAL_INSTANCES)
+    }
 }
 
 impl fmt::Display for MapOver {
@@ -591,6 +607,13 @@ fn job_faults(job: &Job) -> Vec<DocumentError> {
             format!("job \"{}\" is mapped over \"{map}\" and does not wait for \"{}\"", job.name, map.job),
         );
     }
+    if let Some(most) = job.map.as_ref().map(MapOver::most).filter(|most| !(1..=MOST_INSTANCES).contains(most)) {
+        let message = format!(
+            "job \"{}\" has a `max_instances` of {most}; it is at least 1 and at most {MOST_INSTANCES}",
+            job.name
+        );
+        fault("bad-map", message);
+    }
     if let Err(message) = check_executor(job, job.executor()) {
         fault("executor-impossible", message);
     }
@@ -728,6 +751,13 @@ mod tests {
         };
         assert_eq!(mapped(&["a"]), [""; 0]);
         assert_eq!(mapped(&[]), ["bad-map"]);
+        let limited = |most: u32| {
+            let mut mapped = job("b", &["a"]);
+            mapped["map"] = json!({"job": "a", "output": "files", "max_instances": most});
+            codes(json!([job("a", &[]), mapped]))
+        };
+        assert_eq!((limited(1), limited(10_000)), (vec![""; 0], vec![""; 0]));
+        assert_eq!((limited(0), limited(10_001)), (vec!["bad-map"], vec!["bad-map"]));
         let newer = json!({"format": 2, "whatever": true});
         assert_eq!(Document::read(&newer).unwrap_err()[0].code, "format-too-new");
     }

@@ -75,6 +75,9 @@ pub enum Why {
     /// The jobs it waits for have not ended.
     WaitingForJobs {
         jobs: Vec<Awaited>,
+        /// As many again, not named.
+        #[serde(default, skip_serializing_if = "is_none")]
+        more: u32,
     },
     /// Something outside of the run is not yet as it must be.
     WaitingForConditions {
@@ -425,7 +428,12 @@ pub fn explain(run: &Run, shard: Option<&Shard>, ix: TaskIx, now: Micros) -> Exp
             let heard_at = conditions.iter().filter_map(|looked| looked.seen.at).max();
             shard.map_or(Why::WaitingForServer { heard_at }, |_| Why::WaitingForConditions { conditions })
         }
-        (Position::Waiting, _) => Why::WaitingForJobs { jobs: awaited(run, ix, |t| t.ending.is_none()) },
+        (Position::Waiting, _) => {
+            let mut jobs = awaited(run, ix, |t| t.ending.is_none());
+            let more = jobs.len().saturating_sub(MOST_AWAITED) as u32;
+            jobs.truncate(MOST_AWAITED);
+            Why::WaitingForJobs { jobs, more }
+        }
         (Position::Held, _) => Why::Held { reason: task.held.clone().unwrap_or_default() },
         (Position::Done, _) => done(run, ix),
         (_, None) => Why::WaitingForServer { heard_at: task.attempt().map(heard_at) },
@@ -665,7 +673,9 @@ fn below(run: &Run, ix: TaskIx) -> Vec<TaskName> {
         None => task.position == Position::Waiting,
         Some(ending) => matches!(ending, Ending::UpstreamFailed | Ending::Skipped),
     };
-    (0..seen.len()).filter(|at| seen[*at] && stopped(&run.tasks[*at])).map(|at| run.tasks[at].name()).collect()
+    // Instances are told of by their job.
+    let jobs = (0..seen.len()).filter(|at| seen[*at] && run.tasks[*at].instance.is_none());
+    jobs.filter(|at| stopped(&run.tasks[*at])).map(|at| run.tasks[at].name()).collect()
 }
 
 fn waiting_for_slot(run: &Run, shard: &Shard, standing: Option<Standing>) -> Why {
@@ -754,8 +764,14 @@ fn done(run: &Run, ix: TaskIx) -> Why {
     }
 }
 
-/// Instances that an explanation names at most.
+/// Instances that failed and that an explanation names, at most.
 const MOST_NAMED: usize = 5;
+/// Jobs, or instances of one, that an explanation says to be waited for, at most.
+const MOST_AWAITED: usize = 10;
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
+}
 
 /// What became of the first instance of a mapped job that failed, and how many did.
 fn failed_instances(run: &Run, ix: TaskIx) -> Option<Failure> {

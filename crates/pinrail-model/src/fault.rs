@@ -117,6 +117,7 @@ pub enum Reason {
     FileMissing,
     ExecutorMissing,
     EngineMissing,
+    BadMap,
     SqlFailed,
     DataRefused,
     Conflict,
@@ -133,7 +134,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Exception,
         Self::Said,
         Self::CheckFailed,
@@ -155,6 +156,7 @@ impl Reason {
         Self::FileMissing,
         Self::ExecutorMissing,
         Self::EngineMissing,
+        Self::BadMap,
         Self::SqlFailed,
         Self::DataRefused,
         Self::Conflict,
@@ -290,6 +292,12 @@ impl Reason {
             Self::EngineMissing => {
                 ("engine-missing", "This build of Pinrail has no SQL engine.", "Use a build with the feature `lake`.")
             }
+            Self::BadMap => (
+                "bad-map",
+                "The job is mapped over a list that is not there, is no list or is too long, or what its instances left is too \
+                 large to be passed on.",
+                "Let the job above leave a list, a shorter one, or raise `max_instances` in the template.",
+            ),
             Self::SqlFailed => (
                 "sql-failed",
                 "A statement is wrong, or reads what is not there; the fact `error` holds the code.",

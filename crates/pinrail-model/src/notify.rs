@@ -482,7 +482,9 @@ pub struct Left {
 pub fn left(run: &Run, usual: &Usual, now: Micros) -> Option<Left> {
     let mut own = vec![Duration::ZERO; run.tasks.len()];
     let mut sample = usize::MAX;
-    for (ix, task) in run.tasks.iter().enumerate().filter(|(_, task)| task.ending.is_none()) {
+    // A mapped job that was spread is what its instances are.
+    let open = run.tasks.iter().enumerate().filter(|(_, task)| task.ending.is_none() && task.spread.is_none());
+    for (ix, task) in open {
         let median = usual.median(&task.job)?;
         sample = sample.min(usual.jobs.get(&task.job).map_or(0, Vec::len));
         let pause = match task.position {

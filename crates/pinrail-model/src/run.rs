@@ -30,7 +30,7 @@ pub use graph::Graph;
 
 use crate::admit::{LimitId, Need};
 use crate::condition::{Look, Watch};
-use crate::document::{ExecutorKind, Job, JobKind, Sha};
+use crate::document::{ExecutorKind, Job, JobKind, MapOver, Sha};
 use crate::fault::{Evidence, Fault};
 use crate::ids::{AttemptId, BackfillId, RunId, SessionId};
 use crate::names::{JobName, ProjectName, TaskName, WorkflowName};
@@ -92,6 +92,10 @@ pub struct Run {
     pub tasks: Vec<Arc<Task>>,
     #[serde(skip)]
     pub graph: Arc<Graph>,
+    /// Of mapped jobs, the index of an instance that had not ended when somebody looked last: where to look first. Nothing
+    /// else depends on it.
+    #[serde(skip)]
+    pub open: BTreeMap<TaskIx, u32>,
 }
 
 /// Who comes first when slots are short.
@@ -238,6 +242,17 @@ pub struct Instance {
     /// From 0, in the order of the list.
     pub index: u32,
     pub item: Value,
+}
+
+impl Instance {
+    /// What a template names of its item: `item` all of it, `item.NAME` what it has by that name.
+    #[must_use]
+    pub fn named(&self, path: &str) -> Option<&Value> {
+        match path.strip_prefix("item")? {
+            "" => Some(&self.item),
+            rest => self.item.get(rest.strip_prefix('.')?),
+        }
+    }
 }
 
 /// Where a task is.
@@ -873,12 +888,15 @@ impl Effects {
     }
 }
 
-/// What instances left, in their order: a list for each output, with null for one that left none.
-pub fn gathered<'a>(instances: impl ExactSizeIterator<Item = &'a BTreeMap<String, Value>>) -> BTreeMap<String, Value> {
+/// What instances left, in their order: a list for each output but one, with null for one that left none.
+pub fn gathered<'a>(
+    instances: impl ExactSizeIterator<Item = &'a BTreeMap<String, Value>>,
+    but: Option<&str>,
+) -> BTreeMap<String, Value> {
     let count = instances.len();
     let mut gathered: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for (place, outputs) in instances.enumerate() {
-        for (name, value) in outputs {
+        for (name, value) in outputs.iter().filter(|(name, _)| Some(name.as_str()) != but) {
             gathered.entry(name.clone()).or_insert_with(|| vec![Value::Null; count])[place] = value.clone();
         }
     }
@@ -945,7 +963,7 @@ impl Run {
         let Some(task) = self.tasks.get(ix) else { return false };
         let ending = matches!(task.ending, Some(Ending::Failed | Ending::UpstreamFailed | Ending::Cancelled));
         // One that ended as its instances did is opened again by those that are tried again.
-        let is_fan_in = task.spread.is_some() && task.marked.is_none();
+        let is_fan_in = task.spread.is_some() && task.marked.is_none() && task.given_up.is_none();
         // Of one that is said to be as it should, nothing is wanted.
         let is_settled = task.instance.is_some() && self.job_of(ix).is_some_and(|job| job.marked.is_some());
         task.position == Position::Held || (task.position == Position::Done && ending && !is_fan_in && !is_settled)
@@ -1006,6 +1024,13 @@ impl Run {
         self.tasks.get(*self.graph.children[ix].first()?).map(AsRef::as_ref)
     }
 
+    /// What the job of an instance is mapped over.
+    #[must_use]
+    pub fn map_of(&self, ix: TaskIx) -> Option<&MapOver> {
+        self.tasks[ix].instance.as_ref()?;
+        self.graph.jobs[*self.graph.children[ix].first()?].map.as_ref()
+    }
+
     /// The instances that a mapped job consists of; none: it was not spread.
     #[must_use]
     pub fn instances(&self, ix: TaskIx) -> Option<&[TaskIx]> {
@@ -1017,7 +1042,17 @@ impl Run {
     #[must_use]
     pub fn outputs(&self, ix: TaskIx) -> Cow<'_, BTreeMap<String, Value>> {
         let Some(instances) = self.instances(ix) else { return Cow::Borrowed(&self.tasks[ix].outputs) };
-        Cow::Owned(gathered(instances.iter().map(|instance| &self.tasks[*instance].outputs)))
+        Cow::Owned(gathered(instances.iter().map(|instance| &self.tasks[*instance].outputs), None))
+    }
+
+    /// The same without one output.
+    #[must_use]
+    pub fn outputs_but(&self, ix: TaskIx, but: Option<&str>) -> BTreeMap<String, Value> {
+        if let Some(instances) = self.instances(ix) {
+            return gathered(instances.iter().map(|instance| &self.tasks[*instance].outputs), but);
+        }
+        let left = self.tasks[ix].outputs.iter().filter(|(name, _)| Some(name.as_str()) != but);
+        left.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// The executor that runs a job: chosen at submission, else in the template.
@@ -1052,13 +1087,15 @@ impl Run {
             needs.push(Need { limit, slots: 1 });
         }
         if let Some(key) = &job.key {
-            needs.push(Need { limit: LimitId::Key(project.clone(), self.fill(key)), slots: 1 });
+            needs.push(Need { limit: LimitId::Key(project.clone(), self.fill(key, task)), slots: 1 });
         }
         needs
     }
 
-    /// A text with `{{ ds }}` and `{{ params.NAME }}` filled in.
-    fn fill(&self, text: &str) -> String {
+    /// A text with `{{ ds }}` and `{{ params.NAME }}` filled in, and with `{{ item }}`, `{{ item.NAME }}` and `{{ index }}` of
+    /// an instance.
+    fn fill(&self, text: &str, task: TaskIx) -> String {
+        let instance = self.tasks[task].instance.as_deref();
         let mut filled = String::with_capacity(text.len());
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("{{") {
@@ -1075,11 +1112,19 @@ impl Run {
                         filled.push_str(&crate::schedule::ds(self.interval, zone).to_string());
                     }
                 }
-                name => match name.strip_prefix("params.").and_then(|name| self.params.get(name)) {
-                    Some(Value::String(text)) => filled.push_str(text),
-                    Some(value) => filled.push_str(&value.to_string()),
-                    None => {}
-                },
+                "index" => {
+                    if let Some(instance) = instance {
+                        filled.push_str(&instance.index.to_string());
+                    }
+                }
+                name => {
+                    let of_run = name.strip_prefix("params.").and_then(|name| self.params.get(name));
+                    match of_run.or_else(|| instance?.named(name)) {
+                        Some(Value::String(text)) => filled.push_str(text),
+                        Some(value) => filled.push_str(&value.to_string()),
+                        None => {}
+                    }
+                }
             }
         }
         filled.push_str(rest);

@@ -196,6 +196,7 @@ impl Trigger {
             notify: self.notify.clone().map(Arc::new),
             tasks: Vec::new(),
             graph: Arc::new(Graph::default()),
+            open: Default::default(),
         }
     }
 

@@ -18,7 +18,7 @@ use futures::FutureExt;
 use pinrail_model::document::{ExecutorKind, Job, JobKind, ParamType, Sha, SqlSource};
 use pinrail_model::fault::{Evidence, Fault, Reason};
 use pinrail_model::ids::{AttemptId, RunId, SessionId};
-use pinrail_model::names::{ProjectName, TaskName, WorkflowName};
+use pinrail_model::names::{JobName, ProjectName, TaskName, WorkflowName};
 use pinrail_model::run::{
     Attempt, CleanupEnd, Event, Executed, Instance, Loss, Phase, Report, RetryWish, Run, TaskIx, Verdict, Work,
 };
@@ -186,14 +186,22 @@ impl Ticket {
 
 /// What the jobs above left, within the run or in an earlier one.
 pub(crate) fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
+    // An instance is given its item: ten thousand of them would be given the list ten thousand times.
+    let list = run.map_of(task);
+    let but = |job: &JobName| list.filter(|map| map.job == *job).map(|map| map.output.as_str());
     let after = run.graph.jobs.get(task).into_iter().flat_map(|job| &job.after);
     let outside = after.filter_map(|name| {
-        let outputs = run.outside.get(name)?;
+        let outputs = run.outside.get(name)?.iter().filter(|(output, _)| but(name) != Some(output.as_str()));
+        let outputs: BTreeMap<_, _> = outputs.collect();
         Some((name.to_string(), json!({"state": "succeeded", "outputs": outputs})))
     });
     let inside = run.graph.inputs(task).iter().map(|ix| {
         let parent = &run.tasks[*ix];
-        (parent.job.to_string(), json!({"state": parent.state_name(), "outputs": run.outputs(*ix)}))
+        let mut left = json!({"state": parent.state_name(), "outputs": run.outputs_but(*ix, but(&parent.job))});
+        if let Some(count) = parent.spread {
+            left["instances"] = json!(count);
+        }
+        (parent.job.to_string(), left)
     });
     outside.chain(inside).collect()
 }

@@ -1048,7 +1048,8 @@ fn explanations(
     };
     let mut order = vec![first];
     if job.is_none() {
-        order.extend((0..run.tasks.len()).filter(|ix| *ix != first));
+        // Instances are told of by their job.
+        order.extend((0..run.tasks.len()).filter(|ix| *ix != first && run.tasks[*ix].instance.is_none()));
     }
     Some(order.into_iter().map(|ix| explain(run, shard, ix, now)).collect())
 }

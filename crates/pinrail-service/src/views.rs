@@ -65,11 +65,12 @@ pub struct RunLine {
 pub struct Run {
     #[serde(flatten)]
     pub line: RunLine,
-    /// One for each job, in the order of the workflow file, then the instances of mapped jobs.
+    /// One for each job, in the order of the workflow file. Instances of mapped jobs are only counted here;
+    /// `/runs/{id}/tasks` has them.
     pub tasks: Vec<Task>,
 }
 
-/// One job within a run.
+/// One job within a run, or an instance of a mapped one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Task {
     pub name: TaskName,
@@ -77,8 +78,8 @@ pub struct Task {
     pub state: &'static str,
     /// What an instance of a mapped job works on.
     pub item: Option<Value>,
-    /// How many instances a mapped job has, once its list is known; those beyond are of an earlier list.
-    pub instances: Option<u32>,
+    /// The instances of a mapped job, once its list is known.
+    pub instances: Option<Instances>,
     /// One more after each retry by hand.
     pub generation: u32,
     /// Why it is held, if it is.
@@ -93,11 +94,24 @@ pub struct Task {
     pub slow: bool,
     /// When it is tried again, if it waits for that.
     pub backoff_until: Option<Micros>,
-    /// What it left for the jobs below.
+    /// What it left for the jobs below: of a mapped job, for each output the list of what its instances left.
     pub outputs: BTreeMap<String, Value>,
     pub bundle: Sha,
     /// By number.
     pub attempts: Vec<Attempt>,
+}
+
+/// The instances of a mapped job, in short.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Instances {
+    /// Items of the list.
+    pub count: u32,
+    /// How many are in which state.
+    pub states: BTreeMap<&'static str, u32>,
+    /// When the first attempt began.
+    pub started_at: Option<Micros>,
+    /// When the last one ended, if all have.
+    pub ended_at: Option<Micros>,
 }
 
 /// One try of a task.
@@ -211,6 +225,19 @@ pub struct Secret {
 /// How the state of a task is called in the API's document: its position or, when done, what became of it.
 pub struct TaskState;
 
+impl TaskState {
+    /// Whether a task can be in a state of this name.
+    #[must_use]
+    pub fn is_one(name: &str) -> bool {
+        Self::names().any(|known| known == name)
+    }
+
+    fn names() -> impl Iterator<Item = &'static str> {
+        let positions = Position::ALL.into_iter().filter(|position| *position != Position::Done).map(Position::name);
+        positions.chain(Ending::ALL.into_iter().map(Ending::name))
+    }
+}
+
 /// How the state of an attempt is called in the API's document.
 pub struct AttemptState;
 
@@ -221,9 +248,7 @@ fn one_of(description: &str, names: Vec<&'static str>) -> RefOr<Schema> {
 
 impl PartialSchema for TaskState {
     fn schema() -> RefOr<Schema> {
-        let positions = Position::ALL.into_iter().filter(|position| *position != Position::Done).map(Position::name);
-        let endings = Ending::ALL.into_iter().map(Ending::name);
-        one_of("Where a task is or, when done, what became of it.", positions.chain(endings).collect())
+        one_of("Where a task is or, when done, what became of it.", Self::names().collect())
     }
 }
 
@@ -241,10 +266,53 @@ impl ToSchema for AttemptState {}
 /// A run as the API gives it.
 #[must_use]
 pub fn run(stored: &StoredRun) -> Run {
-    Run {
-        line: run_line(&stored.run, &stored.state),
-        tasks: stored.tasks.iter().map(|one| task(stored, one)).collect(),
+    let jobs = stored.tasks.iter().filter(|task| task.instance.is_none());
+    Run { line: run_line(&stored.run, &stored.state), tasks: jobs.map(|one| task(stored, one)).collect() }
+}
+
+/// The tasks of a run behind a place: of one job, if it is named, with its instances, or one instance; and in one state,
+/// if it is named. Each with its place. Instances that an earlier list of their job had are not among them.
+#[must_use]
+pub fn tasks(
+    stored: &StoredRun,
+    name: Option<&TaskName>,
+    state: Option<&str>,
+    after: Option<usize>,
+    limit: usize,
+) -> Vec<(usize, Task)> {
+    let spread = stored.tasks.iter().filter(|task| task.instance.is_none());
+    let spread: BTreeMap<_, _> = spread.map(|task| (&task.job, task.spread.unwrap_or(0))).collect();
+    let counts = |task: &pinrail_model::run::Task| match task.index() {
+        Some(index) => spread.get(&task.job).is_some_and(|count| index < *count),
+        None => true,
+    };
+    let named = |task: &pinrail_model::run::Task| match name {
+        Some(name) if name.index().is_some() => task.name() == *name,
+        Some(name) => task.job.as_str() == name.as_str() && counts(task),
+        None => counts(task),
+    };
+    let behind = stored.tasks.iter().enumerate().skip(after.map_or(0, |after| after + 1));
+    let found = behind.filter(|(_, task)| named(task) && state.is_none_or(|state| task.state_name() == state));
+    found.take(limit).map(|(ix, one)| (ix, task(stored, one))).collect()
+}
+
+fn instances(stored: &StoredRun, job: &pinrail_model::run::Task) -> Option<Instances> {
+    let count = job.spread?;
+    let of_it = stored.tasks.iter().filter(|task| task.job == job.job && task.index().is_some_and(|ix| ix < count));
+    let mut found = Instances { count, states: BTreeMap::new(), started_at: None, ended_at: None };
+    let mut ended = Some(Micros(i64::MIN));
+    for task in of_it {
+        *found.states.entry(task.state_name()).or_default() += 1;
+        let (first, last) = (task.attempts.first(), task.attempts.last());
+        let began = first.map(|attempt| attempt.started_at);
+        found.started_at = found.started_at.into_iter().chain(began).min();
+        ended = match last {
+            Some(attempt) => ended.zip(attempt.ended_at).map(|(a, b)| a.max(b)),
+            None => ended,
+        };
     }
+    found.ended_at = ended.filter(|_| job.ending.is_some() && found.started_at.is_some());
+    Some(found)
 }
 
 /// A run without its tasks, for lists.
@@ -276,7 +344,7 @@ fn task(stored: &StoredRun, task: &pinrail_model::run::Task) -> Task {
     Task {
         name: task.name(),
         item: task.instance.as_ref().map(|instance| instance.item.clone()),
-        instances: task.spread,
+        instances: instances(stored, task),
         state: task.state_name(),
         generation: task.generation,
         held: task.held.clone(),

@@ -146,6 +146,7 @@ fn new_run(n: u128, project: &ProjectName) -> Run {
         notify: None,
         tasks: Run::new_tasks(&graph, sha(), sha()),
         graph: Arc::new(graph),
+        open: Default::default(),
     }
 }
 

@@ -174,10 +174,20 @@ Examples:
         limit: u32,
     },
     /// Show a run: an id, its last characters, `last`, or workflow@date
+    #[command(after_help = "Examples:
+  pinrail show flights@2013-01-02
+  pinrail show last --job load              the instances of a mapped job, one line each
+  pinrail show last --job load --state failed")]
     Show {
         /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
         run: String,
+        /// Only this job, each of its instances, or one instance, as in 'load[3]'
+        #[arg(long)]
+        job: Option<String>,
+        /// Only jobs and instances in this state, such as failed
+        #[arg(long)]
+        state: Option<String>,
     },
     /// Print the logs of a run
     Logs {
@@ -740,7 +750,9 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
             let (workflow, state, backfill) = (workflow.as_deref(), in_state.as_deref(), backfill.as_deref());
             commands::show::runs(place, output, workflow, state, backfill, limit)
         }
-        Command::Show { run } => commands::show::show(place, output, &run),
+        Command::Show { run, job, state } => {
+            commands::show::show(place, output, &run, job.as_deref(), state.as_deref())
+        }
         Command::Logs { run, job, attempt, follow } => {
             commands::show::logs(place, output, &run, job.as_deref(), attempt, follow)
         }

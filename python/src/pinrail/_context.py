@@ -41,6 +41,8 @@ else:
 
 # What one output, and the state that one phase leaves for the next, may take as JSON text.
 VALUE_LIMIT = 64 << 10
+# What an output that is a list may take: jobs are mapped over lists. Less than a line, in which it is sent.
+LIST_LIMIT = (1 << 20) - (4 << 10)
 # A longer log text is sent in parts; the limit of a line leaves room for escapes.
 LOG_PART = 128 << 10
 
@@ -116,24 +118,35 @@ class Vars(Params):
 
 
 class _Outputs(_Names['Any']):
-    """A job's outputs by name; a name that it did not leave is an error which names the near one."""
+    """A job's outputs by name; a name that it did not leave is an error which names the near one.
 
-    def __init__(self, job: str, values: Mapping[str, Any]) -> None:
+    Of a job that was mapped over an empty list every output is the empty list.
+    """
+
+    def __init__(self, job: str, values: Mapping[str, Any], instances: int | None) -> None:
         super().__init__(values)
         self._job = job
+        self._instances = instances
 
     def __missing__(self, name: str) -> Any:
+        if self._instances == 0:
+            return []
         raise MissingName(f'job "{self._job}" left no output "{name}"', did_you_mean(name, self))
 
 
 class Upstream:
-    """A job that this one waited for: its ``state`` and its ``outputs`` by name."""
+    """A job that this one waited for: its ``state`` and its ``outputs`` by name.
 
-    __slots__ = ('state', 'outputs')
+    Of a mapped job ``instances`` says how many there were, and each output is a list: the value that each instance left,
+    None for one that left none.
+    """
 
-    def __init__(self, job: str, state: str, outputs: Mapping[str, Any]) -> None:
+    __slots__ = ('state', 'outputs', 'instances')
+
+    def __init__(self, job: str, state: str, outputs: Mapping[str, Any], instances: int | None = None) -> None:
         self.state = state
-        self.outputs: dict[str, Any] = _Outputs(job, outputs)
+        self.instances = instances
+        self.outputs: dict[str, Any] = _Outputs(job, outputs, instances)
 
     def __repr__(self) -> str:
         return f'Upstream(state={self.state!r}, outputs={dict(self.outputs)!r})'
@@ -173,7 +186,7 @@ class Context:
     """What a phase is given as ``ctx``.
 
     Attributes: ``ds`` (the run's local date), ``interval``, ``params``, ``upstream`` (by job name), ``run``,
-    ``attempt``, ``workflow``, ``job``, ``target`` (its name, or None in a project without targets), ``vars`` (the values
+    ``attempt``, ``workflow``, ``job``, ``item`` and ``index`` (of an instance of a mapped job), ``target`` (its name, or None in a project without targets), ``vars`` (the values
     that the target gives, as attributes), ``tz`` (IANA name), ``scratch`` (a folder of the attempt alone) and ``state``,
     a dict that the later phases of the attempt find again (JSON, at most 64 KiB).
     """
@@ -204,11 +217,14 @@ class Context:
         self.upstream: dict[str, Upstream] = _Upstreams(
             job,
             {
-                name: Upstream(name, str(entry.get('state') or ''), entry.get('outputs') or {})
+                name: Upstream(name, str(entry.get('state') or ''), entry.get('outputs') or {}, entry.get('instances'))
                 for name, entry in upstream.items()
             },
         )
         self.run = RunInfo(str(run.get('id') or ''), run.get('url'))
+        # An item may be None, which is not the same as none.
+        self._instance: Mapping[str, Any] | None = start.get('instance')
+        self.index: int | None = None if self._instance is None else int(self._instance['index'])
         self.attempt = AttemptInfo(str(attempt.get('id') or ''), int(attempt.get('number') or 1))
         self.state: dict[str, Any] = {} if state is None else state
         self._failed_checks: list[FailedCheck] = []
@@ -217,6 +233,15 @@ class Context:
     def ds(self) -> date:
         """The run's local date."""
         return parse_date(self._ds)
+
+    @property
+    def item(self) -> Any:
+        """What this instance of a mapped job works on: an item of the list that ``map=`` names."""
+        if self._instance is None:
+            raise UserError(
+                f'job "{self.job}" is not mapped, so there is no item', "declare it: template(..., map='listing.files')"
+            )
+        return self._instance['item']
 
     @property
     def scratch(self) -> Path:
@@ -253,16 +278,20 @@ class Context:
         self._port.event({'type': 'progress', 'done': share, 'text': text})
 
     def output(self, name: str, value: object) -> None:
-        """Leaves a JSON value of at most 64 KiB for the jobs that wait for this one; the last of a name counts.
+        """Leaves a JSON value for the jobs that wait for this one; the last of a name counts.
+
+        It takes at most 64 KiB as JSON text, a list, over which jobs can be mapped, 1,020 KiB.
 
         JSON has no NaN and no infinities: a value that holds one is refused.
         """
         from ._names import name_problem
+        from ._narrow import as_list
 
         problem = name_problem(name)
         if problem is not None:
             raise UserError(f'output name {problem}')
-        _encoded(f'output "{name}"', value)
+        limit = LIST_LIMIT if as_list(value) is not None else VALUE_LIMIT
+        _encoded(f'output "{name}"', value, limit)
         if not is_finite(value):
             raise UserError(
                 f'output "{name}" holds NaN or an infinity, for which JSON has no number',
@@ -372,15 +401,15 @@ def encoded_state(ctx: Context) -> str:
     return _encoded('ctx.state', ctx.state)
 
 
-def _encoded(what: str, value: object) -> str:
+def _encoded(what: str, value: object, limit: int = VALUE_LIMIT) -> str:
     try:
         text = encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f'{what} is not a JSON value: {error}') from None
     size = len(text.encode('utf-8', 'replace'))
-    if size > VALUE_LIMIT:
+    if size > limit:
         raise UserError(
-            f'{what} takes {size:,} bytes as JSON: at most {VALUE_LIMIT:,} bytes',
+            f'{what} takes {size:,} bytes as JSON: at most {limit:,} bytes',
             'write large data to a table or with ctx.save, and leave its name',
         )
     return text

@@ -86,6 +86,10 @@ def _structure(workflow: Workflow, name: Optional[str]) -> tuple[list[Diagnostic
                 found.append(template.site.diagnostic('unknown-dependency', message, hint=hint, span=span))
             elif dependency not in names:
                 names.append(dependency)
+    for template in templates:
+        over = as_dict(template.settings.get('map'))
+        if over is not None and over['job'] not in edges[template.name]:
+            found.append(_not_waited_for(template, str(over['job']), f'{over["job"]}.{over["output"]}', by_name))
     order = {template.name: index for index, template in enumerate(templates)}
     for names in edges.values():
         names.sort(key=order.__getitem__)
@@ -109,6 +113,15 @@ def _structure(workflow: Workflow, name: Optional[str]) -> tuple[list[Diagnostic
     for one in found:
         one.workflow = name
     return found, templates, edges
+
+
+def _not_waited_for(template: Template, job: str, over: str, by_name: dict[str, Template]) -> Diagnostic:
+    if job in by_name:
+        hint: Optional[str] = f"add it to what the job waits for: template(...): ['{job}']"
+    else:
+        hint = did_you_mean(job, by_name)
+    message = f'job "{template.name}" is mapped over "{over}" and does not wait for "{job}"'
+    return template.site.diagnostic('bad-map', message, hint=hint, setting='map')
 
 
 def _items(value: object, template: Template, which: str, found: list[Diagnostic]) -> list[Any]:
@@ -307,6 +320,9 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
             value = given if entries is None else {**entries, **given}
         if value or not setting.left_out:
             body[setting.field] = value
+    most = body.pop('max_instances', None)
+    if most is not None:
+        body['map'] = {**body['map'], 'max_instances': most}
     expression = body.pop('when', None)
     if expression is not None:
         # Looked at first: whether the job is to begin at all.

@@ -33,6 +33,9 @@ EXECUTORS = {'class': ('python', 'shell'), 'sql': ('sql',), 'shell': ('shell',),
 # What says something of processes and tables, which a run of a workflow has in its own jobs.
 NOT_OF_A_RUN = ('executor', 'memory', 'extras', 'secrets', 'secret_env', 'env', 'writes', 'cleanup_timeout')
 
+# Instances that a mapped job may have: each is a task with rows of its own.
+MOST_INSTANCES = 10_000
+
 _DURATION = re.compile(r'(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)')
 _DURATION_UNITS = {'ms': 0.001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 _SIZE = re.compile(r'(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)', re.IGNORECASE)
@@ -235,6 +238,28 @@ def key(value: object) -> str:
     return template
 
 
+def map_over(value: object) -> dict[str, Any]:
+    """The list that a job is mapped over: ``'listing.files'``, a job and an output of it."""
+    hint = "write map='listing.files': a job that it waits for and the name of an output"
+    if not isinstance(value, str):
+        raise WrongValue(f'a job and an output of it, not {describe(value)}', hint)
+    job, dot, output = value.partition('.')
+    if not dot:
+        raise WrongValue(f'a job and an output of it, not {describe(value)}', hint)
+    for part, what in ((job, "a job's name"), (output, "an output's name")):
+        problem = name_problem(part)
+        if problem is not None:
+            raise WrongValue(f'a job and an output of it, and {what} {problem}')
+    return {'job': job, 'output': output}
+
+
+def instances(value: object) -> int:
+    most = whole(1)(value)
+    if most > MOST_INSTANCES:
+        raise WrongValue(f'a whole number of {MOST_INSTANCES} or less, not {value}')
+    return most
+
+
 def waits(value: object) -> list[dict[str, Any]]:
     # Only a workflow file that waits for something needs them.
     from ._conditions import conditions
@@ -284,6 +309,8 @@ SETTINGS = {
     'concurrency': Setting('concurrency', whole(1), _nothing, True, True),
     'key': Setting('key', key, _nothing, True, True),
     'labels': Setting('labels', labels, list, True, True),
+    'map': Setting('map', map_over, _nothing, False, True),
+    'max_instances': Setting('max_instances', instances, _nothing, False, True),
     'wait_for': Setting('wait_for', waits, list, False, True),
     'when': Setting('when', text, _nothing, False, True),
     'description': Setting('description', text, _nothing, False),
@@ -348,6 +375,12 @@ _OTHER_WORDS = {
     'sensors': 'wait_for',
     'condition': 'when',
     'if_': 'when',
+    'expand': 'map',
+    'for_each': 'map',
+    'foreach': 'map',
+    'map_over': 'map',
+    'max_map_length': 'max_instances',
+    'max_active_tis_per_dag': 'concurrency',
 }
 
 

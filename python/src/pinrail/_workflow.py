@@ -81,6 +81,10 @@ class Template:
     def __repr__(self) -> str:
         return f'template(name={self.name!r})'
 
+    def output(self, name: str) -> str:
+        """One of its outputs, as ``map=`` names it."""
+        return f'{self.name}.{name}'
+
 
 if TYPE_CHECKING:
 
@@ -112,6 +116,8 @@ if TYPE_CHECKING:
         concurrency: Optional[int] = None,
         key: Optional[str] = None,
         labels: Union[str, Collection[str], None] = None,
+        map: Optional[str] = None,
+        max_instances: Optional[int] = None,
         wait_for: Union[Condition, Sequence[Condition], None] = None,
         when: Optional[str] = None,
         description: Optional[str] = None,
@@ -125,7 +131,9 @@ if TYPE_CHECKING:
         are seconds or texts such as ``'30s'``, ``'5m'``, ``'1h'``; ``memory`` is ``'512MB'`` or bytes. ``timeout``
         aborts, ``warn_after`` only warns. An attempt takes slots of its ``pools``; ``concurrency`` limits the attempts
         of the job in all runs; of jobs with the same ``key`` (a template) one is under way at a time; a worker must
-        have the ``labels``. ``wait_for`` are conditions that the server looks at before the job takes a slot; ``when``
+        have the ``labels``. With ``map='listing.files'`` the job runs once for each item of the list that the job
+        ``listing`` leaves as its output ``files``, which may have ``max_instances`` items (1000 unless said otherwise).
+        ``wait_for`` are conditions that the server looks at before the job takes a slot; ``when``
         is an expression such as ``'upstream.count.rows > 0'``: if it is false the job is skipped. A setting left out comes from ``Workflow(defaults=...)`` or
         from ``[defaults]`` of pinrail.toml.
         """
@@ -171,6 +179,7 @@ else:
                 found.append(site.diagnostic('wrong-type', message, hint=wrong.hint, setting=key))
         check_executor(made, what)
         _check_run(made, what)
+        _check_map(made, what)
         _take_after(made, what, given.get('after'))
         settle(found)
         return made
@@ -196,6 +205,14 @@ def _check_run(made: Template, what: str) -> None:
             made.diagnostics.append(
                 made.site.diagnostic('unknown-setting', message, hint=hint, setting=key, name_only=True)
             )
+
+
+def _check_map(made: Template, what: str) -> None:
+    """Reports a limit of instances where there are none."""
+    if 'max_instances' in made.settings and 'map' not in made.settings:
+        message = f'{what} has a limit of instances and is not mapped over anything'
+        hint = "write map='listing.files': a job that it waits for and the name of an output"
+        made.diagnostics.append(made.site.diagnostic('bad-map', message, hint=hint, setting='max_instances'))
 
 
 def _take_after(made: Template, what: str, value: object) -> None:

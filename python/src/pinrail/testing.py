@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 __all__ = ['Check', 'FakeContext', 'Log', 'PinrailMissing', 'Project', 'Result', 'fake_context', 'project']
 
 
+# None is an item like any other.
+_NOT_MAPPED: Any = object()
+
+
 class Log(NamedTuple):
     level: str
     text: str
@@ -158,11 +162,13 @@ def fake_context(
     attempt: int = 1,
     workflow: str = 'test',
     job: str = 'test',
+    item: Any = _NOT_MAPPED,
+    index: int = 0,
 ) -> FakeContext:
     """A context for one phase, called as ``LoadFlights().setup(fake_context(ds='2013-01-01'))``.
 
     ``upstream`` maps jobs to their outputs; ``secrets`` maps names to values; ``target`` is the name of one and ``vars``
-    are the values that it gives; ``sql`` answers ``ctx.sql`` with a list
+    are the values that it gives; with ``item`` it is that of an instance of a mapped job; ``sql`` answers ``ctx.sql`` with a list
     of dicts; ``root`` is the project's folder, at first the nearest one with a pinrail.toml.
     """
     folder = os.fspath(scratch) if scratch is not None else _throw_away('scratch')
@@ -196,6 +202,8 @@ def fake_context(
         },
         'secrets': list(secrets or ()),
     }
+    if item is not _NOT_MAPPED:
+        start['instance'] = {'index': index, 'item': plain(item)}
     return FakeContext(_Recorder(sql, secrets or {}), start, {} if state is None else state)
 
 

@@ -163,6 +163,10 @@ fn own(run: &Run, ix: TaskIx, history: &History, now: Micros) -> Guess {
     if task.position == Position::Held || task.hold.is_some() || run.hold.is_some() {
         return Err(format!("job \"{}\" is held", task.job));
     }
+    // A mapped job is what its instances are.
+    if task.spread.is_some() {
+        return Ok(Span::NOTHING);
+    }
     let usual = history.job(&run.project, &run.workflow, &task.job)?;
     match (task.position, task.attempt()) {
         (position, Some(attempt)) if position.is_live() => Ok(usual.less(now.since(attempt.started_at))),

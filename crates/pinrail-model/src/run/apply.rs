@@ -13,7 +13,7 @@ use super::{
     Task, TaskIx, Timer, Verdict, Work,
 };
 use crate::condition::{Look, Otherwise, Seen, Watch};
-use crate::document::{MOST_INSTANCES, MOST_TASKS, RunIf};
+use crate::document::{LARGEST_GATHERED, MOST_INSTANCES, MOST_TASKS, RunIf};
 use crate::fault::{Evidence, Fault, Reason};
 use crate::ids::{AttemptId, SessionId};
 use crate::seam::lake::Written;
@@ -204,21 +204,25 @@ impl Machine<'_> {
             match self.allowed(ix) {
                 Allowed::NotYet => {}
                 Allowed::Yes if self.run.tasks[ix].disabled.is_some() => {
-                    if self.shift(ix, Position::Done).is_ok() {
-                        self.end_task(ix, Ending::Disabled);
-                        open.extend(self.run.graph.children[ix].iter().copied());
-                    }
+                    self.end_without(ix, Ending::Disabled, &mut open);
                 }
                 Allowed::Yes if !self.run.conditions_met(ix) => self.watch(ix),
                 Allowed::Yes if self.run.graph.jobs[ix].map.is_some() => self.spread_or_hold(ix, &mut open),
                 Allowed::Yes => self.make_ready(ix),
-                Allowed::Never(ending) | Allowed::Over(ending) => {
-                    if self.shift(ix, Position::Done).is_ok() {
-                        self.end_task(ix, ending);
-                        open.extend(self.run.graph.children[ix].iter().copied());
-                    }
-                }
+                Allowed::Over(ending) => match too_large(self.run, ix).filter(|_| ending == Ending::Succeeded) {
+                    Some(evidence) => self.refuse_map(ix, evidence, &mut open),
+                    None => self.end_without(ix, ending, &mut open),
+                },
+                Allowed::Never(ending) => self.end_without(ix, ending, &mut open),
             }
+        }
+    }
+
+    /// It ends without an attempt, which decides about what is below.
+    fn end_without(&mut self, ix: TaskIx, ending: Ending, open: &mut Vec<TaskIx>) {
+        if self.shift(ix, Position::Done).is_ok() {
+            self.end_task(ix, ending);
+            open.extend(self.run.graph.children[ix].iter().copied());
         }
     }
 
@@ -229,8 +233,23 @@ impl Machine<'_> {
         }
     }
 
-    fn allowed(&self, ix: TaskIx) -> Allowed {
-        allowed(self.run, ix)
+    /// Asked after each end of an instance, so that what does not end a mapped job is told at the first look.
+    fn allowed(&mut self, ix: TaskIx) -> Allowed {
+        match self.open_instance(ix) {
+            Some(open) => {
+                self.run.open.insert(ix, open);
+                Allowed::NotYet
+            }
+            None => allowed(self.run, ix),
+        }
+    }
+
+    /// The index of an instance of a mapped job that has not ended, looked for from the last one that was found.
+    fn open_instance(&self, ix: TaskIx) -> Option<u32> {
+        let instances = self.run.instances(ix)?;
+        let first = self.run.open.get(&ix).map_or(0, |open| *open as usize).min(instances.len());
+        let is_open = |index: &usize| self.run.tasks[instances[*index]].ending.is_none();
+        (first..instances.len()).chain(0..first).find(is_open).map(|index| index as u32)
     }
 
     fn make_ready(&mut self, ix: TaskIx) {
@@ -256,14 +275,16 @@ impl Machine<'_> {
         }
         match self.items(ix) {
             Ok(items) => self.spread(ix, items, open),
-            Err(evidence) => {
-                let verdict = Verdict::failed(Fault::User, None, evidence);
-                if self.shift(ix, Position::Done).is_ok() {
-                    self.task(ix).given_up = Some(Box::new(verdict));
-                    self.end_task(ix, Ending::Failed);
-                    open.extend(self.run.graph.children[ix].iter().copied());
-                }
-            }
+            Err(evidence) => self.refuse_map(ix, evidence, open),
+        }
+    }
+
+    fn refuse_map(&mut self, ix: TaskIx, evidence: Evidence, open: &mut Vec<TaskIx>) {
+        let verdict = Verdict::failed(Fault::User, None, evidence.reason(Reason::BadMap));
+        if self.shift(ix, Position::Done).is_ok() {
+            self.task(ix).given_up = Some(Box::new(verdict));
+            self.end_task(ix, Ending::Failed);
+            open.extend(self.run.graph.children[ix].iter().copied());
         }
     }
 
@@ -320,10 +341,12 @@ impl Machine<'_> {
             }
         };
         let count = items.len();
-        let remedy = "Map over fewer and larger items, for example over lists of them.";
-        if count > MOST_INSTANCES {
-            let message = format!("{what} has {count} items; a job is mapped over {MOST_INSTANCES} at most");
-            return Err(Evidence::new(message).remedy(remedy));
+        let fewer = "map over fewer and larger items, for example over lists of them";
+        let most = map.most();
+        if count > most as usize {
+            let message = format!("{what} has {count} items; the job is mapped over {most} at most");
+            let remedy = format!("Raise `max_instances` in the template, to {MOST_INSTANCES} at most, or {fewer}.");
+            return Err(Evidence::new(message).fact("limit", format!("max_instances = {most}")).remedy(remedy));
         }
         let known = self.run.graph.instances.get(&ix).map_or(0, Vec::len);
         let tasks = self.run.tasks.len() + count.saturating_sub(known);
@@ -331,7 +354,7 @@ impl Machine<'_> {
             let message = format!(
                 "{what} has {count} items; with them the run would have {tasks} tasks, and {MOST_TASKS} are the most"
             );
-            return Err(Evidence::new(message).remedy(remedy));
+            return Err(Evidence::new(message).remedy(format!("Start several runs, or {fewer}.")));
         }
         Ok(items)
     }
@@ -1423,6 +1446,22 @@ fn fan_in(run: &Run, instances: &[TaskIx]) -> Option<Ending> {
     let worst = [Ending::Failed, Ending::Cancelled, Ending::UpstreamFailed].into_iter().find(|ending| any(*ending));
     let all_skipped = !instances.is_empty() && endings().all(|ending| ending == Some(Ending::Skipped));
     Some(worst.unwrap_or(if all_skipped { Ending::Skipped } else { Ending::Succeeded }))
+}
+
+/// What is wrong if the instances of a mapped job left more than is given to the jobs below.
+fn too_large(run: &Run, ix: TaskIx) -> Option<Evidence> {
+    let instances = run.instances(ix)?;
+    let outputs = instances.iter().flat_map(|instance| run.tasks[*instance].outputs.values());
+    let size: usize = outputs.map(|value| value.to_string().len()).sum();
+    if size <= LARGEST_GATHERED {
+        return None;
+    }
+    let (job, count) = (&run.tasks[ix].job, instances.len());
+    let message = format!(
+        "what the {count} instances of job \"{job}\" left takes {size} bytes as JSON; at most {LARGEST_GATHERED} are allowed"
+    );
+    let remedy = "Write large data to a table or save it as a file, and leave its name.";
+    Some(Evidence::new(message).fact("limit", LARGEST_GATHERED).remedy(remedy))
 }
 
 /// Whether a task is an instance that is no part of its job any more, or not yet again.

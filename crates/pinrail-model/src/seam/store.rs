@@ -739,6 +739,7 @@ impl NewRun {
             notify: self.notify.clone().map(Arc::new),
             tasks: Run::new_tasks(&graph, self.bundle, self.version),
             graph: Arc::new(graph),
+            open: Default::default(),
         }
     }
 }
@@ -772,7 +773,7 @@ impl StoredRun {
         let of_it = |other: &&Task| other.job == task.job && other.index().is_some_and(|index| index < count);
         let mut instances: Vec<&Task> = self.tasks.iter().filter(of_it).collect();
         instances.sort_by_key(|instance| instance.index());
-        gathered(instances.into_iter().map(|instance| &instance.outputs))
+        gathered(instances.into_iter().map(|instance| &instance.outputs), None)
     }
 }
 

@@ -116,6 +116,7 @@ impl Yard {
             replay_of: None,
             tasks: if waits { Vec::new() } else { Run::new_tasks(&graph, sha, sha) },
             graph: if waits { Arc::default() } else { Arc::new(graph) },
+            open: Default::default(),
         };
         let id = run.id;
         self.runs.insert(id, run);

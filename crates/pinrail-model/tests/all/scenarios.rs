@@ -1,14 +1,15 @@
 //! Single stories, told step by step.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pinrail_model::admit::{Admitted, Shard, admit};
+use pinrail_model::admit::{Admitted, LimitId, Shard, admit};
 use pinrail_model::condition::Look;
-use pinrail_model::document::Sha;
+use pinrail_model::document::{ExecutorKind, Sha};
 use pinrail_model::explain::{Why, explain};
-use pinrail_model::fault::Fault;
-use pinrail_model::ids::SessionId;
+use pinrail_model::fault::{Fault, Reason};
+use pinrail_model::ids::{AttemptId, SessionId};
 use pinrail_model::run::*;
 use pinrail_model::time::{Micros, Now};
 use serde_json::json;
@@ -366,7 +367,7 @@ fn a_mapped_job_has_a_task_for_each_item_and_what_is_below_waits_for_all() {
         world.work(0);
     }
     let why = explain(&world.run, Some(&world.shard), 1, world.now.wall).why;
-    let Why::WaitingForJobs { jobs } = why else { panic!("{why:?}") };
+    let Why::WaitingForJobs { jobs, more: 0 } = why else { panic!("{why:?}") };
     assert_eq!(jobs.iter().map(|job| job.job.as_str()).collect::<Vec<_>>(), ["j1[0]", "j1[1]", "j1[2]"]);
     world.restart();
     world.finish();
@@ -411,8 +412,106 @@ fn what_is_no_list_or_too_long_fails_with_the_limit_named() {
     let long = (0..100_000).collect::<Vec<u32>>();
     assert_eq!(
         message(lister(&[json!(long)])),
-        "output \"list\" of job \"j0\" has 100000 items; a job is mapped over 10000 at most"
+        "output \"list\" of job \"j0\" has 100000 items; the job is mapped over 1000 at most"
     );
+}
+
+#[test]
+fn what_instances_leave_together_has_a_limit() {
+    let middle = JobPlan { lists: vec![json!("x".repeat(50_000))], ..mapped(&[0]) };
+    let items: Vec<u32> = (0..100).collect();
+    let mut world = World::new(vec![lister(&[json!(items)]), middle, plan(&[1])], 200);
+    world.finish();
+    assert_eq!(endings(&world)[1..3], ["failed", "upstream-failed"]);
+    let Why::Failed { failure, .. } = explain(&world.run, None, 1, world.now.wall).why else { panic!() };
+    assert_eq!((failure.evidence.reason, failure.fault), (Some(Reason::BadMap), Fault::User));
+    let told = "what the 100 instances of job \"j1\" left takes 5000200 bytes as JSON; at most 4194304 are allowed";
+    assert_eq!(failure.evidence.message, told);
+    assert!(world.run.wants_retry(1), "no instance opens it again");
+}
+
+#[test]
+fn of_many_instances_that_are_waited_for_ten_are_named() {
+    let items: Vec<u32> = (0..12).collect();
+    let mut world = World::new(vec![lister(&[json!(items)]), mapped(&[0])], 2);
+    while world.run.tasks.len() == 2 {
+        world.work(0);
+    }
+    let why = explain(&world.run, Some(&world.shard), 1, world.now.wall).why;
+    let Why::WaitingForJobs { jobs, more: 2 } = why else { panic!("{why:?}") };
+    assert_eq!(jobs.len(), 10);
+}
+
+#[test]
+fn a_key_knows_the_item() {
+    let mut world = World::new(vec![lister(&[json!([{"shop": "a"}, {"shop": 7}])]), mapped(&[0])], 2);
+    world.finish();
+    let graph = Arc::make_mut(&mut world.run.graph);
+    let job = Arc::make_mut(&mut graph.jobs[2]);
+    job.key = Some("{{ item.shop }}-{{ index }}-{{ item }}-{{ item.none }}{{ items }}".to_owned());
+    graph.jobs[3] = Arc::clone(&graph.jobs[2]);
+    let keys: Vec<_> = [2, 3].map(|ix| world.run.needs(ix)[0].limit.clone()).into_iter().collect();
+    let key = |text: &str| LimitId::Key("p".parse().unwrap(), text.to_owned());
+    assert_eq!(keys, [key("a-0-{\"shop\":\"a\"}-"), key("7-1-{\"shop\":7}-")]);
+}
+
+/// What is done for each end of an instance must not grow with how many there are: this would take minutes.
+#[test]
+fn ten_thousand_instances_end_one_by_one() {
+    let items: Vec<u32> = (0..10_000).collect();
+    let plans = vec![lister(&[json!(items)]), JobPlan { most: Some(10_000), ..mapped(&[0]) }, plan(&[1])];
+    let World { mut run, mut shard, mut now, .. } = World::new(plans, 8);
+    let executed = || Executed { result: json!(1), spec: None, outputs: BTreeMap::new() };
+    let reported = |task, epoch, report| Event::Reported { task, epoch, report };
+    let (mut open, mut ids, mut looks) = (Vec::new(), 0, 0);
+    // The first attempt began when the run was made.
+    let begin = |task: TaskIx, epoch| {
+        let outputs = if task == 0 { BTreeMap::from([("list".to_owned(), json!(items))]) } else { BTreeMap::new() };
+        let steps = [
+            Report::PhaseStarted(Phase::Setup),
+            Report::PhaseStarted(Phase::Execute),
+            Report::Executed(executed()),
+            Report::Completed { outputs },
+        ];
+        steps.into_iter().rev().map(move |report| reported(task, epoch, report))
+    };
+    open.extend(begin(0, run.tasks[0].epoch));
+    while let Some(event) = open.pop() {
+        now.wall = now.wall.plus(Duration::from_millis(1));
+        let mut fx = Effects::default();
+        apply(&mut run, &event, now, &mut fx).unwrap();
+        looks += fx.touched.len();
+        if fx.run_touched {
+            shard.follow_run(&run);
+        }
+        shard.follow(&run, fx.touched.iter().copied());
+        for work in fx.work {
+            match work {
+                Work::Begin { task, epoch } => open.extend(begin(task, epoch)),
+                Work::Publish { task, epoch } => open.push(Event::Published { task, epoch, written: Vec::new() }),
+                Work::Clean { task, epoch, .. } => {
+                    let end = CleanupEnd { ok: true, detail: None };
+                    open.push(reported(task, epoch, Report::CleanupEnded(end)));
+                }
+                work => panic!("{work:?}"),
+            }
+        }
+        while let Some(Admitted::Claim { task, session, .. }) = admit(&mut shard) {
+            ids += 1;
+            let attempt = AttemptId::from_parts(9, ids);
+            let event = Event::Claimed { task, attempt, session, executor: ExecutorKind::Python };
+            let mut fx = Effects::default();
+            apply(&mut run, &event, now, &mut fx).unwrap();
+            shard.follow(&run, fx.touched.iter().copied());
+            for work in fx.work {
+                let Work::Begin { task, epoch } = work else { panic!("{work:?}") };
+                open.extend(begin(task, epoch));
+            }
+        }
+    }
+    assert_eq!(run.state(), RunState::Succeeded);
+    assert_eq!(run.tasks.len(), 10_003);
+    assert!(looks < 10 * run.tasks.len(), "{looks} tasks were written");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct JobPlan {
     pub looks: usize,
     /// It is mapped over the list that the first job that it waits for leaves.
     pub map: bool,
+    /// Items that the list may have at most.
+    pub most: Option<u32>,
     /// What it leaves as the output `list`, by attempt; the last of them from then on.
     pub lists: Vec<serde_json::Value>,
 }
@@ -43,7 +45,9 @@ pub fn jobs(plans: &[JobPlan]) -> Vec<Job> {
             "after": plan.after.iter().map(|p| name(*p)).collect::<Vec<_>>(),
             "run_if": if plan.run_if.is_empty() { "all_succeeded" } else { plan.run_if },
             "retries": plan.retries, "may_fail": plan.may_fail,
-            "map": plan.map.then(|| json!({"job": name(plan.after[0]), "output": "list"})),
+            "map": plan.map.then(|| json!({
+                "job": name(plan.after[0]), "output": "list", "max_instances": plan.most,
+            })),
             "wait_for": plan.waits.iter().map(|otherwise| json!({
                 "that": {"kind": "file", "path": "a"}, "otherwise": otherwise, "timeout_seconds": 60,
             })).collect::<Vec<_>>(),
@@ -104,6 +108,7 @@ impl World {
             notify: None,
             tasks: Run::new_tasks(&graph, sha, sha),
             graph: Arc::new(graph),
+            open: Default::default(),
         };
         let mut world = Self {
             run,

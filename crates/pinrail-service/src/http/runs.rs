@@ -35,6 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(create_run))
         .routes(routes!(runs))
         .routes(routes!(run))
+        .routes(routes!(run_tasks))
         .routes(routes!(cancel_run))
         .routes(routes!(retry_run))
         .routes(routes!(replay_run))
@@ -152,6 +153,51 @@ async fn run(
         Some(wait) => app.wait(&caller, id, checked_wait(wait)?).await?,
     };
     Ok(Json(views::run(&stored)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct TasksQuery {
+    /// Only this job with its instances, or one instance, as in `load[3]`.
+    job: Option<TaskName>,
+    /// Only what is in this state.
+    #[param(value_type = Option<views::TaskState>)]
+    state: Option<String>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Tasks at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+}
+
+/// Lists the tasks of a run: its jobs, then the instances of mapped ones.
+#[utoipa::path(
+    get, path = "/runs/{id}/tasks", tag = "runs", security(("token" = ["viewer"])),
+    params(("id" = RunId, Path), TasksQuery),
+    responses((status = 200, description = "A page of tasks", body = Page<views::Task>)),
+    extensions(("x-codes" = json!(["job-not-found"]))),
+)]
+async fn run_tasks(
+    State(app): Shared,
+    Caller(caller): Caller,
+    At(id): At<RunId>,
+    Parameters(query): Parameters<TasksQuery>,
+) -> Result<Json<Page<views::Task>>, Problem> {
+    let wanted = PageQuery { cursor: query.cursor, limit: query.limit }.of("tasks")?;
+    let stored = app.run(&caller, id).await?;
+    if let Some(job) = &query.job
+        && !stored.tasks.iter().any(|task| task.name() == *job)
+    {
+        return Err(Problem::new("job-not-found", format!("job \"{job}\" not found in run \"{id}\"")));
+    }
+    if let Some(state) = query.state.as_deref().filter(|state| !views::TaskState::is_one(state)) {
+        return Err(Problem::new("bad-parameter", format!("parameter \"state\": no task is ever \"{state}\"")));
+    }
+    let (after, limit) = (wanted.after()?, wanted.limit + 1);
+    let found = views::tasks(&stored, query.job.as_ref(), query.state.as_deref(), after, limit);
+    let Page { items, next } = wanted.cut(found, |(ix, _)| ix.to_string());
+    Ok(Json(Page { items: items.into_iter().map(|(_, task)| task).collect(), next }))
 }
 
 /// How long a caller wants to wait, within the limit.
@@ -317,7 +363,9 @@ struct ExplainQuery {
     limit: Option<u32>,
 }
 
-/// Says of each task of a run why it is where it is, the most telling first.
+/// Says of each job of a run why it is where it is, the most telling first.
+///
+/// Of the instances of mapped jobs only the most telling task of the run is among them; the others are asked for by name.
 #[utoipa::path(
     get, path = "/runs/{id}/explain", tag = "runs", security(("token" = ["viewer"])),
     params(("id" = RunId, Path), ExplainQuery),

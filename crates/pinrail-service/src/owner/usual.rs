@@ -46,11 +46,18 @@ impl Known {
     }
 
     fn learn(&mut self, run: &Run) {
+        // The instances of a mapped job count as one: what one of them usually takes.
+        let mut all: BTreeMap<&JobName, (Duration, u32)> = BTreeMap::new();
         for task in &run.tasks {
             let Some(attempt) = task.attempt() else { continue };
             let Some(ended_at) = attempt.ended_at else { continue };
-            let took = self.usual.jobs.entry(task.job.clone()).or_default();
-            took.insert(0, ended_at.since(attempt.started_at));
+            let (sum, count) = all.entry(&task.job).or_default();
+            *sum += ended_at.since(attempt.started_at);
+            *count += 1;
+        }
+        for (job, (sum, count)) in all {
+            let took = self.usual.jobs.entry(job.clone()).or_default();
+            took.insert(0, sum / count);
             took.truncate(SAMPLE as usize);
         }
         self.medians = self.usual.medians();

@@ -163,6 +163,7 @@ impl State {
             notify: None,
             tasks: Run::new_tasks(&graph, bundle, Sha::of(b"v")),
             graph: Arc::new(graph),
+            open: Default::default(),
         };
         let id = AttemptId::from_parts(millis, u128::from(n));
         let now = Now { wall: at, mono: Duration::ZERO };
@@ -189,7 +190,7 @@ impl State {
         let attempt = AttemptRow {
             run: run.id,
             project: project(),
-            job: job.clone(),
+            job,
             instance: String::new(),
             epoch: task.epoch,
             attempt: task.attempt().unwrap().clone(),
@@ -204,8 +205,14 @@ impl State {
             value: 1.0,
             unit: None,
         };
-        let file =
-            FileRow { run: run.id, attempt: id, job, name: "r.txt".to_owned(), sha: file, size: text.len() as u64 };
+        let file = FileRow {
+            run: run.id,
+            attempt: id,
+            job: task.name(),
+            name: "r.txt".to_owned(),
+            sha: file,
+            size: text.len() as u64,
+        };
         let event = |seq| EventRow { run: run.id, seq, at, kind: "k".to_owned(), job: None, data: json!({}) };
         let writes = vec![
             Write::Run(Box::new(RunRow { run: run.clone(), state: run.state().name(), unique_key: None })),

@@ -186,12 +186,14 @@ pub(super) fn usual(
     workflow: &WorkflowName,
     runs: u32,
 ) -> Result<Usual, StoreError> {
-    let sql = "select a.job, a.ended_at - a.started_at
-                 from (select id from runs indexed by runs_ended
+    // The instances of a mapped job count as one: what one of them usually takes.
+    let sql = "select a.job, cast(avg(a.ended_at - a.started_at) as integer)
+                 from (select id, ended_at from runs indexed by runs_ended
                         where project = ?1 and workflow = ?2 and finished = 1 and state = 'succeeded'
                         order by ended_at desc limit ?3) r
                 cross join attempts a on a.run = r.id
-                where a.state = 'succeeded' and a.ended_at is not null";
+                where a.state = 'succeeded' and a.ended_at is not null
+                group by r.id, a.job order by r.ended_at desc, r.id";
     let rows: Vec<(String, i64)> =
         all(connection, sql, params![project.as_str(), workflow.as_str(), runs], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut usual = Usual::default();

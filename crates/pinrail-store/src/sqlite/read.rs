@@ -448,7 +448,7 @@ fn succeeded(connection: &Connection, lane: &Lane, interval: Interval) -> Result
         Some(count) => {
             let of_it = instances.get(&(run, job));
             let outputs = |index| of_it.and_then(|of_it| of_it.get(&index)).map_or(&none, |task| &task.outputs);
-            gathered((0..count).map(outputs))
+            gathered((0..count).map(outputs), None)
         }
     };
     tasks

@@ -5,11 +5,11 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use pinrail_model::ids::RunId;
-use pinrail_model::names::JobName;
+use pinrail_model::names::TaskName;
 use serde_json::{Value, json};
 
 use super::show::find;
-use crate::client::{Client, Place};
+use crate::client::{Client, Place, encoded};
 use crate::failure::{FAILED, Failure, REFUSED};
 use crate::output::{Output, cell};
 use crate::user;
@@ -77,12 +77,13 @@ fn fetch(client: &Client, run: &Value, file: &Value) -> Result<PathBuf, Failure>
     let strange = || Failure::new(FAILED, "the server names a file that cannot be one");
     // What becomes a path here comes from elsewhere.
     let id: RunId = cell(&run["id"]).parse().map_err(|_| strange())?;
-    let job: JobName = cell(&file["job"]).parse().map_err(|_| strange())?;
+    let job: TaskName = cell(&file["job"]).parse().map_err(|_| strange())?;
     let name = cell(&file["name"]);
     if Path::new(&name).file_name().and_then(|name| name.to_str()) != Some(&name) {
         return Err(strange());
     }
-    let bytes = client.bytes(&format!("/runs/{id}/files/{job}/{}", crate::client::encoded(&name)), None)?;
+    let path = format!("/runs/{id}/files/{}/{}", encoded(job.as_str()), encoded(&name));
+    let bytes = client.bytes(&path, None)?;
     let folder = user::cache()?.join("opened").join(id.to_string()).join(job.as_str());
     user::make_private(&user::cache()?)?;
     std::fs::create_dir_all(&folder)?;

@@ -306,8 +306,41 @@ impl Left {
     }
 }
 
+/// One line about a mapped job: how many of its instances are in which state.
+fn map_line(output: Output, task: &Value, count: u64) -> String {
+    let (name, state, instances) = (cell(&task["name"]), cell(&task["state"]), &task["instances"]);
+    let name = match count {
+        0 => name,
+        1 => format!("{name}[0]"),
+        count => format!("{name}[0..{}]", count - 1),
+    };
+    let states = instances["states"].as_object();
+    let mut states: Vec<(u64, &str)> =
+        states.into_iter().flatten().map(|(state, count)| (count.as_u64().unwrap_or(0), state.as_str())).collect();
+    states.sort_by_key(|(_, state)| match *state {
+        "succeeded" => 0,
+        "failed" => 1,
+        _ => 2,
+    });
+    let mut notes: Vec<String> = states.iter().map(|(count, state)| format!("{count} {state}")).collect();
+    if count == 0 {
+        notes.push("its list is empty".to_owned());
+    }
+    let mark = match state.as_str() {
+        "succeeded" => output.good("✔"),
+        "failed" => output.bad("✘"),
+        "waiting" => "▸".to_owned(),
+        _ => output.dim("–"),
+    };
+    let took = seconds(&instances["started_at"], &instances["ended_at"]).map(human).unwrap_or_default();
+    format!("  {mark} {name:<16} {:<8} {took:>8}   {}", "", notes.join(", ")).trim_end().to_owned()
+}
+
 /// One line about a task.
 pub fn task_line(output: Output, task: &Value, left: &Left) -> String {
+    if let Some(count) = task["instances"]["count"].as_u64() {
+        return map_line(output, task, count);
+    }
     let (name, state) = (cell(&task["name"]), cell(&task["state"]));
     let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last()).cloned().unwrap_or_default();
     let took = seconds(&attempt["started_at"], &attempt["ended_at"]).map(human).unwrap_or_default();

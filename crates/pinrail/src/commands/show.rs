@@ -16,6 +16,8 @@ use crate::output::{Output, cell, command, hint, human, plural, seconds, size, t
 
 /// How much of an output is shown to people; `--json` has all of it.
 const WIDEST_OUTPUT: usize = 100;
+/// And of an item.
+const WIDEST_ITEM: usize = 60;
 
 /// The run that a reference means.
 pub fn find(place: &Place, client: &Client, reference: &str) -> Result<Value, Failure> {
@@ -75,9 +77,18 @@ pub fn runs(
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, Failure> {
+pub fn show(
+    place: &Place,
+    output: Output,
+    reference: &str,
+    job: Option<&str>,
+    state: Option<&str>,
+) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
+    if job.is_some() || state.is_some() {
+        return show_tasks(&client, output, &run, job, state);
+    }
     if !output.json {
         let left = Left::of(&client, &run)?;
         let there = run["target"].as_str().map_or_else(String::new, |target| format!("target {target} · "));
@@ -119,6 +130,62 @@ pub fn show(place: &Place, output: Output, reference: &str) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
+/// The instances of a mapped job, one line each; also a job alone, and whatever is in a state.
+fn show_tasks(
+    client: &Client,
+    output: Output,
+    run: &Value,
+    job: Option<&str>,
+    state: Option<&str>,
+) -> Result<ExitCode, Failure> {
+    let mut found = tasks_of(client, run, job, state)?;
+    // What a mapped job is, its instances say.
+    found.retain(|task| !(task["instances"].is_object() && job.is_some()));
+    if !output.json {
+        let mut rows = vec![["job", "item", "state", "attempts", "took"].map(str::to_owned).to_vec()];
+        for task in &found {
+            let attempt = task["attempts"].as_array().and_then(|attempts| attempts.last()).cloned().unwrap_or_default();
+            let item: String = match &task["item"] {
+                Value::Null => String::new(),
+                Value::String(text) => text.chars().take(WIDEST_ITEM).collect(),
+                item => item.to_string().chars().take(WIDEST_ITEM).collect(),
+            };
+            rows.push(vec![
+                cell(&task["name"]),
+                visible(&item).into_owned(),
+                cell(&task["state"]),
+                task["attempts"].as_array().map_or(0, Vec::len).to_string(),
+                seconds(&attempt["started_at"], &attempt["ended_at"]).map(human).unwrap_or_default(),
+            ]);
+        }
+        output.say(&table(&rows));
+    }
+    output.document(&serde_json::json!({"items": found, "next": null}));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tasks of a run, instances of mapped jobs among them; of one job, and in one state, if they are named.
+fn tasks_of(client: &Client, run: &Value, job: Option<&str>, state: Option<&str>) -> Result<Vec<Value>, Failure> {
+    let known: Vec<&Value> = run["tasks"].as_array().into_iter().flatten().collect();
+    // Most runs have no instances, and are at hand.
+    if state.is_none() && !job.is_some_and(|job| job.contains('[')) {
+        let wanted = known.iter().filter(|task| job.is_none_or(|job| task["name"] == job));
+        let wanted: Vec<Value> = wanted.map(|task| (**task).clone()).collect();
+        if wanted.iter().all(|task| !task["instances"].is_object()) {
+            return Ok(wanted);
+        }
+    }
+    let query = [("job", job), ("state", state)];
+    let query = query.iter().filter_map(|(name, value)| Some(format!("&{name}={}", encoded((*value)?))));
+    let path = format!("/runs/{}/tasks?limit=500{}", cell(&run["id"]), query.collect::<String>());
+    Ok(client.list(&path)?["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// A job as it is written in a shell: the brackets of an instance mean something there.
+fn quoted(job: &str) -> String {
+    if job.contains('[') { format!("'{job}'") } else { job.to_owned() }
+}
+
 /// A line for each Python environment that the last attempts of a run's jobs have.
 fn environments_of(run: &Value) -> Vec<String> {
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
@@ -146,7 +213,7 @@ pub fn failed_cleanups(run: &Value, job: Option<&str>) -> Vec<String> {
         Some((cell(&task["name"]), cell(&cleanup["detail"])))
     });
     let line = |(job, detail): (String, String)| {
-        let look = command(&format!("pinrail logs {} --job {job}", last(run)));
+        let look = command(&format!("pinrail logs {} --job {}", last(run), quoted(&job)));
         format!("  cleanup of {job} failed: {}\n    next        {look}", visible(&detail))
     };
     failed.map(line).collect()
@@ -162,8 +229,8 @@ pub fn logs(
 ) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
-    let tasks: Vec<&Value> = run["tasks"].as_array().into_iter().flatten().collect();
-    let wanted: Vec<&&Value> = tasks.iter().filter(|task| job.is_none_or(|job| task["name"] == job)).collect();
+    let tasks = tasks_of(&client, &run, job, None)?;
+    let wanted: Vec<&Value> = tasks.iter().collect();
     if let (Some(job), true) = (job, wanted.is_empty()) {
         return Err(Failure::new(REFUSED, format!("job \"{job}\" not found in run {}", cell(&run["id"]))));
     }
@@ -234,7 +301,7 @@ pub fn files(place: &Place, output: Output, reference: &str, name: Option<&str>)
         let Some(file) = items.iter().find(|file| file["name"] == name) else {
             return Err(Failure::new(REFUSED, format!("run {} left no file \"{name}\"", cell(&run["id"]))));
         };
-        let path = format!("/runs/{}/files/{}/{}", cell(&run["id"]), cell(&file["job"]), encoded(name));
+        let path = format!("/runs/{}/files/{}/{}", cell(&run["id"]), encoded(&cell(&file["job"])), encoded(name));
         std::io::stdout().write_all(&client.bytes(&path, None)?)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -252,9 +319,10 @@ pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCo
     let run = find(place, &client, reference)?;
     let found = client.list(&format!("/runs/{}/counters", cell(&run["id"])))?;
     if !output.json {
+        let tasks = tasks_of(&client, &run, None, None)?;
         let mut rows = vec![["job", "attempt", "group", "name", "value", "unit"].map(str::to_owned).to_vec()];
         for counter in found["items"].as_array().into_iter().flatten() {
-            let (job, number) = job_of(&run, &counter["attempt"]);
+            let (job, number) = job_of(&tasks, &counter["attempt"]);
             rows.push(vec![
                 job,
                 number,
@@ -271,8 +339,8 @@ pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCo
 }
 
 /// The job that an attempt belongs to, and its number.
-fn job_of(run: &Value, id: &Value) -> (String, String) {
-    let attempts = run["tasks"].as_array().into_iter().flatten().flat_map(|task| {
+fn job_of(tasks: &[Value], id: &Value) -> (String, String) {
+    let attempts = tasks.iter().flat_map(|task| {
         let attempts = task["attempts"].as_array().into_iter().flatten();
         attempts.map(move |attempt| (task, attempt))
     });
@@ -297,7 +365,7 @@ pub fn explain(
         output.document(&pace);
         return Ok(ExitCode::SUCCESS);
     }
-    let job = job.map(|job| format!("?job={job}")).unwrap_or_default();
+    let job = job.map(|job| format!("?job={}", encoded(job))).unwrap_or_default();
     let mut found = client.list(&format!("/runs/{}/explain{job}", cell(&run["id"])))?;
     let items = found["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     if items.is_empty() {
@@ -342,7 +410,10 @@ pub fn explain_run(items: &[Value], run: &Value) -> String {
         let words = facts.filter(|fact| fact[0] == "stderr").map(|fact| cell(&fact[1]));
         // Of what a command last said, the very last line is most often the reason.
         lines.extend(words.filter_map(|text| Some(format!("    stderr      {}", visible(text.lines().last()?)))));
-        lines.push(format!("    next        {}", command(&format!("pinrail explain {run_name} --job {job}"))));
+        lines.push(format!(
+            "    next        {}",
+            command(&format!("pinrail explain {run_name} --job {}", quoted(&job)))
+        ));
     }
     if others.len() > MOST_OTHERS {
         let more = plural((others.len() - MOST_OTHERS) as u64, "further failure");
@@ -370,7 +441,10 @@ pub(super) fn explain_text(explanation: &Value) -> String {
         items.map(|item| format!("{} ({})", cell(&item["job"]), cell(&item["state"]))).collect::<Vec<_>>().join(", ")
     };
     let mut lines = match code.as_str() {
-        "waiting-for-jobs" => vec![format!("  {job} waits for {}", states(&explanation["jobs"]))],
+        "waiting-for-jobs" => {
+            let more = explanation["more"].as_u64().map(|more| format!(" and {more} more")).unwrap_or_default();
+            vec![format!("  {job} waits for {}{more}", states(&explanation["jobs"]))]
+        }
         "waiting-to-finish" => vec![format!("  {job} waits for a worker slot for {}", cell(&explanation["step"]))],
         "backing-off" => {
             let tries = &explanation["tries"];

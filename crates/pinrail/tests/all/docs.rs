@@ -37,6 +37,7 @@ pages! {
     conditions "docs/conditions.md"
     explain "docs/explain.md"
     importing "docs/importing.md"
+    map "docs/map.md"
     notifications "docs/notifications.md"
     operations "docs/operations.md"
     pools "docs/pools.md"

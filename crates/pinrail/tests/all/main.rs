@@ -18,6 +18,7 @@ mod input;
 mod inside;
 mod isolation;
 mod login;
+mod map;
 mod notify;
 mod open;
 mod pace;

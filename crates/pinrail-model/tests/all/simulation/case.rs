@@ -508,10 +508,11 @@ impl JobPlan {
         Job {
             name: name(ix),
             after: after.iter().map(|ix| name(*ix)).collect(),
-            map: after
-                .first()
-                .filter(|_| self.map[usize::from(later)])
-                .map(|ix| MapOver { job: name(*ix), output: LIST.parse().expect("it is a name") }),
+            map: after.first().filter(|_| self.map[usize::from(later)]).map(|ix| MapOver {
+                job: name(*ix),
+                output: LIST.parse().expect("it is a name"),
+                max_instances: None,
+            }),
             run_if: self.run_if,
             retries: self.retries,
             retry_delay_seconds: Some(f64::from(self.retry_delay)),

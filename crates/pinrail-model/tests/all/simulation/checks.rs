@@ -311,7 +311,7 @@ impl Checks {
                 let why = explain(run, shard, ix, now).why;
                 let told = match (&why, task.position) {
                     (Why::Ended, at) => at == Position::Done || at == Position::Cleaning,
-                    (Why::WaitingForJobs { jobs }, _) => !jobs.is_empty(),
+                    (Why::WaitingForJobs { jobs, .. }, _) => !jobs.is_empty(),
                     (Why::WaitingForSlot { place, of, .. } | Why::WaitingForLimit { place, of, .. }, _) => {
                         *place >= 1 && place <= of
                     }

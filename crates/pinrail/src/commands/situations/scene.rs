@@ -116,6 +116,7 @@ impl Scene {
             notify: None,
             tasks: Vec::new(),
             graph: Arc::new(Graph::new(&jobs, None)),
+            open: Default::default(),
         };
         change(&mut run);
         if run.pending.is_none() {
