@@ -1,7 +1,7 @@
 //! `cargo xtask bench core`: the figures that the project promises, measured on this machine beside a peer; `cargo xtask
 //! bench orchestration`: those of scheduling.
 //!
-//! The server is a release build; each figure is the best of three runs; the exit status is 1 when one is beyond its
+//! The server is a release build; each figure is of three runs, the best or the median; the exit status is 1 when one is beyond its
 //! limit. Timed from outside: from the request to the answer that the run has ended.
 
 mod orchestration;
@@ -96,12 +96,12 @@ fn core(binary: Option<PathBuf>) -> Result<()> {
     figures.push(figure("idle: resident memory", "MB", server.resident_megabytes()?, 100.0));
     figures.push(figure("idle: processes beside server and launcher", "", server.other_processes()?, 0.0));
     let python = String::from_utf8_lossy(&Command::new(&python).arg("--version").output()?.stdout).trim().to_owned();
-    conclude(&figures, &binary, &[python, PEER.to_owned()])
+    conclude("best of three", &figures, &binary, &[python, PEER.to_owned()])
 }
 
 /// Shows all figures; an error names those beyond their limits.
-fn conclude(figures: &[Figure], binary: &Path, versions: &[String]) -> Result<()> {
-    tell(figures, binary, versions)?;
+fn conclude(what: &str, figures: &[Figure], binary: &Path, versions: &[String]) -> Result<()> {
+    tell(what, figures, binary, versions)?;
     let missed: Vec<&str> = figures.iter().filter(|f| f.is_missed()).map(|f| f.name).collect();
     ensure!(missed.is_empty(), "beyond the limit: {}", missed.join(", "));
     Ok(())
@@ -244,14 +244,14 @@ impl Drop for Server {
     }
 }
 
-fn tell(figures: &[Figure], binary: &Path, versions: &[String]) -> Result<()> {
-    println!("\n{:<46} {:>9} {:>9}", "best of three", "ours", "limit");
+fn tell(what: &str, figures: &[Figure], binary: &Path, versions: &[String]) -> Result<()> {
+    println!("\n{what:<48} {:>9} {:>9}", "ours", "limit");
     for f in figures {
         let verdict = if f.is_missed() { "  MISSED" } else { "" };
         let bound = if f.at_least { " at least" } else { "" };
-        println!("{:<46} {:>9.3} {:>9.3} {}{bound}{verdict}", f.name, f.ours, f.limit, f.unit);
+        println!("{:<48} {:>9.3} {:>9.3} {}{bound}{verdict}", f.name, f.ours, f.limit, f.unit);
         for (peer, theirs) in &f.peer {
-            println!("  {peer:<44} {theirs:>9.3}           ours / theirs = {:.2}", f.ours / theirs);
+            println!("  {peer:<46} {theirs:>9.3}           ours / theirs = {:.2}", f.ours / theirs);
         }
         for note in &f.notes {
             println!("  {note}");

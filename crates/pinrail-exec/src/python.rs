@@ -25,7 +25,7 @@ use crate::commands::{CommandSocket, while_serving};
 use crate::confine::{Around, Ruleset};
 use crate::local::{ATTEMPT_VARIABLE, CACHE_VARIABLE, INSTALLATION_VARIABLE, Launcher, kill_strays};
 use crate::process;
-use crate::shell::{Ended, cannot, environment, of_environment, run_process, stop, uses};
+use crate::shell::{Ended, cannot, environment, no_scratch, of_environment, run_process, stop, uses};
 use crate::wire::{Event, Exit, Inbox, Spawn, send};
 
 /// Settings of the Python executor.
@@ -322,6 +322,9 @@ impl Executor for Python {
     }
 
     async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
+        if let Err(error) = std::fs::create_dir_all(&assignment.scratch) {
+            return no_scratch(&error);
+        }
         let warm = tokio::select! {
             biased;
             // Its module may take long to load.

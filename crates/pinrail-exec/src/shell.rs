@@ -40,6 +40,9 @@ impl Executor for Shell {
     }
 
     async fn run(&self, assignment: &Assignment, sink: &dyn AttemptSink) -> Stretch {
+        if let Err(error) = std::fs::create_dir_all(&assignment.scratch) {
+            return no_scratch(&error);
+        }
         if assignment.command.is_empty() {
             return self.python.run_cold(assignment, sink).await;
         }
@@ -194,6 +197,10 @@ async fn next_end(news: &mut mpsc::UnboundedReceiver<Event>) -> Ended {
 /// Ends an attempt's process if it lives, then whatever has outlived it.
 pub(crate) async fn stop(launcher: &Launcher, key: &str, grace: Duration) {
     launcher.kill(key, grace).await;
+}
+
+pub(crate) fn no_scratch(error: &std::io::Error) -> Stretch {
+    cannot(format!("the scratch folder cannot be made: {error}"))
 }
 
 /// A failure before anything of the user's ran.

@@ -1,7 +1,8 @@
 //! Many runs of a workflow that were asked for together: one row that at once counts as its runs.
 //!
 //! Its runs are rows as all others, made in slices; their ids follow from the backfill's and their index, so that making
-//! a slice again makes nothing twice. What of it may begin is [`crate::admit`]'s to say.
+//! a slice again makes nothing twice, and that those which have no rows yet are known all the same. What of it may begin is
+//! [`crate::admit`]'s to say.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use crate::time::{Interval, Micros};
 
 /// Runs of one backfill at most: hourly intervals of more than a hundred years.
 pub const MOST_RUNS: usize = 1_000_000;
-/// Rows that are made in one transaction.
-pub const SLICE: u32 = 500;
+/// Rows that are made in one transaction: others wait for it, for no longer than a few milliseconds.
+pub const SLICE: u32 = 100;
 /// Runs of a backfill that are active at once when nobody says how many.
 pub const CONCURRENCY: u32 = 4;
 
@@ -75,6 +76,9 @@ pub struct Progress {
     /// Places whose rows exist, perhaps with parameters from before an edit.
     #[serde(default)]
     pub exist: u32,
+    /// Runs that will have rows and have none yet.
+    #[serde(default)]
+    pub unmade: u32,
     /// Places in the order of execution that have begun or been passed over.
     pub next: u32,
     #[serde(default)]
@@ -189,6 +193,15 @@ impl Backfill {
         run_id(self.id, self.created_at, index)
     }
 
+    /// The runs that have no rows yet, in the order of their ids.
+    #[must_use]
+    pub fn unmade(&self, progress: &Progress) -> Unmade<'_> {
+        let mut indexes = self.sequence();
+        indexes.drain(..indexes.len().saturating_sub(progress.unmade as usize));
+        indexes.sort_unstable();
+        Unmade { backfill: self, indexes }
+    }
+
     #[must_use]
     pub fn state(&self, progress: &Progress) -> BackfillState {
         let ended = progress.succeeded + progress.failed + progress.stopped;
@@ -206,7 +219,41 @@ impl Backfill {
     }
 }
 
+/// Runs of a backfill that have no rows yet.
+#[derive(Debug)]
+pub struct Unmade<'a> {
+    backfill: &'a Backfill,
+    indexes: Vec<u32>,
+}
+
+impl Unmade<'_> {
+    /// The one with an id.
+    #[must_use]
+    pub fn find(&self, id: RunId) -> Option<Run> {
+        let found = self.indexes.binary_search_by_key(&id, |index| self.backfill.run_id(*index)).ok()?;
+        Some(self.backfill.run(self.indexes[found]))
+    }
+
+    /// Those with ids before one, or all of them, the last first.
+    pub fn before(&self, id: Option<RunId>) -> impl Iterator<Item = Run> {
+        let end = id.map_or(self.indexes.len(), |id| self.indexes.partition_point(|ix| self.backfill.run_id(*ix) < id));
+        self.indexes[..end].iter().rev().map(|index| self.backfill.run(*index))
+    }
+}
+
 impl Progress {
+    /// Of a backfill that was just asked for.
+    #[must_use]
+    pub fn begin(backfill: &Backfill) -> Self {
+        Self { unmade: backfill.total(), ..Self::default() }
+    }
+
+    /// Nothing more of it begins, and no more rows are made.
+    pub fn cancel(&mut self, control: &Control) {
+        self.cancelled = Some(control.clone());
+        self.unmade = 0;
+    }
+
     /// Places whose runs have rows, whatever their parameters.
     #[must_use]
     pub fn rows(&self) -> u32 {
@@ -232,6 +279,7 @@ impl Progress {
         let slice = places.map(|(index, place)| (*index, place < self.exist)).collect();
         self.made = until;
         self.exist = self.exist.max(until);
+        self.unmade = total - self.exist;
         slice
     }
 
@@ -336,6 +384,31 @@ mod tests {
         assert_eq!(backfill(5, vec![1, 4], Order::Oldest).sequence(), [0, 2, 3]);
         assert_eq!(backfill(5, vec![1, 4], Order::Newest).sequence(), [3, 2, 0]);
         assert_eq!(backfill(5, vec![1, 4], Order::Newest).total(), 3);
+    }
+
+    #[test]
+    fn runs_without_rows_are_known_by_their_ids() {
+        for order in [Order::Newest, Order::Oldest] {
+            let five = backfill(5, vec![3], order);
+            let mut progress = Progress::begin(&five);
+            let ids = |progress: &Progress, before| -> Vec<RunId> {
+                five.unmade(progress).before(before).map(|run| run.id).collect()
+            };
+            let all: Vec<RunId> = [4, 2, 1, 0].map(|index| five.run_id(index)).to_vec();
+            assert_eq!(ids(&progress, None), all);
+            assert_eq!(ids(&progress, Some(all[1])), all[2..]);
+            progress.next_slice(&five, &five.sequence(), 3);
+            let (made, left) = match order {
+                Order::Newest => (4, 0),
+                Order::Oldest => (0, 4),
+            };
+            assert_eq!(ids(&progress, None), [five.run_id(left)]);
+            let unmade = five.unmade(&progress);
+            assert_eq!(unmade.find(five.run_id(left)).map(|run| run.id), Some(five.run_id(left)));
+            assert!(unmade.find(five.run_id(made)).is_none() && unmade.find(five.run_id(3)).is_none());
+            progress.next_slice(&five, &five.sequence(), 3);
+            assert_eq!((progress.unmade, ids(&progress, None)), (0, vec![]));
+        }
     }
 
     #[test]

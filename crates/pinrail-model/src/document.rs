@@ -430,23 +430,40 @@ impl<'de> Deserialize<'de> for Sha {
 }
 
 /// JSON with sorted keys and no white space, whatever order the value's maps have.
+///
+/// # Panics
+/// Never: memory takes all that is written to it, and JSON is text.
 #[must_use]
 pub fn canonical(value: &serde_json::Value) -> String {
+    let mut text = Vec::new();
+    put_canonical(value, &mut text).expect("memory can be written");
+    String::from_utf8(text).expect("JSON is UTF-8")
+}
+
+fn put_canonical(value: &serde_json::Value, text: &mut Vec<u8>) -> serde_json::Result<()> {
     use serde_json::Value;
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<_, _> = map.iter().collect();
-            let fields: Vec<_> = sorted
-                .into_iter()
-                .map(|(key, value)| format!("{}:{}", Value::String(key.clone()), canonical(value)))
-                .collect();
-            format!("{{{}}}", fields.join(","))
+            let mut fields: Vec<_> = map.iter().collect();
+            fields.sort_unstable_by_key(|(key, _)| *key);
+            for (at, (key, value)) in fields.into_iter().enumerate() {
+                text.push(if at == 0 { b'{' } else { b',' });
+                serde_json::to_writer(&mut *text, key)?;
+                text.push(b':');
+                put_canonical(value, text)?;
+            }
+            text.extend_from_slice(if map.is_empty() { b"{}" } else { b"}" });
+            Ok(())
         }
         Value::Array(items) => {
-            let items: Vec<_> = items.iter().map(canonical).collect();
-            format!("[{}]", items.join(","))
+            for (at, item) in items.iter().enumerate() {
+                text.push(if at == 0 { b'[' } else { b',' });
+                put_canonical(item, text)?;
+            }
+            text.extend_from_slice(if items.is_empty() { b"[]" } else { b"]" });
+            Ok(())
         }
-        scalar => scalar.to_string(),
+        scalar => serde_json::to_writer(text, scalar),
     }
 }
 
@@ -484,14 +501,29 @@ impl Document {
     /// # Errors
     /// All that is wrong with it, at least one.
     pub fn read(json: &serde_json::Value) -> Result<Self, Vec<DocumentError>> {
+        Self::checked(json.get("format"), || Self::deserialize(json))
+    }
+
+    /// The same of a value that nobody else needs.
+    ///
+    /// # Errors
+    /// As [`Document::read`].
+    pub fn take(json: serde_json::Value) -> Result<Self, Vec<DocumentError>> {
+        let format = json.get("format").cloned();
+        Self::checked(format.as_ref(), || serde_json::from_value(json))
+    }
+
+    fn checked(
+        format: Option<&serde_json::Value>,
+        read: impl FnOnce() -> serde_json::Result<Self>,
+    ) -> Result<Self, Vec<DocumentError>> {
         let nowhere = Source::default();
-        let format = json.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        let format = format.and_then(serde_json::Value::as_u64).unwrap_or(0);
         if format > u64::from(FORMAT) {
             let message = format!("this workflow document has format {format}; this version of pinrail reads {FORMAT}");
             return Err(vec![DocumentError::new("format-too-new", &nowhere, message)]);
         }
-        let document: Self = serde_json::from_value(json.clone())
-            .map_err(|e| vec![DocumentError::new("bad-document", &nowhere, e.to_string())])?;
+        let document = read().map_err(|e| vec![DocumentError::new("bad-document", &nowhere, e.to_string())])?;
         let errors = document.faults();
         if errors.is_empty() { Ok(document) } else { Err(errors) }
     }

@@ -931,7 +931,8 @@ impl Run {
         if self.pending.is_some() {
             return RunState::Queued;
         }
-        if self.tasks.iter().any(|task| task.position != Position::Done) {
+        // What is not over stands at the end more often than at the beginning.
+        if self.tasks.iter().rev().any(|task| task.position != Position::Done) {
             let begun = self.tasks.iter().any(|task| !task.attempts.is_empty() || task.position == Position::Done);
             return if begun { RunState::Running } else { RunState::Queued };
         }

@@ -10,7 +10,7 @@ use pinrail_model::document::{
 };
 use pinrail_model::explain::Explanation;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, Ids, RunId, TransitionId, fresh};
-use pinrail_model::names::{JobName, ProjectName, TargetName, TaskName, WorkflowName};
+use pinrail_model::names::{BadName, JobName, ProjectName, TargetName, TaskName, WorkflowName};
 use pinrail_model::near::nearest;
 use pinrail_model::notify::Rules;
 use pinrail_model::run::{Cause, Class, Ends, Run};
@@ -32,7 +32,7 @@ use utoipa::ToSchema;
 
 use crate::attempt::Attempts;
 use crate::bundles::{Bundles, Manifest, check, sha};
-use crate::compile::{Compiled, Compiler, TIMEOUT};
+use crate::compile::{Compiled, Compiler, TIMEOUT, named};
 use crate::edges;
 use crate::environments::EnvironmentError;
 use crate::inputs;
@@ -456,6 +456,7 @@ impl App {
                 Write::Bundle(BundleRow { project: project.clone(), sha: bundle, manifest, created_at }),
             ])
             .await?;
+            self.attempts.places.named(project);
         }
         Ok((bundle, missing))
     }
@@ -540,10 +541,10 @@ impl App {
         let now = self.now();
         let mut writes = Vec::new();
         for (version, document) in &compiled.documents {
-            let read = Document::read(document).map_err(|errors| Problem::new("internal", first_message(&errors)))?;
+            let (_, workflow) = named(document);
             writes.push(Write::Version(VersionRow {
                 project: project.clone(),
-                workflow: read.workflow,
+                workflow: workflow.parse().map_err(|e: BadName| Problem::new("internal", e.to_string()))?,
                 version: *version,
                 bundle,
                 document: document.clone(),
@@ -591,6 +592,8 @@ impl App {
         let name = name_of(target.as_ref());
         let (active, elsewhere): (Vec<ActiveVersion>, Vec<ActiveVersion>) =
             self.workflows(principal, project).await?.into_iter().partition(|active| active.target == name);
+        let by_name: BTreeMap<&WorkflowName, &ActiveVersion> =
+            active.iter().map(|active| (&active.workflow, active)).collect();
         let mut versions = BTreeMap::new();
         let (mut workflows, mut notes) = (Vec::new(), Vec::new());
         for (version, document) in &compiled.documents {
@@ -599,9 +602,9 @@ impl App {
                 continue;
             }
             let (name, jobs) = (read.workflow.clone(), read.jobs.len());
-            let before = active.iter().find(|active| active.workflow == name);
-            let before = before.and_then(|active| Document::read(&active.document).ok());
-            let change = match active.iter().find(|active| active.workflow == name) {
+            let active = by_name.get(&name);
+            let before = active.and_then(|active| Document::read(&active.document).ok());
+            let change = match active {
                 None => Change::New,
                 Some(active) if active.version != *version => Change::Changed,
                 Some(active) if active.bundle != bundle => Change::Files,

@@ -39,6 +39,7 @@ use crate::environments::{Code, Environments};
 use crate::inputs::working_folder;
 use crate::logs::LogWriter;
 use crate::owner::{Input, OwnerHandle, Published};
+use crate::places::Places;
 use crate::project::Project;
 use crate::secrets::{Revealed, declared};
 use crate::sink::Sink;
@@ -79,6 +80,7 @@ pub struct AttemptParts {
 pub struct Attempts {
     pub parts: AttemptParts,
     pub(crate) conditions: Conditions,
+    pub(crate) places: Places,
     live: Mutex<HashMap<AttemptId, Arc<Live>>>,
     sub_runs: OnceLock<Weak<dyn SubRuns>>,
 }
@@ -209,7 +211,13 @@ pub(crate) fn upstream(run: &Run, task: TaskIx) -> BTreeMap<String, Value> {
 impl Attempts {
     #[must_use]
     pub fn new(parts: AttemptParts) -> Arc<Self> {
-        Arc::new(Self { parts, conditions: Conditions::default(), live: Mutex::default(), sub_runs: OnceLock::new() })
+        Arc::new(Self {
+            parts,
+            conditions: Conditions::default(),
+            places: Places::default(),
+            live: Mutex::default(),
+            sub_runs: OnceLock::new(),
+        })
     }
 
     /// Lets jobs have runs of workflows. Attempts are part of what makes runs, so that comes after them.
@@ -275,9 +283,7 @@ impl Attempts {
 
     /// The folder of a project on this machine, if the server knows it, and it is there and the project's own.
     pub(crate) async fn project_folder(&self, project: &ProjectName) -> Result<Option<PathBuf>, StoreError> {
-        let who = Who { project: Some(project.clone()) };
-        let Answer::Projects(rows) = self.parts.store.read(&who, Query::Projects).await? else { return Ok(None) };
-        let folder = rows.into_iter().next().and_then(|row| row.folder).map(PathBuf::from);
+        let folder = self.places.folder(self.parts.store.as_ref(), project).await?;
         Ok(folder.filter(|folder| folder.is_dir() && self.parts.tenancy.owns(project, folder)))
     }
 
@@ -663,8 +669,6 @@ impl OneWork {
             self.equip(&mut code, settings, &phases).await?;
         }
         let scratch = self.scratch();
-        std::fs::create_dir_all(&scratch)
-            .map_err(|e| platform(Evidence::new(format!("the scratch folder cannot be made: {e}"))))?;
         let is_class = ticket.job.kind == JobKind::Class;
         let folder =
             if is_class { code.root.clone() } else { self.working_folder(&code, &scratch).await.map_err(platform)? };
@@ -690,7 +694,7 @@ impl OneWork {
     /// Where a command finds the project's files by their relative paths.
     async fn working_folder(&self, code: &CodePlaceOnDisk, scratch: &Path) -> Result<PathBuf, Evidence> {
         let (Some(_), Some(project)) = (&code.patterns, code.project.clone()) else { return Ok(code.root.clone()) };
-        let settings = Project::read_bundle(&code.root, &self.ticket.project).ok();
+        let settings = self.attempts.places.settings(&code.root, &self.ticket.project, code.bundle);
         let Some(settings) = settings else { return Ok(code.root.clone()) };
         // Beside the scratch folder, in which names may be anybody's.
         let (target, root, state) =
@@ -754,7 +758,7 @@ impl OneWork {
     }
 
     /// The same with what `pinrail.toml` says.
-    async fn place(&self) -> Result<(CodePlaceOnDisk, Option<Project>), Evidence> {
+    async fn place(&self) -> Result<(CodePlaceOnDisk, Option<Arc<Project>>), Evidence> {
         let parts = &self.attempts.parts;
         let _held = parts.bundles.hold().await;
         let root = match parts.bundles.at_hand(self.ticket.bundle) {
@@ -763,9 +767,10 @@ impl OneWork {
         };
         let project = self.attempts.project_folder(&self.ticket.project).await;
         let project = project.map_err(|e| Evidence::new(e.to_string()).reason(Reason::StateFailed))?;
-        let (bundle, settings) = (self.ticket.bundle, Project::read_bundle(&root, &self.ticket.project).ok());
-        let files = settings.as_ref().and_then(|settings| settings.files.clone());
-        let patterns = files.map(|files| files.into_values().collect());
+        let bundle = self.ticket.bundle;
+        let settings = self.attempts.places.settings(&root, &self.ticket.project, bundle);
+        let files = settings.as_ref().and_then(|settings| settings.files.as_ref());
+        let patterns = files.map(|files| files.values().cloned().collect());
         let base = project.as_deref().unwrap_or(&root);
         let interpreter = settings.as_ref().and_then(|settings| settings.interpreter.as_ref());
         let interpreter = interpreter.map_or_else(|| parts.interpreter.clone(), |name| resolve_interpreter(base, name));

@@ -93,8 +93,8 @@ impl App {
 
     /// Adds a warning for each pool that a job names and nobody has set: its jobs would wait for ever.
     pub(crate) async fn warn_of_pools(&self, project: &ProjectName, compiled: &mut Compiled) -> Result<(), Problem> {
-        let documents = compiled.documents.values().filter_map(|json| Document::read(json).ok());
-        let documents: Vec<Document> = documents.filter(has_pools).collect();
+        let with_pools = compiled.documents.values().filter(|json| has_pools(json));
+        let documents: Vec<Document> = with_pools.filter_map(|json| Document::read(json).ok()).collect();
         if documents.is_empty() {
             return Ok(());
         }
@@ -194,8 +194,8 @@ impl App {
     }
 }
 
-fn has_pools(document: &Document) -> bool {
-    document.jobs.iter().any(|job| !job.pools.is_empty())
+fn has_pools(document: &Value) -> bool {
+    document["jobs"].as_array().into_iter().flatten().any(|job| job.get("pools").is_some())
 }
 
 /// The jobs, each after those that it waits for.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::app::param_types;
 use crate::check::{of_error, placed};
-use crate::compile::{Compiled, Diagnostic, plain};
+use crate::compile::{Compiled, Diagnostic, named, plain};
 use crate::conditions::mistake;
 use crate::subruns;
 use crate::values::typed;
@@ -48,7 +48,8 @@ pub(crate) async fn settle(compiled: &mut Compiled, agreed: Vec<Value>, root: &P
         }
     }
     for json in agreed {
-        let (document, found) = complete(json.clone(), root, engine).await;
+        let (file, workflow) = named(&json);
+        let (document, found) = complete(json, root, engine).await;
         let good = found.iter().all(|diagnostic| diagnostic.level != "error");
         add(compiled, found);
         match document {
@@ -57,7 +58,7 @@ pub(crate) async fn settle(compiled: &mut Compiled, agreed: Vec<Value>, root: &P
                 compiled.documents.insert(version, sealed);
             }
             document => {
-                compiled.breaks(&json);
+                compiled.breaks(file, workflow);
                 compiled.sketches.extend(document.map(|document| document.seal().0));
             }
         }
@@ -80,7 +81,7 @@ async fn complete(
     engine: Option<&dyn QueryEngine>,
 ) -> (Option<Document>, Vec<Diagnostic>) {
     let auto = take_auto(&mut json);
-    let document = match Document::read(&json) {
+    let document = match Document::take(json) {
         Ok(document) => document,
         Err(errors) => {
             let found = errors.into_iter().map(|error| Diagnostic {

@@ -26,6 +26,7 @@ pub mod mask;
 pub mod notify;
 pub mod owner;
 mod pace;
+mod places;
 pub mod plan;
 pub mod planning;
 pub mod problem;

@@ -263,6 +263,23 @@ impl Batch {
     }
 }
 
+/// A batch that nothing is added to any more, with the rows that it comes to.
+struct Sealed {
+    changes: BTreeMap<RunId, Change>,
+    backfills: BTreeSet<BackfillId>,
+    transitions: Vec<Transition>,
+    durability: Durability,
+}
+
+impl Sealed {
+    async fn commit(&mut self, store: &dyn Store) -> Result<Vec<Reply>, StoreError> {
+        step!("owner.before-commit");
+        let answers = store.commit(std::mem::take(&mut self.transitions), self.durability).await?;
+        step!("owner.after-commit");
+        Ok(answers)
+    }
+}
+
 #[derive(Default)]
 struct Change {
     fx: Effects,
@@ -333,7 +350,7 @@ impl Owner {
     async fn turn(&mut self, inputs: Vec<Input>) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         self.ring(&mut batch);
-        self.fire(&mut batch);
+        self.fire(&mut batch).await?;
         self.expire(&mut batch).await?;
         for input in inputs {
             match input {
@@ -529,9 +546,16 @@ impl Owner {
 
     /// Commits the batch and, when it is durable, does what it asks for.
     async fn flush(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        let Some(mut sealed) = self.seal(batch).await? else { return Ok(()) };
+        let answers = sealed.commit(self.parts.store.as_ref()).await?;
+        self.act(sealed, answers).await
+    }
+
+    /// Lets admission decide, and closes the batch; none when nothing was decided.
+    async fn seal(&mut self, batch: &mut Batch) -> Result<Option<Sealed>, StoreError> {
         self.admit(batch).await?;
         if batch.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let Batch { changes, mut replies, triggers, backfills, durable } = std::mem::take(batch);
         replies.extend(triggers.iter().filter_map(|key| self.trigger_row(key)));
@@ -549,9 +573,12 @@ impl Owner {
         } else {
             Durability::Behind
         };
-        step!("owner.before-commit");
-        let answers = self.parts.store.commit(transitions, durability).await?;
-        step!("owner.after-commit");
+        Ok(Some(Sealed { changes, backfills, transitions, durability }))
+    }
+
+    /// Does what a batch asks for, now that it is durable.
+    async fn act(&mut self, sealed: Sealed, answers: Vec<Reply>) -> Result<(), StoreError> {
+        let Sealed { changes, backfills, durability, .. } = sealed;
         match durability {
             Durability::Waited => self.commits_waited += 1,
             Durability::Behind => self.commits_behind += 1,
@@ -612,6 +639,8 @@ impl Owner {
                 }
                 Ok(())
             }
+            // It was left to the other one after more of it had been decided.
+            (Reply::Exists(_), _) if !self.runs.contains_key(&id) => Ok(()),
             (reply, _) => Err(StoreError::Failed(format!("the owner's change of run \"{id}\" was refused: {reply}"))),
         }
     }
@@ -936,7 +965,10 @@ impl Owner {
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else {
-            return Err(Refusal::new("run-not-found", format!("no run \"{id}\"")));
+            return Err(match self.is_unmade(id) {
+                true => Refusal::new("wrong-state", format!("run \"{id}\" has no row yet; try again in a moment")),
+                false => Refusal::new("run-not-found", format!("no run \"{id}\"")),
+            });
         };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         self.resume(id, held, batch);

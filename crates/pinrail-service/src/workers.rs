@@ -533,8 +533,10 @@ fn take_in(frame: Frame, scratch: &Path, sink: &dyn AttemptSink) {
         Frame::Progress { done, text, .. } => sink.progress(done, text.as_deref()),
         Frame::Defines { phases, .. } => sink.defines(&phases),
         Frame::File { ask, bytes, .. } => {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(sent(scratch, ask));
-            if let Err(error) = file.and_then(|mut file| file.write_all(&bytes.0)) {
+            let open = || std::fs::OpenOptions::new().create(true).append(true).open(sent(scratch, ask));
+            if let Err(error) =
+                std::fs::create_dir_all(scratch).and_then(|()| open()).and_then(|mut file| file.write_all(&bytes.0))
+            {
                 // Before it is kept its size is compared.
                 tracing::warn!(%error, "a file that a worker sends cannot be written");
             }

@@ -58,6 +58,7 @@ where
     an_installation_keeps_its_name_until_it_gets_another(fresh().await.as_ref()).await;
     a_reply_is_stored_once_for_its_key(fresh().await.as_ref()).await;
     what_is_to_happen_is_read_back(fresh().await.as_ref()).await;
+    a_backfill_counts_as_its_runs_before_they_have_rows(fresh().await.as_ref()).await;
     a_notice_is_told_once_and_delivered_once(fresh().await.as_ref()).await;
     a_recovery_is_told_only_after_a_failure(fresh().await.as_ref()).await;
     what_is_usual_is_that_of_the_latest_successes(fresh().await.as_ref()).await;
@@ -722,6 +723,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         Query::IdleBundles { before: Micros(9) },
         Query::Blobs,
         Query::Version { project: project.clone(), version: sha() },
+        Query::Documents { project: project.clone(), versions: vec![sha()] },
         Query::ActiveVersions { project: project.clone() },
         Query::Targets { project: project.clone() },
         Query::Succeeded { lane: Lane { workflow, ..lane(&project) }, interval: run.interval },
@@ -777,6 +779,7 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
             | Query::IdleBundles { .. }
             | Query::Blobs
             | Query::Version { .. }
+            | Query::Documents { .. }
             | Query::ActiveVersions { .. }
             | Query::Targets { .. }
             | Query::Succeeded { .. }
@@ -811,6 +814,69 @@ fn queries_for(project: &ProjectName, run: &Run, n: u128) -> Vec<Query> {
         }
     }
     all
+}
+
+async fn a_backfill_counts_as_its_runs_before_they_have_rows(store: &dyn Store) {
+    let day = |ix: i64| Interval { start: Micros(ix), end: Micros(ix + 1) };
+    let backfill = Backfill { intervals: (0..5).map(day).collect(), ..a_backfill(&project(), 1) };
+    let of = backfill.id;
+    let mut row = BackfillRow { progress: Progress::begin(&backfill), backfill: backfill.clone() };
+    let mut two = new_run(2, &project());
+    two.created_at = Micros(2);
+    let mut writes = rows(&two, None);
+    writes.push(Write::Backfill(Box::new(row.clone())));
+    assert_eq!(commit(store, Transition::new(id(1), writes)).await, Reply::Committed);
+    let who = |project: Option<&str>| Who { project: project.map(|name| name.parse().expect("a name")) };
+    let listed = async |who: Who, change: &dyn Fn(&mut Query)| {
+        let mut query = runs_of(None);
+        change(&mut query);
+        match store.read(&who, query).await.expect("an answer") {
+            Answer::Runs(runs) => runs.into_iter().map(|listed| listed.run.id).collect::<Vec<_>>(),
+            other => panic!("not runs: {other:?}"),
+        }
+    };
+    let newest_first = |indexes: &[u32]| indexes.iter().map(|ix| backfill.run_id(*ix)).collect::<Vec<_>>();
+    let of_backfill = |query: &mut Query| {
+        if let Query::Runs { backfill, .. } = query {
+            *backfill = Some(of);
+        }
+    };
+    assert_eq!(listed(who(None), &of_backfill).await, newest_first(&[4, 3, 2, 1, 0]));
+    let mut all = newest_first(&[4, 3, 2, 1, 0]);
+    all.push(two.id);
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(listed(who(None), &|_| {}).await, all);
+    assert_eq!(listed(who(Some("q")), &|_| {}).await, []);
+    let third = backfill.run_id(2);
+    for (what, wanted) in [("queued", &[1, 0][..]), ("failed", &[])] {
+        let page = |query: &mut Query| {
+            of_backfill(query);
+            if let Query::Runs { state, before, limit, .. } = query {
+                (*state, *before, *limit) = (Some(what.to_owned()), Some(third), 2);
+            }
+        };
+        assert_eq!(listed(who(None), &page).await, newest_first(wanted), "{what}");
+    }
+    let read = async |query| store.read(&Who::default(), query).await.expect("an answer");
+    let Answer::Run(found) = read(Query::Run(third)).await else { panic!("not a run") };
+    assert_eq!((found.run.interval, found.state.as_str(), found.tasks.len()), (day(2), "queued", 0));
+    assert!(matches!(read(Query::RunState(third)).await, Answer::RunState { last_event: 0, .. }));
+    assert!(matches!(store.read(&who(Some("q")), Query::Run(third)).await, Ok(Answer::Nothing)));
+    assert!(store.load(Load::One(third)).await.expect("runs").is_empty(), "there is nothing to work on");
+
+    // With rows they are what those say, and none is there twice.
+    let slice = row.progress.next_slice(&backfill, &backfill.sequence(), 3);
+    let runs = slice.into_iter().map(|(index, _)| backfill.run(index));
+    let mut writes: Vec<Write> =
+        runs.map(|run| Write::Run(Box::new(RunRow { state: run.state().name(), run, unique_key: None }))).collect();
+    writes.push(Write::Progress { id: backfill.id, state: row.state(), progress: Box::new(row.progress.clone()) });
+    assert_eq!(commit(store, Transition::new(id(2), writes)).await, Reply::Committed);
+    assert_eq!(listed(who(None), &of_backfill).await, newest_first(&[4, 3, 2, 1, 0]));
+    assert_eq!(store.load(Load::One(third)).await.expect("runs").len(), 1);
+    row.progress.cancel(&Control { by: "anna".to_owned(), at: Micros(1), reason: None });
+    let write = Write::Progress { id: backfill.id, state: row.state(), progress: Box::new(row.progress.clone()) };
+    commit(store, Transition::new(id(3), vec![write])).await;
+    assert_eq!(listed(who(None), &of_backfill).await, newest_first(&[4, 3, 2]), "no more are made");
 }
 
 fn runs_of(project: Option<ProjectName>) -> Query {

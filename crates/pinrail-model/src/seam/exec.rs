@@ -65,7 +65,7 @@ pub struct Assignment {
     /// A contiguous part of setup, execute, complete; or cleanup alone.
     pub phases: Vec<Phase>,
     pub code: CodePlaceOnDisk,
-    /// The attempt's own folder, removed after its cleanup.
+    /// The attempt's own folder: made by what runs a process in it, removed after its cleanup.
     pub scratch: PathBuf,
     /// Where a command works.
     pub folder: PathBuf,

@@ -833,6 +833,11 @@ pub enum Query {
         project: ProjectName,
         version: Sha,
     },
+    /// The documents of several versions; those that are not known are left out.
+    Documents {
+        project: ProjectName,
+        versions: Vec<Sha>,
+    },
     /// Of all targets, by target and name.
     ActiveVersions {
         project: ProjectName,
@@ -1006,6 +1011,7 @@ pub enum Answer {
     Bundles(Vec<(ProjectName, Sha)>),
     Blobs(std::collections::BTreeSet<Sha>),
     Version(Box<VersionRow>),
+    Documents(Vec<(Sha, Value)>),
     ActiveVersions(Vec<ActiveVersion>),
     Targets(Vec<Target>),
     Succeeded(Vec<SucceededTask>),

@@ -4,6 +4,9 @@
 //! Pure, and the same for the same input. What is left out, on purpose: the phases of an attempt are one stretch of
 //! time, what a job waits for outside of its run is there at once, nothing fails but by its own time limit, and at the
 //! beginning nothing is under way.
+//!
+//! The two largest costs of a long play are the memory that each event takes and gives back (a quarter), and the shard's
+//! books of tasks that come and go (a seventh).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};

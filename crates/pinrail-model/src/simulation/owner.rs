@@ -567,7 +567,7 @@ impl<S: Surroundings> Owner<S> {
                 }
             }
             BackfillChange::Cancel => {
-                progress.cancelled = Some(control.clone());
+                progress.cancel(control);
                 self.cancel_backfill(id, control);
             }
         }
@@ -697,9 +697,10 @@ impl<S: Surroundings> Owner<S> {
                 Ok(())
             }
             CommandKind::CreateBackfill(backfill) => {
-                let row = BackfillRow { backfill: backfill.as_ref().clone(), progress: Progress::default() };
+                let progress = Progress::begin(backfill);
+                let row = BackfillRow { backfill: backfill.as_ref().clone(), progress: progress.clone() };
                 self.batch.writes.push(Write::Backfill(Box::new(row)));
-                self.hold_backfill(backfill.as_ref().clone(), Progress::default());
+                self.hold_backfill(backfill.as_ref().clone(), progress);
                 Ok(())
             }
             CommandKind::ChangeBackfill { id, change, reason } => self.change_backfill(*id, change, &control(reason)),

@@ -1,7 +1,9 @@
 //! The owner's backfills: their rows are made in slices, and their runs begin when admission says so.
 //!
+//! Those that have no rows yet are listed all the same, from the backfill's own row: nobody waits for them to be made.
+//!
 //! The two largest costs of a large one are the commits of its slices (a run's row with its indexes, and a line of
-//! history), between which others get their turn, and the computing of its intervals before it is accepted.
+//! history), between which others get their turn, and the way of its intervals through the JSON of command and row.
 
 use pinrail_model::backfill::{Backfill, Progress, SLICE};
 use pinrail_model::ids::{BackfillId, RunId};
@@ -23,7 +25,7 @@ pub(super) struct Filling {
 
 impl Owner {
     pub(super) async fn create_backfill(&mut self, new: &Backfill, batch: &mut Batch) -> Result<Value, Refusal> {
-        let row = BackfillRow { backfill: new.clone(), progress: Progress::default() };
+        let row = BackfillRow { backfill: new.clone(), progress: Progress::begin(new) };
         batch.replies.push(Write::Backfill(Box::new(row.clone())));
         self.hold_backfill(row);
         Ok(json!({"id": new.id}))
@@ -37,6 +39,12 @@ impl Owner {
         self.backfills.insert(id, Filling { row, sequence });
         // Its runs are made in slices between which others get their turn.
         self.handle.tell(Input::Fill(id));
+    }
+
+    /// Whether a run belongs to a backfill, which has not made its row yet.
+    pub(super) fn is_unmade(&self, run: RunId) -> bool {
+        let rows = self.backfills.values().map(|filling| &filling.row);
+        rows.into_iter().any(|row| row.backfill.unmade(&row.progress).find(run).is_some())
     }
 
     /// A backfill that is over may be needed again, because one of its runs is retried.
@@ -187,7 +195,7 @@ impl Owner {
                 }
             }
             BackfillChange::Cancel => {
-                progress.cancelled = Some(control.clone());
+                progress.cancel(control);
                 self.cancel_backfill(id, control, batch).await.map_err(failed)?;
             }
         }

@@ -1,10 +1,11 @@
 //! The owner's schedules: they fire into runs, and a deploy says which there are.
 //!
-//! When many fire at once, the two largest costs are the commit of what begins (two thirds: a run's, task's, attempt's and
-//! trigger's rows with their history), and what precedes it, where each workflow's document is read by itself (a third).
+//! When many fire at once, they are made in slices: one is committed while the next is decided upon. The two largest costs are
+//! the commits (a run's, task's, attempt's and trigger's rows with their history), and what follows each: the attempts that
+//! begin, and what they report.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +24,39 @@ use super::{Batch, Held, Maker, Owner, Refusal};
 
 /// The owner looks at the wall clock at least this often while there is a schedule: it may have jumped.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
-/// Documents that are kept at hand.
-const MOST_DOCUMENTS: usize = 2000;
+/// Fire times that are made into runs in one commit.
+const MOST_FIRED: usize = 1000;
+/// Commits in a row between which nobody else gets a turn.
+const MOST_SLICES: usize = 4;
+/// How often in a row people get a turn before attempts do.
+const MOST_STORMS: usize = 3;
+/// Jobs of the documents that are kept at hand, of which each takes about a kilobyte.
+const MOST_JOBS: usize = 100_000;
+/// Documents of one read, which are in memory twice for a moment.
+const READ_AT_ONCE: usize = 500;
 
 /// Workflow documents that were read lately, by project and version.
 #[derive(Default)]
 pub(super) struct Documents {
     by_version: HashMap<(ProjectName, Sha), Arc<Known>>,
+    jobs: usize,
+}
+
+impl Documents {
+    /// Keeps a document at hand, if it can be read.
+    fn keep(&mut self, project: &ProjectName, version: Sha, json: Value) {
+        let Ok(document) = Document::take(json) else { return };
+        let Ok(graph) = Graph::of_document(&document, None) else { return };
+        self.jobs += document.jobs.len();
+        self.by_version.insert((project.clone(), version), Arc::new(Known { document, graph }));
+    }
+
+    /// Makes room for others.
+    fn tidy(&mut self) {
+        if self.jobs > MOST_JOBS {
+            *self = Self::default();
+        }
+    }
 }
 
 /// A workflow document with the graph of its jobs, which its runs share.
@@ -59,13 +86,62 @@ impl Owner {
         self.wheel.peek().map(|Reverse((due, ..))| due.since(now).min(LONGEST_SLEEP))
     }
 
-    /// Makes the runs of all fire times that are due.
-    pub(super) fn fire(&mut self, batch: &mut Batch) {
+    /// Makes the runs of all fire times that are due. So many that they are a batch of their own begin before anything else
+    /// is looked at, but for what people ask for: what attempts report can wait for a moment.
+    pub(super) async fn fire(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        for _ in 0..MOST_STORMS {
+            if self.make_due(batch).await? < MOST_FIRED {
+                return Ok(());
+            }
+            self.storm(batch).await?;
+            self.take_commands(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits slice after slice of what is due, and decides on the next one meanwhile: it has other runs.
+    async fn storm(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        let store = Arc::clone(&self.parts.store);
+        let mut sealed = self.seal(batch).await?;
+        let mut slices = 1;
+        while let Some(mut slice) = sealed {
+            let next = async {
+                if slices < MOST_SLICES {
+                    self.make_due(batch).await?;
+                }
+                self.seal(batch).await
+            };
+            // The commit is under way before the next slice is begun, so that they stay in order.
+            let (answers, next) = futures::future::join(slice.commit(store.as_ref()), next).await;
+            self.act(slice, answers?).await?;
+            sealed = next?;
+            slices += 1;
+        }
+        Ok(())
+    }
+
+    /// Makes the runs of fire times that are due, and has at hand what they begin with; gives how many.
+    async fn make_due(&mut self, batch: &mut Batch) -> Result<usize, StoreError> {
+        let fired = self.fire_due(batch);
+        let number = fired.len();
+        let mut versions: BTreeMap<ProjectName, BTreeSet<Sha>> = BTreeMap::new();
+        for (project, version) in fired {
+            versions.entry(project).or_default().insert(version);
+        }
+        self.documents.tidy();
+        for (project, versions) in versions {
+            self.fetch(&project, versions).await?;
+        }
+        Ok(number)
+    }
+
+    /// Makes the runs of fire times that are due; gives their versions.
+    fn fire_due(&mut self, batch: &mut Batch) -> Vec<(ProjectName, Sha)> {
         let now = self.parts.clock.now().wall;
-        let mut fired = 0;
+        let mut fired = Vec::new();
         while let Some(Reverse((due, key))) = self.wheel.peek().cloned() {
-            if due > now || fired >= super::MOST_AT_ONCE {
-                return;
+            if due > now || fired.len() >= MOST_FIRED {
+                break;
             }
             self.wheel.pop();
             let Some(trigger) = self.triggers.get_mut(&key) else { continue };
@@ -74,7 +150,7 @@ impl Owner {
                 continue;
             }
             let fires = trigger.advance(now);
-            fired += fires.len();
+            fired.extend(fires.iter().map(|_| (trigger.project.clone(), trigger.version)));
             step!("schedule.fired");
             for fire in fires {
                 self.make(&key, fire, batch);
@@ -82,6 +158,7 @@ impl Owner {
             batch.triggers.insert(key.clone());
             self.turn_wheel(&key);
         }
+        fired
     }
 
     fn turn_wheel(&mut self, key: &Lane) {
@@ -130,19 +207,29 @@ impl Owner {
         version: Sha,
     ) -> Result<Option<Arc<Known>>, StoreError> {
         let key = (project.clone(), version);
-        if let Some(known) = self.documents.by_version.get(&key) {
-            return Ok(Some(Arc::clone(known)));
+        if !self.documents.by_version.contains_key(&key) {
+            self.documents.tidy();
+            self.fetch(project, BTreeSet::from([version])).await?;
         }
-        let query = Query::Version { project: project.clone(), version };
-        let Answer::Version(row) = self.parts.store.read(&Who::default(), query).await? else { return Ok(None) };
-        let Ok(document) = Document::read(&row.document) else { return Ok(None) };
-        let Ok(graph) = Graph::of_document(&document, None) else { return Ok(None) };
-        let known = Arc::new(Known { document, graph });
-        if self.documents.by_version.len() >= MOST_DOCUMENTS {
-            self.documents.by_version.clear();
+        Ok(self.documents.by_version.get(&key).cloned())
+    }
+
+    /// Has versions at hand that are about to be needed: one read of many costs much less than many of one. Those for which
+    /// there is no room are read when it is their turn.
+    async fn fetch(&mut self, project: &ProjectName, mut versions: BTreeSet<Sha>) -> Result<(), StoreError> {
+        versions.retain(|version| !self.documents.by_version.contains_key(&(project.clone(), *version)));
+        let versions: Vec<Sha> = versions.into_iter().collect();
+        for part in versions.chunks(READ_AT_ONCE) {
+            if self.documents.jobs > MOST_JOBS {
+                break;
+            }
+            let query = Query::Documents { project: project.clone(), versions: part.to_vec() };
+            let Answer::Documents(read) = self.parts.store.read(&Who::default(), query).await? else { break };
+            for (version, json) in read {
+                self.documents.keep(project, version, json);
+            }
         }
-        self.documents.by_version.insert(key, Arc::clone(&known));
-        Ok(Some(known))
+        Ok(())
     }
 
     /// Ends a run that cannot begin.

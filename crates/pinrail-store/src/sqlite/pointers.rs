@@ -166,25 +166,35 @@ pub(super) fn stage(connection: &Connection, epoch: u64, overlay: &Overlay) -> R
     .map_err(unreadable)
 }
 
-/// Swaps all pointers under one new catalog sequence, or names the table whose pointer has moved.
+/// The first table whose pointer is not where the swaps expect it.
+pub(super) fn moved(
+    connection: &Connection,
+    place: &Place,
+    swaps: &[PointerSwap],
+) -> Result<Option<TableRef>, StoreError> {
+    for swap in swaps {
+        let found = find(connection, place, &swap.table, None)?;
+        if found.as_ref().map(|pointer| &pointer.location) != swap.expect.as_ref() {
+            return Ok(Some(swap.table.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Swaps all pointers under one new catalog sequence. None of them has moved.
 pub(super) fn swap_all(
     connection: &Connection,
     place: &Place,
     swaps: &[PointerSwap],
     at: Option<Micros>,
-) -> Result<Result<u64, TableRef>, StoreError> {
+) -> Result<u64, StoreError> {
     let sql = "insert into catalogs (project, seq) values (?1, 1)
                on conflict (project) do update set seq = seq + 1 returning seq";
     let seq: i64 = prepare(connection, sql)?.query_row([place.project.as_str()], |row| row.get(0)).map_err(failed)?;
     for swap in swaps {
-        let found = find(connection, place, &swap.table, None)?;
-        let moved = found.as_ref().map(|pointer| &pointer.location) != swap.expect.as_ref();
-        if moved {
-            return Ok(Err(swap.table.clone()));
-        }
         put(connection, place, swap, seq, at)?;
     }
-    Ok(Ok(seq.cast_unsigned()))
+    Ok(seq.cast_unsigned())
 }
 
 fn put(
@@ -219,20 +229,32 @@ fn put(
     )
 }
 
+/// Why a publication cannot be: a pointer has moved, or there was one for its task and generation.
+pub(super) fn refusal(connection: &Connection, publication: &Publication) -> Result<Option<Reply>, StoreError> {
+    if let Some(table) = moved(connection, &publication.place, &publication.swaps)? {
+        return Ok(Some(Reply::Conflict(table)));
+    }
+    let earlier: Option<i64> = one(
+        connection,
+        "select 1 from publications where run = ?1 and job = ?2 and instance = ?3 and generation = ?4",
+        params![publication.run.to_string(), publication.job.as_str(), publication.instance, publication.generation],
+        |row| row.get(0),
+    )?;
+    Ok(earlier.map(|_| Reply::Fenced))
+}
+
 /// Makes an attempt's tables true, once per task and generation.
-pub(super) fn publish(connection: &Connection, publication: &Publication) -> Result<Result<(), Reply>, StoreError> {
+pub(super) fn publish(connection: &Connection, publication: &Publication) -> Result<(), StoreError> {
     let seq = if publication.swaps.is_empty() {
         head(connection, &publication.place.project)?
     } else {
-        match swap_all(connection, &publication.place, &publication.swaps, Some(publication.at))? {
-            Ok(seq) => seq,
-            Err(table) => return Ok(Err(Reply::Conflict(table))),
-        }
+        swap_all(connection, &publication.place, &publication.swaps, Some(publication.at))?
     };
-    let sql = "insert into publications (run, job, instance, generation, attempt, project, catalog_seq, at)
-               values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) on conflict do nothing";
-    let inserted = prepare(connection, sql)?
-        .execute(params![
+    execute(
+        connection,
+        "insert into publications (run, job, instance, generation, attempt, project, catalog_seq, at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
             publication.run.to_string(),
             publication.job.as_str(),
             publication.instance,
@@ -241,11 +263,7 @@ pub(super) fn publish(connection: &Connection, publication: &Publication) -> Res
             publication.place.project.as_str(),
             seq.cast_signed(),
             publication.at.0,
-        ])
-        .map_err(failed)?;
-    if inserted == 0 {
-        return Ok(Err(Reply::Fenced));
-    }
-    execute(connection, "delete from overlays where attempt = ?1", [publication.attempt.to_string()])?;
-    Ok(Ok(()))
+        ],
+    )?;
+    execute(connection, "delete from overlays where attempt = ?1", [publication.attempt.to_string()])
 }

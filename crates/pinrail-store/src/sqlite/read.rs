@@ -1,19 +1,20 @@
 //! Reads. A caller who may see one project sees nothing of another, whatever it asks for.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pinrail_model::admit::Scope;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, QueryId, RunId, TransitionId};
-use pinrail_model::names::{ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName};
-use pinrail_model::run::{Attempt, Run, Task, gathered};
+use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName};
+use pinrail_model::run::{Attempt, Run, RunState, Task, gathered};
 use pinrail_model::seam::store::{
-    ActiveVersion, Answer, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow, InputRow,
-    ListedRun, Load, LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt, StoredReply,
-    StoredRun, SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
+    ActiveVersion, Answer, BackfillRow, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow,
+    InputRow, ListedRun, Load, LogRow, ProjectRow, Query, QueryRow, Reply, SecretRow, StoreError, StoredAttempt,
+    StoredReply, StoredRun, SucceededTask, SystemTable, TokenRow, Topic, VersionRow, Who,
 };
-use pinrail_model::target::{Lane, Place, Target};
+use pinrail_model::target::{Lane, Place, Target, name_of};
 use pinrail_model::time::{Interval, Micros};
 use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql, params, params_from_iter};
 use serde_json::Value;
@@ -132,15 +133,7 @@ fn stored_run(connection: &Connection, (id, data, unique_key, state): RawRun) ->
     let mut documents = BTreeMap::new();
     let named = tasks.iter().map(|task| (task.version, task.bundle)).chain([(run.version, run.bundle)]);
     for (version, _) in named.collect::<BTreeSet<_>>() {
-        let text: Option<String> = one(
-            connection,
-            "select document from versions where project = ?1 and version = ?2 limit 1",
-            params![run.project.as_str(), version.to_string()],
-            |row| row.get(0),
-        )?;
-        if let Some(text) = text {
-            documents.insert(version, json("a workflow document", &text)?);
-        }
+        documents.extend(document(connection, &run.project, version)?.map(|document| (version, document)));
     }
     let last_event: Option<i64> =
         one(connection, "select max(seq) from events where run = ?1", [&id], |row| row.get(0))?.flatten();
@@ -195,7 +188,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
     Ok(match query {
         Query::Run(id) => {
             let found = load(connection, Load::One(id))?.pop();
-            let found = found.filter(|stored| visible(who, &stored.run.project));
+            let found = match found.filter(|stored| visible(who, &stored.run.project)) {
+                Some(found) => Some(found),
+                None => unmade(connection, who, id)?,
+            };
             found.map_or(Answer::Nothing, |stored| Answer::Run(Box::new(stored)))
         }
         Query::RunState(id) => run_state(connection, who, id)?,
@@ -205,7 +201,7 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
             }
             let project = project.or_else(|| who.project.clone());
             let wanted = RunsWanted { project, workflow, target, state, backfill, ends_with, before, limit };
-            Answer::Runs(runs(connection, &wanted)?)
+            Answer::Runs(runs(connection, who, &wanted)?)
         }
         Query::Attempt(id) => attempt(connection, who, id)?,
         Query::Events { run, after, limit } if sees_run(connection, who, run)? => {
@@ -221,6 +217,10 @@ pub(super) fn read(connection: &Connection, who: &Who, query: Query) -> Result<A
         Query::Blobs => Answer::Blobs(blobs(connection, who)?),
         Query::Version { project, version } if visible(who, &project) => version_row(connection, &project, version)?,
         Query::Version { .. } => Answer::Nothing,
+        Query::Documents { project, versions } if visible(who, &project) => {
+            Answer::Documents(documents(connection, &project, &versions)?)
+        }
+        Query::Documents { .. } => Answer::Documents(Vec::new()),
         Query::ActiveVersions { project } if visible(who, &project) => {
             Answer::ActiveVersions(active_versions(connection, &project)?)
         }
@@ -310,7 +310,7 @@ struct RunsWanted {
 
 /// The newest first. A statement for each shape, because a condition that may be absent keeps SQLite from using an index;
 /// each walks the index that leaves the fewest rows over, and looks at no row that the index can already rule out.
-fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
+fn runs(connection: &Connection, who: &Who, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
     let RunsWanted { project, workflow, target, state, backfill, ends_with, before, limit } = wanted;
     let index = match (ends_with, state, workflow, project) {
         _ if backfill.is_some() => "indexed by runs_backfill",
@@ -356,7 +356,57 @@ fn runs(connection: &Connection, wanted: &RunsWanted) -> Result<Vec<ListedRun>, 
     let rows: Vec<(String, String)> =
         all(connection, &sql, params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
     let listed = |(data, state): (String, String)| Ok(ListedRun { run: decode("a run", &data)?, state });
-    rows.into_iter().map(listed).collect()
+    let mut found = rows.into_iter().map(listed).collect::<Result<Vec<_>, StoreError>>()?;
+    let made = found.len();
+    found.extend(unmade_runs(connection, who, wanted)?);
+    if found.len() > made {
+        found.sort_unstable_by_key(|listed| Reverse(listed.run.id));
+        found.truncate(*limit as usize);
+    }
+    Ok(found)
+}
+
+/// What belongs on the page of the runs of backfills that have no rows yet.
+fn unmade_runs(connection: &Connection, who: &Who, wanted: &RunsWanted) -> Result<Vec<ListedRun>, StoreError> {
+    let queued = RunState::Queued.name();
+    if wanted.state.as_ref().is_some_and(|state| state != queued) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for BackfillRow { backfill, progress } in scheduling::unmade(connection, who)? {
+        let is_of = |wanted: &RunsWanted| {
+            wanted.backfill.is_none_or(|id| id == backfill.id)
+                && wanted.project.as_ref().is_none_or(|project| *project == backfill.project)
+                && wanted.workflow.as_ref().is_none_or(|workflow| *workflow == backfill.workflow)
+                && wanted
+                    .target
+                    .as_ref()
+                    .is_none_or(|target| Some(target) == name_of(backfill.target.as_ref()).as_ref())
+        };
+        if is_of(wanted) {
+            let unmade = backfill.unmade(&progress);
+            let ends = |run: &Run| wanted.ends_with.as_ref().is_none_or(|ending| run.id.to_string().ends_with(ending));
+            let page = unmade.before(wanted.before).filter(ends).take(wanted.limit as usize);
+            found.extend(page.map(|run| ListedRun { run, state: queued.to_owned() }));
+        }
+    }
+    Ok(found)
+}
+
+/// A run of a backfill that has no row yet.
+fn unmade(connection: &Connection, who: &Who, id: RunId) -> Result<Option<StoredRun>, StoreError> {
+    let backfills = scheduling::unmade(connection, who)?;
+    let found = backfills.iter().find_map(|row| row.backfill.unmade(&row.progress).find(id));
+    let Some(run) = found else { return Ok(None) };
+    let document = document(connection, &run.project, run.version)?;
+    Ok(Some(StoredRun {
+        state: run.state().name().to_owned(),
+        tasks: Vec::new(),
+        documents: document.map(|document| (run.version, document)).into_iter().collect(),
+        last_event: 0,
+        unique_key: None,
+        run,
+    }))
 }
 
 fn run_state(connection: &Connection, who: &Who, id: RunId) -> Result<Answer, StoreError> {
@@ -364,7 +414,10 @@ fn run_state(connection: &Connection, who: &Who, id: RunId) -> Result<Answer, St
         one(connection, "select project, state from runs where id = ?1", [id.to_string()], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
-    let Some((project, state)) = found else { return Ok(Answer::Nothing) };
+    let Some((project, state)) = found else {
+        let unmade = unmade(connection, who, id)?;
+        return Ok(unmade.map_or(Answer::Nothing, |run| Answer::RunState { state: run.state, last_event: 0 }));
+    };
     if !visible(who, &parsed("a project name", &project)?) {
         return Ok(Answer::Nothing);
     }
@@ -629,6 +682,29 @@ fn version_row(connection: &Connection, project: &ProjectName, version: Sha) -> 
         document: json("a workflow document", &document)?,
         created_at: Micros(at),
     })))
+}
+
+fn document(connection: &Connection, project: &ProjectName, version: Sha) -> Result<Option<Value>, StoreError> {
+    let text: Option<String> = one(
+        connection,
+        "select document from versions where project = ?1 and version = ?2 limit 1",
+        params![project.as_str(), version.to_string()],
+        |row| row.get(0),
+    )?;
+    text.map(|text| json("a workflow document", &text)).transpose()
+}
+
+/// One by one: SQLite finds each by its key in microseconds, and it is the way to the reader that costs.
+fn documents(
+    connection: &Connection,
+    project: &ProjectName,
+    versions: &[Sha],
+) -> Result<Vec<(Sha, Value)>, StoreError> {
+    let mut found = Vec::with_capacity(versions.len());
+    for version in versions {
+        found.extend(document(connection, project, *version)?.map(|document| (*version, document)));
+    }
+    Ok(found)
 }
 
 fn active_versions(connection: &Connection, project: &ProjectName) -> Result<Vec<ActiveVersion>, StoreError> {

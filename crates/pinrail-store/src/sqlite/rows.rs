@@ -1,11 +1,10 @@
 //! One function per kind of row. Columns hold everything that is filtered or sorted; the rest is one versioned JSON.
 
-use pinrail_model::ids::TokenId;
 use pinrail_model::names::{Prefix, ProjectName, TargetName};
 use pinrail_model::run::{Cause, Pending};
 use pinrail_model::seam::store::{
-    AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Who,
-    Write, attempt_fault, attempt_state,
+    AttemptRow, CounterRow, EventRow, IdempotencyRow, Reply, RunRow, StoreError, TaskRow, TokenRow, VersionRow, Write,
+    attempt_fault, attempt_state,
 };
 use pinrail_model::target::Target;
 use pinrail_model::time::Micros;
@@ -42,10 +41,32 @@ pub(super) const IDLE_BEFORE: &str = "b.created_at < ?1
     and not exists (select 1 from runs r where r.bundle = b.sha)
     and not exists (select 1 from tasks t where t.bundle = b.sha and t.generation > 1)";
 
-/// Inserts or replaces one row; a unique key that another row has is the reply.
-pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(), Reply>, StoreError> {
+/// Why a write cannot be: another row has its unique key, or what it changes is not there.
+pub(super) fn refusal(connection: &Connection, write: &Write) -> Result<Option<Reply>, StoreError> {
+    let missing = |found: Option<i64>| found.is_none().then_some(Reply::Missing);
     match write {
-        Write::Run(row) => return run(connection, row),
+        Write::Run(row) => {
+            let Some(key) = &row.unique_key else { return Ok(None) };
+            let sql = "select id from runs where unique_key = ?1 and id <> ?2";
+            Ok(one(connection, sql, params![key, row.run.id.to_string()], |row| row.get(0))?.map(Reply::Exists))
+        }
+        Write::DropSecret { project, name } => {
+            let sql = "select 1 from secrets where project = ?1 and name = ?2";
+            one(connection, sql, params![project.as_str(), name.as_str()], |row| row.get(0)).map(missing)
+        }
+        Write::RevokeToken { who, id, .. } => {
+            let sql = "select 1 from tokens where id = ?1 and (?2 is null or project = ?2)";
+            let project = who.project.as_ref().map(|project| project.as_str());
+            one(connection, sql, params![id.to_string(), project], |row| row.get(0)).map(missing)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Inserts, replaces or deletes rows.
+pub(super) fn write(connection: &Connection, write: &Write) -> Result<(), StoreError> {
+    match write {
+        Write::Run(row) => run(connection, row)?,
         Write::Task(row) => task(connection, row)?,
         Write::Attempt(row) => attempt(connection, row)?,
         Write::Counters(rows) => counters(connection, rows)?,
@@ -133,10 +154,14 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
         )?,
         Write::DropSecret { project, name } => {
             let sql = "delete from secrets where project = ?1 and name = ?2";
-            return changed(connection, sql, params![project.as_str(), name.as_str()]);
+            execute(connection, sql, params![project.as_str(), name.as_str()])?;
         }
         Write::Token(row) => token(connection, row)?,
-        Write::RevokeToken { who, id, at } => return revoke_token(connection, who, *id, *at),
+        Write::RevokeToken { id, at, .. } => execute(
+            connection,
+            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1",
+            params![id.to_string(), at.0],
+        )?,
         Write::Idempotency(row) => idempotency(connection, row)?,
         Write::DropIdempotency { principal, key } => {
             execute(connection, "delete from idempotency where principal = ?1 and key = ?2", params![principal, key])?;
@@ -207,7 +232,7 @@ pub(super) fn write(connection: &Connection, write: &Write) -> Result<Result<(),
             params![at.0],
         )?,
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 pub(super) fn installation(connection: &Connection, name: &str) -> Result<(), StoreError> {
@@ -223,21 +248,8 @@ pub(super) fn execute(connection: &Connection, sql: &str, params: impl rusqlite:
     Ok(())
 }
 
-/// Changes a row that must be there.
-fn changed(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Result<(), Reply>, StoreError> {
-    let rows = prepare(connection, sql)?.execute(params).map_err(failed)?;
-    Ok(if rows == 0 { Err(Reply::Missing) } else { Ok(()) })
-}
-
-fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, StoreError> {
+fn run(connection: &Connection, row: &RunRow) -> Result<(), StoreError> {
     let run = &row.run;
-    if let Some(key) = &row.unique_key {
-        let sql = "select id from runs where unique_key = ?1 and id <> ?2";
-        let other: Option<String> = one(connection, sql, params![key, run.id.to_string()], |row| row.get(0))?;
-        if let Some(other) = other {
-            return Ok(Err(Reply::Exists(other)));
-        }
-    }
     let class = serde_json::to_value(run.class).unwrap_or_default();
     let backfill = match run.cause {
         Cause::Backfill { id, .. } => Some(id.to_string()),
@@ -271,8 +283,7 @@ fn run(connection: &Connection, row: &RunRow) -> Result<Result<(), Reply>, Store
             backfill,
             run.target.as_ref().map_or("", |target| target.name.as_str()),
         ],
-    )?;
-    Ok(Ok(()))
+    )
 }
 
 fn put_target(connection: &Connection, project: &ProjectName, target: &Target) -> Result<(), StoreError> {
@@ -404,21 +415,6 @@ fn idempotency(connection: &Connection, row: &IdempotencyRow) -> Result<(), Stor
          where status = 0 and request = excluded.request",
         params![row.principal, row.key, row.request.to_string(), status, body, row.at.0],
     )
-}
-
-fn revoke_token(connection: &Connection, who: &Who, id: TokenId, at: Micros) -> Result<Result<(), Reply>, StoreError> {
-    match &who.project {
-        None => changed(
-            connection,
-            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1",
-            params![id.to_string(), at.0],
-        ),
-        Some(project) => changed(
-            connection,
-            "update tokens set revoked_at = coalesce(revoked_at, ?2) where id = ?1 and project = ?3",
-            params![id.to_string(), at.0, project.as_str()],
-        ),
-    }
 }
 
 fn token(connection: &Connection, row: &TokenRow) -> Result<(), StoreError> {

@@ -140,6 +140,16 @@ pub(super) fn unfinished(connection: &Connection, who: &Who) -> Result<Vec<Backf
     Ok(found)
 }
 
+/// Backfills of which some runs have no rows yet: they count as runs all the same.
+pub(super) fn unmade(connection: &Connection, who: &Who) -> Result<Vec<BackfillRow>, StoreError> {
+    let sql = "select data, progress from backfills indexed by backfills_unfinished
+                where finished = 0 and progress ->> '$.data.unmade' > 0";
+    let rows = all(connection, sql, [], raw)?;
+    let mut found: Vec<BackfillRow> = rows.into_iter().map(a_backfill).collect::<Result<_, _>>()?;
+    found.retain(|row| visible(who, &row.backfill.project));
+    Ok(found)
+}
+
 pub(super) fn counts(connection: &Connection, who: &Who, id: BackfillId) -> Result<Answer, StoreError> {
     if who.project.is_some() && backfill_row(connection, who, id)?.is_none() {
         return Ok(Answer::BackfillCounts(BTreeMap::new()));

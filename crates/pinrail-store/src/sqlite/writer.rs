@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pinrail_model::ids::AttemptId;
 use pinrail_model::seam::lake::{Overlay, PointerError, PointerSwap};
-use pinrail_model::seam::store::{Command, Forget, Reply, StoreError, Topic, Transition};
+use pinrail_model::seam::store::{Command, Forget, Reply, StoreError, Topic, Transition, Write};
 use pinrail_model::step;
 use pinrail_model::target::Place;
 use pinrail_model::time::Micros;
@@ -165,7 +165,8 @@ fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut
         Order::Commit { transitions, answer } => {
             let mut news = HashSet::new();
             let result = whole(transaction, |order| {
-                transitions.iter().map(|transition| commit_one(order, transition, &mut news)).collect()
+                let epoch = shard_epoch(order)?;
+                transitions.iter().map(|transition| commit_one(order, epoch, transition, &mut news)).collect()
             });
             match (&result, &answer) {
                 (Ok(_), _) => topics.extend(news),
@@ -196,14 +197,11 @@ fn apply(transaction: &mut rusqlite::Transaction<'_>, order: Order, topics: &mut
             reply(Some(answer), staged.map_err(pointer_failed).flatten(), pointer_failed)
         }
         Order::Swap { place, swaps, answer } => {
-            let swapped =
-                whole(transaction, |order| savepoint(order, |part| pointers::swap_all(part, &place, &swaps, None)));
-            let result = match swapped {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(table)) => Err(PointerError::Conflict(table)),
-                Err(error) => Err(pointer_failed(error)),
-            };
-            reply(Some(answer), result, pointer_failed)
+            let swapped = whole(transaction, |connection| match pointers::moved(connection, &place, &swaps)? {
+                Some(table) => Ok(Err(PointerError::Conflict(table))),
+                None => pointers::swap_all(connection, &place, &swaps, None).map(|_| Ok(())),
+            });
+            reply(Some(answer), swapped.map_err(pointer_failed).flatten(), pointer_failed)
         }
     }
 }
@@ -256,53 +254,37 @@ fn whole<T>(
     Ok(done)
 }
 
-/// Runs a part of an order that may turn out to be impossible: then nothing of the part remains.
-fn savepoint<T, E>(
-    order: &mut rusqlite::Savepoint<'_>,
-    part: impl FnOnce(&Connection) -> Result<Result<T, E>, StoreError>,
-) -> Result<Result<T, E>, StoreError> {
-    let savepoint = order.savepoint().map_err(failed)?;
-    let result = part(&savepoint)?;
-    match &result {
-        Ok(_) => savepoint.commit().map_err(failed)?,
-        Err(_) => drop(savepoint),
-    }
-    Ok(result)
-}
-
+/// Whatever may be refused is looked for before anything is written, so that of a refused transition nothing is left.
 fn commit_one(
-    order: &mut rusqlite::Savepoint<'_>,
+    connection: &Connection,
+    epoch: u64,
     transition: &Transition,
     topics: &mut HashSet<Topic>,
 ) -> Result<Reply, StoreError> {
-    if let Some(earlier) = earlier_reply(order, transition)? {
-        return Ok(earlier);
+    let earlier = if transition.publications.is_empty() { None } else { read::reply(connection, transition.id)? };
+    if let Some(reply) = earlier {
+        return Ok(reply);
     }
-    let result = savepoint(order, |connection| write_all(connection, transition))?;
-    let reply = match result {
-        Ok(()) => {
-            for event in &transition.events {
-                topics.insert(Topic::Run(event.run));
-            }
-            for write in &transition.writes {
-                if let pinrail_model::seam::store::Write::CommandReply { command, .. } = write {
-                    topics.insert(Topic::Reply(*command));
-                }
-            }
-            Reply::Committed
+    if let Some(reply) = refusal(connection, epoch, transition)? {
+        return Ok(reply);
+    }
+    write_all(connection, transition)?;
+    topics.extend(transition.events.iter().map(|event| Topic::Run(event.run)));
+    for write in &transition.writes {
+        if let Write::CommandReply { command, .. } = write {
+            topics.insert(Topic::Reply(*command));
         }
-        Err(reply) => reply,
-    };
-    if !transition.publications.is_empty() && reply == Reply::Committed {
-        remember(order, transition, &reply)?;
     }
-    Ok(reply)
+    if !transition.publications.is_empty() {
+        remember(connection, transition)?;
+    }
+    Ok(Reply::Committed)
 }
 
 /// Only publications are remembered: everything else is a replacement of rows by the one owner, and writing it again
 /// gives the same rows.
-fn remember(connection: &Connection, transition: &Transition, reply: &Reply) -> Result<(), StoreError> {
-    let text = serde_json::to_string(reply).map_err(|e| StoreError::Failed(e.to_string()))?;
+fn remember(connection: &Connection, transition: &Transition) -> Result<(), StoreError> {
+    let text = serde_json::to_string(&Reply::Committed).map_err(|e| StoreError::Failed(e.to_string()))?;
     rows::execute(
         connection,
         "insert into transitions (id, reply) values (?1, ?2) on conflict (id) do nothing",
@@ -310,35 +292,40 @@ fn remember(connection: &Connection, transition: &Transition, reply: &Reply) -> 
     )
 }
 
-fn earlier_reply(connection: &Connection, transition: &Transition) -> Result<Option<Reply>, StoreError> {
-    if transition.publications.is_empty() { Ok(None) } else { read::reply(connection, transition.id) }
-}
-
-fn write_all(connection: &Connection, transition: &Transition) -> Result<Result<(), Reply>, StoreError> {
-    if let Some(epoch) = transition.shard_epoch
-        && epoch != shard_epoch(connection)?
-    {
-        return Ok(Err(Reply::Stale));
+/// Why a transition cannot be in an epoch of the shard; none when it can.
+fn refusal(connection: &Connection, epoch: u64, transition: &Transition) -> Result<Option<Reply>, StoreError> {
+    if transition.shard_epoch.is_some_and(|of| of != epoch) {
+        return Ok(Some(Reply::Stale));
     }
     if let Some(fence) = transition.fence
         && !holds(connection, fence.attempt, fence.epoch)?
     {
-        return Ok(Err(Reply::Fenced));
+        return Ok(Some(Reply::Fenced));
     }
     for publication in &transition.publications {
-        if let Err(reply) = pointers::publish(connection, publication)? {
-            return Ok(Err(reply));
+        if let Some(reply) = pointers::refusal(connection, publication)? {
+            return Ok(Some(reply));
         }
     }
     for write in &transition.writes {
-        if let Err(reply) = rows::write(connection, write)? {
-            return Ok(Err(reply));
+        if let Some(reply) = rows::refusal(connection, write)? {
+            return Ok(Some(reply));
         }
+    }
+    Ok(None)
+}
+
+fn write_all(connection: &Connection, transition: &Transition) -> Result<(), StoreError> {
+    for publication in &transition.publications {
+        pointers::publish(connection, publication)?;
+    }
+    for write in &transition.writes {
+        rows::write(connection, write)?;
     }
     for event in &transition.events {
         rows::event(connection, event)?;
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 pub(super) fn holds(connection: &Connection, attempt: AttemptId, epoch: u64) -> Result<bool, StoreError> {

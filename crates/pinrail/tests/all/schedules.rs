@@ -114,3 +114,40 @@ fn names_from_elsewhere_lead_to_the_commands() {
         assert!(refused.err.contains(&format!("Did you mean `pinrail {meant}`?")), "{refused:?}");
     }
 }
+
+#[test]
+fn more_fire_times_than_fit_into_one_commit_make_one_run_each() {
+    let workflow = "workflow = Workflow({template(name='a', shell='sleep 1000'): []}, overrun='delay',
+        schedule=every('1m', start='2024-05-06', end='2024-05-07', catch_up='all'))";
+    let project = Project::new(&[("workflows/w.py", workflow)]);
+    let server = project.up();
+    deploy(&project);
+    let starts = || {
+        let (mut starts, mut running, mut cursor) = (Vec::new(), 0, String::new());
+        loop {
+            let path = format!("/api/v1/runs?limit=500{cursor}");
+            let (status, page) = project.curl(&path, &["-H", &project.admin()]);
+            assert_eq!(status, 200, "{page}");
+            for run in page["items"].as_array().unwrap() {
+                starts.push(run["interval"]["start"].as_str().unwrap().to_owned());
+                running += usize::from(run["state"] == "running");
+            }
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return (starts, running),
+            }
+        }
+    };
+    let is_whole = || {
+        let (mut starts, running) = starts();
+        let number = starts.len();
+        starts.sort_unstable();
+        starts.dedup();
+        assert_eq!(starts.len(), number, "each interval has one run");
+        number == 2 * 24 * 60 && running == 1
+    };
+    wait_until("each minute of the two days has its run, of which the first began", is_whole);
+    server.kill();
+    let _server = project.up();
+    wait_until("the next server finds the same", is_whole);
+}
