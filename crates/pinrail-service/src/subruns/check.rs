@@ -9,11 +9,16 @@ use serde_json::Value;
 
 use super::whole;
 use crate::app::checked;
-use crate::compile::{Compiled, Diagnostic, plain};
+use crate::compile::{Compiled, Diagnostic, named, plain};
 use crate::conditions::{environment, said, unknown};
 
 /// Breaks the documents whose jobs cannot have the runs that they name.
 pub(crate) fn settle(compiled: &mut Compiled) {
+    // To read a document takes long where it has thousands of jobs, and few have such ones.
+    let runs = |json: &Value| json["jobs"].as_array().into_iter().flatten().any(|job| job["kind"] == "workflow");
+    if !compiled.documents.values().any(runs) {
+        return;
+    }
     let read = |json: &Value| Document::read(json).ok();
     let documents: Vec<_> = compiled.documents.iter().filter_map(|(v, json)| Some((*v, read(json)?))).collect();
     let sketches: Vec<Document> = compiled.sketches.iter().filter_map(read).collect();
@@ -31,7 +36,8 @@ pub(crate) fn settle(compiled: &mut Compiled) {
     for (version, found) in wrong {
         compiled.diagnostics.extend(found);
         if let Some(json) = compiled.documents.remove(&version) {
-            compiled.breaks(&json);
+            let (file, workflow) = named(&json);
+            compiled.breaks(file, workflow);
             compiled.sketches.push(json);
         }
     }

@@ -7,7 +7,7 @@ use pinrail_model::admit::Scope;
 use pinrail_model::document::Sha;
 use pinrail_model::explain::Unpublished;
 use pinrail_model::ids::{AttemptId, BackfillId, CommandId, QueryId, RunId, TransitionId};
-use pinrail_model::names::{JobName, ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName};
+use pinrail_model::names::{ProjectName, SecretName, TableRef, TargetName, TaskName, WorkflowName};
 use pinrail_model::run::{Attempt, Run, RunState, Task, gathered};
 use pinrail_model::seam::store::{
     ActiveVersion, Answer, BackfillRow, BundleRow, Command, CommandKind, CounterRow, EventRow, FileRow, IdempotencyRow,
