@@ -6,9 +6,9 @@ use pinrail_model::explain::{
     Explanation, History, Pace, Past, Why, estimate, estimate_pending, pace, parts, place_in_backfill,
 };
 use pinrail_model::ids::RunId;
-use pinrail_model::names::ProjectName;
+use pinrail_model::names::{JobName, ProjectName};
 use pinrail_model::notify::SAMPLE;
-use pinrail_model::run::{Cause, Run};
+use pinrail_model::run::{Cause, Run, Task};
 use pinrail_model::seam::store::{Answer, ListedRun, Query, StoreError, Who};
 use pinrail_model::time::Micros;
 
@@ -125,9 +125,17 @@ impl App {
         let Answer::Run(stored) = self.store.read(&Who::default(), Query::Run(run.id)).await? else {
             return Ok(None);
         };
-        let jobs: BTreeMap<_, _> =
-            stored.tasks.iter().map(|task| (task.job.clone(), parts(task, None, ended_at))).collect();
-        let jobs = jobs.into_iter().filter(|(_, parts)| !parts.is_empty()).collect();
+        // Of a mapped job the instance counts that ended last: the critical path led through it.
+        let ended = |task: &Task| task.attempt().and_then(|attempt| attempt.ended_at);
+        let mut last: BTreeMap<&JobName, &Task> = BTreeMap::new();
+        for task in &stored.tasks {
+            let kept = last.entry(&task.job).or_insert(task);
+            if ended(task) > ended(kept) {
+                *kept = task;
+            }
+        }
+        let jobs = last.into_iter().map(|(job, task)| (job.clone(), parts(task, None, ended_at)));
+        let jobs = jobs.filter(|(_, parts)| !parts.is_empty()).collect();
         Ok(Some(Past { seconds: ended_at.since(begun).as_secs_f64(), jobs }))
     }
 

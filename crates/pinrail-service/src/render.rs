@@ -22,7 +22,7 @@ use crate::edges::declares;
 use crate::problem::Problem;
 use crate::project::is_inside;
 use crate::tokens::{Principal, Role};
-use crate::values::{Scope, declared};
+use crate::values::{Scope, declared, of_instance};
 
 /// What is to be rendered: a job or a file.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -94,7 +94,14 @@ impl App {
         let engine = self.engine.as_ref().ok_or_else(no_engine)?;
         let scope = Scope { ds: &ds, interval, params: &params, param_types: &types, target: target.as_ref() };
         let left = upstream.iter().flat_map(|(job, outputs)| outputs.iter().map(|(n, v)| (job.as_str(), n, v)));
-        let values = scope.values(&BTreeMap::new(), left);
+        let mut values = scope.values(&BTreeMap::new(), left);
+        // Of a mapped job the first instance is shown, as far as its list is known.
+        if let Some(map) = found.job.and_then(|job| job.map.as_ref())
+            && let Some(list) = upstream.get(&map.job).and_then(|outputs| outputs.get(map.output.as_str()))
+            && let Some(item) = list.get(0)
+        {
+            values.extend(of_instance(0, item));
+        }
         let files = self.files_of(project, root, settings).await?;
         let writes = found.job.map(|job| declared(job, &ds)).filter(|declared| !declared.is_empty());
         let file = found.file;

@@ -295,6 +295,13 @@ async fn an_instance_has_rows_of_its_own(store: &dyn Store) {
     assert_eq!(events[0].job.as_ref().map(ToString::to_string).as_deref(), Some("b[1]"));
     let Answer::Files(files) = read(Query::Files(run.id)).await else { panic!("no files") };
     assert_eq!(files[0].job.as_str(), "b[1]");
+    let column =
+        |rows: &[Vec<serde_json::Value>], at: usize| rows.iter().map(|row| row[at].clone()).collect::<Vec<_>>();
+    let Answer::Rows(rows) = read(Query::System(SystemTable::Tasks)).await else { panic!("no rows") };
+    assert_eq!(column(&rows, 3), [json!(null), json!(null), json!(0), json!(1)]);
+    assert_eq!(column(&rows, 4), [json!(null), json!(null), json!("\"x\""), json!("{\"y\":1}")]);
+    let Answer::Rows(rows) = read(Query::System(SystemTable::Attempts)).await else { panic!("no rows") };
+    assert_eq!(column(&rows, 4), [json!(null), json!(0), json!(1)]);
     let query = Query::Succeeded { lane: lane(&project()), interval: run.interval };
     let Answer::Succeeded(left) = read(query).await else { panic!("nothing succeeded") };
     let left: BTreeMap<_, _> = left.iter().map(|task| (task.job.as_str(), json!(task.outputs))).collect();

@@ -177,7 +177,7 @@ Examples:
     #[command(after_help = "Examples:
   pinrail show flights@2013-01-02
   pinrail show last --job load              the instances of a mapped job, one line each
-  pinrail show last --job load --state failed")]
+  pinrail show last --job load --in failed")]
     Show {
         /// An id, its last characters, `last`, or workflow@date
         #[arg(default_value = "last")]
@@ -186,8 +186,8 @@ Examples:
         #[arg(long)]
         job: Option<String>,
         /// Only jobs and instances in this state, such as failed
-        #[arg(long)]
-        state: Option<String>,
+        #[arg(long = "in", value_name = "STATE")]
+        in_state: Option<String>,
     },
     /// Print the logs of a run
     Logs {
@@ -750,8 +750,8 @@ fn obey(command: Command, place: &Place, output: Output) -> Result<ExitCode, Fai
             let (workflow, state, backfill) = (workflow.as_deref(), in_state.as_deref(), backfill.as_deref());
             commands::show::runs(place, output, workflow, state, backfill, limit)
         }
-        Command::Show { run, job, state } => {
-            commands::show::show(place, output, &run, job.as_deref(), state.as_deref())
+        Command::Show { run, job, in_state } => {
+            commands::show::show(place, output, &run, job.as_deref(), in_state.as_deref())
         }
         Command::Logs { run, job, attempt, follow } => {
             commands::show::logs(place, output, &run, job.as_deref(), attempt, follow)

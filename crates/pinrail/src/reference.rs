@@ -48,6 +48,8 @@ const ENVIRONMENT: &[(&str, &[(&str, &str)])] = &[
             ("PINRAIL_RUN", "The id of the run"),
             ("PINRAIL_ATTEMPT", "The id of the attempt"),
             ("PINRAIL_DS", "The run's local date"),
+            ("PINRAIL_ITEM", "What an instance of a mapped job works on: a text as it is, anything else as JSON"),
+            ("PINRAIL_INDEX", "Which instance of a mapped job it is, from 0"),
             ("PINRAIL_INTERVAL_START", "The begin of the data interval, in UTC"),
             ("PINRAIL_INTERVAL_END", "The end of the data interval, which is not included, in UTC"),
             ("PINRAIL_PARAM_", "Followed by a parameter's name in upper case, with `_` for `-`: its value"),

@@ -171,7 +171,7 @@ impl Things {
             (Some("AttemptId"), _) => self.attempt.clone(),
             (Some("TokenId"), _) => self.token.clone(),
             (Some("QueryId"), _) => self.query.clone(),
-            (Some("JobName"), _) => self.job.clone(),
+            (Some("JobName" | "TaskName"), _) => self.job.clone(),
             (Some("SecretName"), _) => SECRET.to_owned(),
             (Some("ChannelName"), _) => "ops".to_owned(),
             (Some("Sha"), _) => Sha::of(&self.blob).to_string(),

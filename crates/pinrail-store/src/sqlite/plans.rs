@@ -28,14 +28,14 @@ const WHOLE: &[(&str, &str)] = &[
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens order", "people list them"),
     ("select id, name, hash, project, role, created_at, expires_at, revoked_at from tokens\n", "people list them"),
     ("delete from tokens", "retention asks for it, once an hour"),
-    ("select a.job, a.ended_at - a.started_at", "it goes through the few runs that it has just found"),
+    ("select a.job, cast(avg(", "it goes through the few runs that it has just found"),
     ("select id, key, channel, state, tries, min(due_at)", "it walks what is not delivered yet"),
     ("select u.namespace, u.name", "it goes through the few rows that it has just found"),
     ("select b.project, b.sha from bundles b", "retention asks for it, once an hour"),
     ("select f.value ->> 'sha' from bundles", "retention asks for it, once an hour"),
     ("select id, project, nullif(target", "system.runs is asked for as a whole"),
     ("select t.run, r.project, t.job", "system.tasks is asked for as a whole"),
-    ("select id, run, project, job, number", "system.attempts is asked for as a whole"),
+    ("select id, run, project, job, cast(", "system.attempts is asked for as a whole"),
     ("select c.attempt, c.run, c.grp", "system.counters is asked for as a whole"),
 ];
 

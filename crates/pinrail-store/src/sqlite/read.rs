@@ -889,11 +889,13 @@ fn system(connection: &Connection, who: &Who, table: SystemTable) -> Result<Vec<
                     ended_at, bundle, version from runs where ?1 is null or project = ?1 order by id"
         }
         SystemTable::Tasks => {
-            "select t.run, r.project, t.job, t.state, t.generation, t.attempts from tasks t join runs r on r.id = t.run
+            "select t.run, r.project, t.job, cast(nullif(t.instance, '') as integer), t.data -> '$.data.instance.item', t.state,
+                    t.generation, t.attempts from tasks t join runs r on r.id = t.run
               where ?1 is null or r.project = ?1 order by t.run, t.ix"
         }
         SystemTable::Attempts => {
-            "select id, run, project, job, number, state, fault, executor, started_at, ended_at from attempts
+            "select id, run, project, job, cast(nullif(instance, '') as integer), number, state, fault, executor,
+                    started_at, ended_at from attempts
               where ?1 is null or project = ?1 order by id"
         }
         SystemTable::Counters => {

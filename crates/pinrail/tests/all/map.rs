@@ -126,8 +126,8 @@ fn one_instance_that_failed_is_tried_again_alone() {
     assert!(said.contains("  load failed in execute · attempt 1 of 1 · fault user"), "{said}");
     assert!(said.contains("1 of 3 failed: load[1]") && said.contains("no such file"), "{said}");
     let said = project.run(&["explain", "--job", "load[1]"]).out;
-    assert!(said.contains("  load[1] failed in execute") && said.contains("--job 'load[1]'"), "{said}");
-    let failed = project.run(&["show", "--job", "load", "--state", "failed"]).out;
+    assert!(said.contains("  load[1] failed in execute · attempt 1 of 1 · fault user"), "{said}");
+    let failed = project.run(&["show", "--job", "load", "--in", "failed"]).out;
     assert!(failed.lines().count() == 2 && failed.contains("\nload[1] "), "{failed}");
 
     std::fs::write(&mended, "").unwrap();
@@ -212,6 +212,8 @@ fn a_map_outlives_the_server() {
         said.contains("waits")
     });
     assert!(said.contains("  load[2] waits: as many of job load are at work as may be, in all runs (1 of 1"), "{said}");
+    let said = project.run(&["explain", "--job", "load[1]"]).out;
+    assert!(said.contains("  load[1] is at work") && said.contains(" --job 'load[1]' -f\n"), "{said}");
     let said = project.run(&["explain", "--job", "load"]).out;
     assert!(said.contains("  load waits for load[1] (executing), load[2] (ready)\n"), "{said}");
     let shown = project.run(&["show"]).out;
@@ -263,7 +265,8 @@ fn many_instances_are_counted_and_listed_by_pages() {
     let found: Vec<&Value> = failed["items"].as_array().unwrap().iter().map(|task| &task["name"]).collect();
     assert_eq!(found, ["load", "load[7]"]);
     assert_eq!(tasks(&project, &run, "?state=odd").0, 400);
-    assert_eq!(tasks(&project, &run, "?job=lod").0, 404);
+    let (_, unknown) = tasks(&project, &run, "?job=lod");
+    assert_eq!(unknown["code"], "job-not-found", "{unknown}");
     let explained = project.run(&["explain", "--json"]).json();
     assert_eq!(explained["items"].as_array().unwrap().len(), 2, "a job is explained once: {explained}");
 }
