@@ -437,7 +437,7 @@ impl Shard {
             At::Parked(queued, limit) => {
                 let parked = self.parked.get(limit);
                 let takes = |place: &Place| match limit {
-                    LimitId::Quota(project) => &place.project == project,
+                    LimitId::Quota(project) => &place.project == project && place.counts,
                     limit => place.needs.iter().any(|need| need.limit == *limit),
                 };
                 let working = |place: &&Place| matches!(place.at, At::Working(_) | At::Returning(_));

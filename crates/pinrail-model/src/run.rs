@@ -1063,8 +1063,8 @@ impl Run {
         self.executors.get(&job.name).copied().unwrap_or_else(|| job.executor())
     }
 
-    /// Whether the work of a task is a run of its own. It takes no part in the quota and the share of its project, which
-    /// that run needs.
+    /// Whether the work of a task is a run of its own. It takes nothing of pools nor of the quota and the share of its
+    /// project: that run needs them.
     #[must_use]
     pub fn delegates(&self, task: TaskIx) -> bool {
         let live = self.tasks[task].attempt().filter(|attempt| attempt.outcome.is_none());
@@ -1076,7 +1076,8 @@ impl Run {
     pub fn needs(&self, task: TaskIx) -> Vec<Need> {
         let job = &self.graph.jobs[task];
         let project = &self.project;
-        let pools = job.pools.iter();
+        // The jobs of a run that is its work may need the same pools.
+        let pools = job.pools.iter().filter(|_| !self.delegates(task));
         let mut needs: Vec<Need> = pools
             .map(|(pool, slots)| Need { limit: LimitId::Pool(project.clone(), pool.clone()), slots: *slots })
             .collect();

@@ -148,7 +148,10 @@ impl Ticket {
         | Work::Set { task, epoch, .. }) = work;
         let (found, job) = (run.tasks.get(*task)?, run.graph.jobs.get(*task)?);
         let mut params = run.params.clone();
-        params.extend(job.params.clone());
+        // Of a job that runs a workflow they are that run's, and made of these.
+        if job.kind != JobKind::Workflow {
+            params.extend(job.params.clone());
+        }
         Some(Self {
             run: run.id,
             task: *task,

@@ -26,8 +26,8 @@ use pinrail_model::ids::{BackfillId, CommandId, Ids, RunId, SessionId, fresh};
 use pinrail_model::names::TaskName;
 use pinrail_model::notify::{self, Usual};
 use pinrail_model::run::{
-    Attempt, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx, Timer,
-    Work, apply, beside,
+    Attempt, Cause, Class, Control, Effects, Event, Graph, Loss, NewCode, Outcome, Position, Refused, Run, TaskIx,
+    Timer, Work, apply, beside,
 };
 use pinrail_model::seam::lake::{PointerSwap, Written};
 use pinrail_model::seam::store::{
@@ -93,6 +93,12 @@ pub enum Input {
     Usual(Usual),
     /// Answered when everything before it is durable.
     Settle(oneshot::Sender<()>),
+    /// Answered when it is durable, with whether it was accepted.
+    Durable {
+        run: RunId,
+        event: Event,
+        answer: oneshot::Sender<bool>,
+    },
     /// How many runs are unfinished.
     Busy(oneshot::Sender<usize>),
     Figures(oneshot::Sender<Figures>),
@@ -379,6 +385,13 @@ impl Owner {
                     let _ = answer.send(self.explain(run, job.as_ref()).await.map_err(Problem::from));
                 }
                 Input::Usual(usual) => self.take_usual(usual),
+                Input::Durable { run, event, answer } => {
+                    self.flush_if_publishing(run, &mut batch).await?;
+                    let accepted = self.apply(run, &event, &mut batch).is_ok();
+                    self.flush(&mut batch).await?;
+                    // An asker that has gone no longer wants to know.
+                    let _ = answer.send(accepted);
+                }
                 Input::Settle(answer) => {
                     self.flush(&mut batch).await?;
                     // An asker that has gone no longer wants to know.
@@ -1002,7 +1015,8 @@ impl Owner {
         let mut stored = self.parts.store.load(Load::Unfinished).await?;
         if let Some(only) = &self.parts.only {
             // An embedded server resumes what it is asked for, and ends what nobody will: unfinished cleanups.
-            stored.retain(|stored| only.contains(&stored.run.id) || has_cleanup(stored));
+            let kept = with_sub_runs(&stored, |stored| only.contains(&stored.run.id) || has_cleanup(stored));
+            stored.retain(|stored| kept.contains(&stored.run.id));
         }
         let live: BTreeSet<String> = stored
             .iter()
@@ -1054,6 +1068,21 @@ impl Owner {
 /// Who asks, when and why.
 fn control(command: &Command, reason: Option<&str>) -> Control {
     Control { by: command.by.clone(), at: command.at, reason: reason.map(str::to_owned) }
+}
+
+/// Runs, and those that are the work of their jobs.
+fn with_sub_runs(stored: &[StoredRun], mut wanted: impl FnMut(&StoredRun) -> bool) -> BTreeSet<RunId> {
+    let mut kept: BTreeSet<RunId> = stored.iter().filter(|stored| wanted(stored)).map(|stored| stored.run.id).collect();
+    loop {
+        let of_kept = |cause: &Cause| matches!(cause, Cause::Job { run, .. } if kept.contains(run));
+        let more: Vec<RunId> =
+            stored.iter().map(|stored| &stored.run).filter(|run| of_kept(&run.cause)).map(|run| run.id).collect();
+        let before = kept.len();
+        kept.extend(more);
+        if kept.len() == before {
+            return kept;
+        }
+    }
 }
 
 fn has_cleanup(stored: &StoredRun) -> bool {

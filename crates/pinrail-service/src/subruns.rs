@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use minijinja::{Value as Jinja, context};
-use pinrail_model::document::Sha;
+use pinrail_model::document::{Document, Sha};
 use pinrail_model::fault::{Evidence, Fault, Reason};
 use pinrail_model::ids::{RunId, TokenId, fresh};
 use pinrail_model::names::WorkflowName;
 use pinrail_model::notify::Rules;
 use pinrail_model::run::{
-    Attempt, Cause, Ending, Executed, Outcome, Phase, RUN, Report, RetryWish, Run, Task, Verdict,
+    Attempt, Cause, Ending, Event, Executed, Outcome, Phase, RUN, Report, RetryWish, Run, Task, Verdict,
 };
 use pinrail_model::seam::exec::{AttemptSink, Spec, Stream};
 use pinrail_model::seam::store::{CommandKind, NewRun, StoredRun};
@@ -34,13 +34,16 @@ use serde_json::{Map, Value, json};
 use crate::app::{App, find_workflow, is_final, param_types, params};
 use crate::attempt::{OneWork, Ticket};
 use crate::conditions::{environment, said};
+use crate::owner::Input;
 use crate::problem::Problem;
 use crate::tokens::{Principal, Role};
 
 pub(crate) use check::settle;
 
 /// How long one look at a run waits for its end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long is waited after the state could not be read.
+const PAUSE: Duration = Duration::from_secs(1);
 /// So many runs may be the work of each other's jobs, one within the other.
 const DEEPEST: usize = 10;
 /// Bytes of what the jobs of a run left that are passed on.
@@ -57,7 +60,8 @@ pub(crate) trait SubRuns: Send + Sync {
     async fn go(&self, ticket: &Ticket, asked: &Asked, chosen: &Chosen) -> Result<(), Problem>;
     /// The run, once it is over.
     async fn ended(&self, ticket: &Ticket, run: RunId) -> Result<StoredRun, Problem>;
-    /// Stops the run if it is there and not over, without waiting for its end.
+    /// Stops the run if it is there and not over, without waiting for its end. What makes it was sent before, and is done
+    /// before.
     async fn stop(&self, ticket: &Ticket, run: RunId) -> Result<(), Problem>;
 }
 
@@ -113,33 +117,42 @@ impl OneWork {
 
     /// Runs a workflow, or goes on waiting for the run that was begun.
     pub(crate) async fn submit_workflow(self: Arc<Self>, asked: Asked) {
-        let Some(runs) = self.attempts.sub_runs() else { return self.lost() };
+        let Some(runs) = self.attempts.sub_runs() else {
+            let evidence = Evidence::new("the server is ending").reason(Reason::StateFailed);
+            return self.fail(Fault::Platform, Phase::Execute, evidence);
+        };
+        if let Some(name) = asked.params.iter().find_map(|(name, value)| self.is_secret(value).then_some(name)) {
+            let message = format!("parameter \"{name}\" holds a secret, and everybody sees the parameters of a run");
+            let evidence = Evidence::new(message).reason(Reason::WorkflowRefused);
+            let hint = "Declare the secret in the template of the job that uses it.";
+            return self.cannot(Fault::User, Phase::Execute, evidence.remedy(hint));
+        }
         let sink = self.sink();
         let followed = async {
             let chosen = match Chosen::of(&self.ticket.attempt) {
                 Some(chosen) => chosen,
                 None => {
                     let chosen = runs.choose(&self.ticket, &asked).await?;
-                    self.report(Report::Submitted { handle: chosen.handle() });
-                    sink.settled().await;
+                    if !self.is_told(Report::Submitted { handle: chosen.handle() }).await {
+                        return Ok(None);
+                    }
                     chosen
                 }
             };
             step!("sub-run.named");
-            if sink.is_stopped() {
-                return Ok(None);
-            }
             runs.go(&self.ticket, &asked, &chosen).await?;
             step!("sub-run.made");
             let goes = format!("run {} of workflow \"{}\" is the work of this job", chosen.run, asked.workflow);
             sink.log(Some(Phase::Execute), Stream::System, goes.as_bytes());
-            tokio::select! {
-                biased;
-                () = sink.stopped() => Ok(None),
-                ended = runs.ended(&self.ticket, chosen.run) => ended.map(Some),
-            }
+            runs.ended(&self.ticket, chosen.run).await.map(Some)
         };
-        match followed.await {
+        let followed = tokio::select! {
+            biased;
+            // What was about to be made is made before it is stopped: commands keep their order.
+            () = sink.stopped() => Ok(None),
+            followed = followed => followed,
+        };
+        match followed {
             // It is cleaned up, which stops the run.
             Ok(None) => {}
             Ok(Some(ended)) if ended.state == "succeeded" => {
@@ -176,8 +189,27 @@ impl OneWork {
         }
     }
 
-    /// Stops the run that was the work of an attempt which has no more use for it.
+    /// Whether a value holds a secret that the attempt may use.
+    fn is_secret(&self, value: &Value) -> bool {
+        self.live.revealed().masks.hides(&value.to_string())
+    }
+
+    /// Reports something, and says whether it was accepted and is durable.
+    async fn is_told(&self, report: Report) -> bool {
+        let (run, task, epoch) = (self.ticket.run, self.ticket.task, self.ticket.epoch);
+        let event = Event::Reported { task, epoch, report };
+        self.owner.ask(|answer| Input::Durable { run, event, answer }).await == Some(true)
+    }
+
+    /// Stops the run that was the work of an attempt which has no more use for it. One that has ended is somebody else's by
+    /// now, who may have retried it.
     pub(crate) async fn stop_sub_run(&self) {
+        let attempt = &self.ticket.attempt;
+        let has_end = attempt.executed.as_ref().is_some_and(|executed| !executed.result.is_null())
+            || attempt.verdict.as_ref().is_some_and(|v| v.evidence.reason == Some(Reason::WorkflowFailed));
+        if has_end {
+            return;
+        }
         let (Some(run), Some(runs)) = (self.ticket.attempt.sub_run(), self.attempts.sub_runs()) else { return };
         if let Err(problem) = runs.stop(&self.ticket, run).await {
             // Cleanup goes on, and says what is left.
@@ -225,11 +257,8 @@ fn context_of(ticket: &Ticket) -> Jinja {
         start => ticket.interval.start.to_string(),
         end => ticket.interval.end.to_string(),
     };
-    // Those of the job are what is filled in.
-    let params: BTreeMap<&String, &Value> =
-        ticket.params.iter().filter(|(name, _)| !ticket.job.params.contains_key(*name)).collect();
     let var = ticket.target.as_ref().map(|target| &target.vars);
-    let run = context! { ds => ticket.ds(), interval, params, var, upstream };
+    let run = context! { ds => ticket.ds(), interval, params => &ticket.params, var, upstream };
     match &ticket.instance {
         Some(instance) => context! { item => &instance.item, index => instance.index, ..run },
         None => run,
@@ -251,9 +280,11 @@ fn left(ended: &StoredRun) -> (BTreeMap<String, Value>, usize) {
 /// Whose fault it is that a run did not succeed: that of its first job that failed.
 fn what_failed(ended: &StoredRun) -> (Fault, Evidence) {
     let (id, workflow) = (ended.run.id, &ended.run.workflow);
-    let verdict = |task: &Task| match task.attempts.last()?.outcome.as_ref() {
-        Some(Outcome::Ended(verdict)) => Some(verdict.clone()),
-        _ => task.given_up.as_deref().cloned(),
+    // One that was given up without an attempt may have had some before.
+    let verdict = |task: &Task| match (&task.given_up, task.attempts.last().and_then(|last| last.outcome.as_ref())) {
+        (Some(verdict), _) => Some(verdict.as_ref().clone()),
+        (None, Some(Outcome::Ended(verdict))) => Some(verdict.clone()),
+        (None, _) => None,
     };
     let failed = ended.tasks.iter().filter(|task| task.ending == Some(Ending::Failed));
     let first = failed.filter_map(|task| Some((task, verdict(task)?))).next();
@@ -262,7 +293,7 @@ fn what_failed(ended: &StoredRun) -> (Fault, Evidence) {
             (verdict.fault, format!("job \"{}\" failed: {}", task.name(), verdict.evidence.message))
         }
         (None, Some(stop)) => (Fault::Cancelled, format!("{} cancelled it", stop.by)),
-        (None, None) => (Fault::Unknown, format!("it is {}", ended.state)),
+        (None, None) => (Fault::Unknown, format!("it ended as {}", ended.state)),
     };
     let evidence = Evidence::new(format!("run {} of workflow \"{workflow}\" did not succeed: {why}", id.short()))
         .reason(Reason::WorkflowFailed)
@@ -290,13 +321,13 @@ impl App {
     }
 
     /// The run that is asked for, with that id.
-    async fn sub_run(&self, ticket: &Ticket, asked: &Asked, id: RunId) -> Result<NewRun, Problem> {
+    async fn sub_run(&self, ticket: &Ticket, asked: &Asked, id: RunId) -> Result<(NewRun, Document), Problem> {
         let principal = Self::job(ticket);
         let parent = self.run(&principal, ticket.run).await?.run;
         self.check_depth(&principal, &parent).await?;
         let compiled = self.compile(&principal, &ticket.project, ticket.bundle).await?;
         let (document, version, bundle) = find_workflow(&compiled, &asked.workflow, ticket.bundle)?;
-        Ok(NewRun {
+        let new = NewRun {
             id,
             project: ticket.project.clone(),
             target: ticket.target.clone(),
@@ -318,7 +349,8 @@ impl App {
             notify: parent.notify.as_ref().and_then(|_| Rules::of(&document)),
             replay_of: None,
             unique_key: None,
-        })
+        };
+        Ok((new, document))
     }
 
     async fn check_depth(&self, principal: &Principal, run: &Run) -> Result<(), Problem> {
@@ -342,16 +374,25 @@ impl App {
 #[async_trait]
 impl SubRuns for App {
     async fn choose(&self, ticket: &Ticket, asked: &Asked) -> Result<Chosen, Problem> {
-        let wanted = self.sub_run(ticket, asked, fresh(self.ids.as_ref())).await?;
+        let (wanted, document) = self.sub_run(ticket, asked, fresh(self.ids.as_ref())).await?;
         let Some(earlier) = ticket.left_behind else { return Ok(Chosen { run: wanted.id, ended: None }) };
-        // It was stopped, and cleans up.
-        let found = self.ended(ticket, earlier).await?;
-        let same = found.run.workflow == wanted.workflow && found.run.params == wanted.params;
-        Ok(match (same, found.state.as_str()) {
-            (true, "succeeded") => Chosen { run: earlier, ended: None },
-            (true, _) => Chosen { run: earlier, ended: found.run.ended_at },
-            (false, _) => Chosen { run: wanted.id, ended: None },
-        })
+        let mut found = match self.run(&Self::job(ticket), earlier).await {
+            Ok(found) => found,
+            // It was named and not made, or is forgotten.
+            Err(problem) if problem.code == "run-not-found" => return Ok(Chosen { run: earlier, ended: None }),
+            Err(problem) => return Err(problem),
+        };
+        let has_all = found.tasks.iter().all(|task| document.jobs.iter().any(|job| job.name == task.job));
+        if found.run.workflow != wanted.workflow || found.run.params != wanted.params || !has_all {
+            return Ok(Chosen { run: wanted.id, ended: None });
+        }
+        if !is_final(&found.state) && found.run.stop.is_some() {
+            // It was stopped with the earlier attempt, and cleans up.
+            found = self.ended(ticket, earlier).await?;
+        }
+        // One that goes on was taken up by a person.
+        let failed = is_final(&found.state) && found.state != "succeeded";
+        Ok(Chosen { run: earlier, ended: found.run.ended_at.filter(|_| failed) })
     }
 
     async fn go(&self, ticket: &Ticket, asked: &Asked, chosen: &Chosen) -> Result<(), Problem> {
@@ -359,11 +400,20 @@ impl SubRuns for App {
         match self.run(&principal, chosen.run).await {
             Ok(found) if chosen.ended.is_some() && is_final(&found.state) && found.run.ended_at == chosen.ended => {
                 let other: Option<Sha> = (found.run.bundle != ticket.bundle).then_some(ticket.bundle);
-                self.retry(&principal, chosen.run, None, other).await?;
+                match self.retry(&principal, chosen.run, None, other).await {
+                    // Somebody else was quicker.
+                    Err(problem) if problem.status == 409 => {
+                        let found = self.run(&principal, chosen.run).await?;
+                        if is_final(&found.state) {
+                            return Err(problem);
+                        }
+                    }
+                    retried => retried.map(|_| ())?,
+                }
             }
             Ok(_) => {}
             Err(problem) if problem.code == "run-not-found" => {
-                let new = self.sub_run(ticket, asked, chosen.run).await?;
+                let (new, _) = self.sub_run(ticket, asked, chosen.run).await?;
                 let inputs = self.inputs(&ticket.project, ticket.bundle).await?;
                 self.command(&principal, CommandKind::CreateRun(Box::new(new))).await?;
                 self.record_inputs(chosen.run, inputs).await?;
@@ -376,27 +426,22 @@ impl SubRuns for App {
     async fn ended(&self, ticket: &Ticket, run: RunId) -> Result<StoredRun, Problem> {
         let principal = Self::job(ticket);
         loop {
-            let found = self.wait(&principal, run, PATIENCE).await?;
-            if is_final(&found.state) {
-                return Ok(found);
+            match self.wait(&principal, run, PATIENCE).await {
+                Ok(found) if is_final(&found.state) => return Ok(found),
+                Ok(_) => {}
+                // The run goes on, whether it can be looked at or not.
+                Err(problem) if problem.status >= 500 => tokio::time::sleep(PAUSE).await,
+                Err(problem) => return Err(problem),
             }
         }
     }
 
     async fn stop(&self, ticket: &Ticket, run: RunId) -> Result<(), Problem> {
-        let principal = Self::job(ticket);
-        match self.run(&principal, run).await {
-            Ok(found) if !is_final(&found.state) => {
-                let reason = Some("the job whose work it is was stopped".to_owned());
-                match self.cancel(&principal, run, None, reason).await {
-                    // It has ended meanwhile.
-                    Err(problem) if problem.status == 409 => Ok(()),
-                    other => other.map(|_| ()),
-                }
-            }
-            Ok(_) => Ok(()),
-            Err(problem) if problem.code == "run-not-found" => Ok(()),
-            Err(problem) => Err(problem),
+        let reason = Some("the job whose work it is was stopped".to_owned());
+        match self.command(&Self::job(ticket), CommandKind::Stop { run, job: None, reason }).await {
+            // It was never made, or is over.
+            Err(problem) if matches!(problem.status, 404 | 409) => Ok(()),
+            other => other.map(|_| ()),
         }
     }
 }

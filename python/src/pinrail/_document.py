@@ -14,7 +14,7 @@ from ._diagnostics import Diagnostic
 from ._errors import did_you_mean
 from ._narrow import as_dict, as_list
 from ._notify import UNKNOWN, ProjectNotify
-from ._settings import EXECUTORS, SETTINGS
+from ._settings import EXECUTORS, NOT_OF_A_RUN, SETTINGS
 from ._specs import describe
 from ._workflow import Template, Workflow
 
@@ -312,6 +312,9 @@ def _job(template: Template, after: list[str], defaults: list[dict[str, Any]]) -
         for level in [*defaults, template.settings]:
             given = level.get(key)
             if given is None:
+                continue
+            if kind == 'workflow' and key in NOT_OF_A_RUN:
+                # A default for what has processes and tables.
                 continue
             if key == 'executor' and given not in EXECUTORS[kind]:
                 # A default for jobs of another kind; template(...) has refused its own already.

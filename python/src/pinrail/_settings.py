@@ -31,7 +31,7 @@ RUN_IF = ('all_succeeded', 'all_done', 'any_failed', 'none_failed')
 # Which executors can run a job of which kind; the first is the one that does when none is chosen.
 EXECUTORS = {'class': ('python', 'shell'), 'sql': ('sql',), 'shell': ('shell',), 'workflow': ('workflow',)}
 # What says something of processes and tables, which a run of a workflow has in its own jobs.
-NOT_OF_A_RUN = ('executor', 'memory', 'extras', 'secrets', 'secret_env', 'env', 'writes', 'cleanup_timeout')
+NOT_OF_A_RUN = ('executor', 'pools', 'memory', 'extras', 'secrets', 'secret_env', 'env', 'writes', 'cleanup_timeout')
 
 # Instances that a mapped job may have: each is a task with rows of its own.
 MOST_INSTANCES = 10_000

@@ -392,6 +392,7 @@ impl Machine<'_> {
         // What was said of an item is not said of the one that comes to its place.
         if task.instance.is_some() {
             task.disabled = None;
+            task.outputs = BTreeMap::new();
         }
     }
 
@@ -1010,7 +1011,9 @@ impl Machine<'_> {
         let all: Vec<TaskIx> = match task {
             Some(ix) => {
                 self.known(ix)?;
-                self.meant(ix, |_| true).into_iter().chain([ix]).collect()
+                let meant = self.meant(ix, |_| true);
+                let own = (!meant.contains(&ix)).then_some(ix);
+                meant.into_iter().chain(own).collect()
             }
             None if self.run.state().is_final() => {
                 return Err(Refused::WrongState(format!("the run is over already: {}", self.run.state().name())));
@@ -1375,6 +1378,7 @@ impl Machine<'_> {
                     let task = self.task(child);
                     task.ending = None;
                     task.stopped = None;
+                    task.given_up = None;
                     // What it waits for may hang on what the others do this time.
                     task.watch = None;
                     open.push(child);
@@ -1444,8 +1448,9 @@ fn fan_in(run: &Run, instances: &[TaskIx]) -> Option<Ending> {
     }
     let any = |wanted: Ending| endings().any(|ending| ending == Some(wanted));
     let worst = [Ending::Failed, Ending::Cancelled, Ending::UpstreamFailed].into_iter().find(|ending| any(*ending));
-    let all_skipped = !instances.is_empty() && endings().all(|ending| ending == Some(Ending::Skipped));
-    Some(worst.unwrap_or(if all_skipped { Ending::Skipped } else { Ending::Succeeded }))
+    let all = |wanted: Ending| !instances.is_empty() && endings().all(|ending| ending == Some(wanted));
+    let none_ran = [Ending::Skipped, Ending::Disabled].into_iter().find(|ending| all(*ending));
+    Some(worst.or(none_ran).unwrap_or(Ending::Succeeded))
 }
 
 /// What is wrong if the instances of a mapped job left more than is given to the jobs below.

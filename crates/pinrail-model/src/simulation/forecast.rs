@@ -86,6 +86,8 @@ pub struct Forecast {
     pub assumed_seconds: f64,
     /// Jobs that wait for something outside of their run, which was taken to be there at once.
     pub conditions_met: Vec<JobOf>,
+    /// Mapped jobs, which were played once in each run: nobody knows how many items there will be.
+    pub played_once: Vec<JobOf>,
 }
 
 /// A job of a workflow.
@@ -342,6 +344,7 @@ impl<'a> Stage<'a> {
             assumed: Vec::new(),
             assumed_seconds: scene.assumed.as_secs_f64(),
             conditions_met: Vec::new(),
+            played_once: Vec::new(),
         };
         let mut stage = Self {
             scene,
@@ -412,6 +415,13 @@ impl<'a> Stage<'a> {
 
     /// Puts a workflow on the stage; gives its schedule.
     fn enter(&mut self, document: &Document) -> Option<Trigger> {
+        let mut document = document.clone();
+        for job in document.jobs.iter_mut().filter(|job| job.map.is_some()) {
+            job.map = None;
+            let of = JobOf { workflow: document.workflow.clone(), job: job.name.clone() };
+            self.told.played_once.push(of);
+        }
+        let document = &document;
         let (project, workflow) = (&self.scene.project, &document.workflow);
         let took = self.scene.took.get(workflow);
         let durations: Vec<Duration> = document

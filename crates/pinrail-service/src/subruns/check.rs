@@ -1,6 +1,6 @@
 //! What can be seen to be wrong with runs of workflows that are the work of jobs, before anything runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pinrail_model::document::{Document, Job, Source};
 use pinrail_model::names::WorkflowName;
@@ -23,10 +23,16 @@ pub(crate) fn settle(compiled: &mut Compiled) {
     let documents: Vec<_> = compiled.documents.iter().filter_map(|(v, json)| Some((*v, read(json)?))).collect();
     let sketches: Vec<Document> = compiled.sketches.iter().filter_map(read).collect();
     let all: BTreeMap<&WorkflowName, &Document> =
-        documents.iter().map(|(_, document)| document).chain(&sketches).map(|d| (&d.workflow, d)).collect();
+        sketches.iter().chain(documents.iter().map(|(_, document)| document)).map(|d| (&d.workflow, d)).collect();
+    let good: BTreeSet<WorkflowName> = documents.iter().map(|(_, document)| document.workflow.clone()).collect();
     let mut wrong = Vec::new();
     for (version, document) in &documents {
         let mut found: Vec<Diagnostic> = jobs(document).flat_map(|(job, other)| of_job(job, other, &all)).collect();
+        let broken = jobs(document).filter(|(_, other)| all.contains_key(other) && !good.contains(*other));
+        found.extend(broken.map(|(job, other)| {
+            let message = format!("job \"{}\" runs workflow \"{other}\", which has errors of its own", job.name);
+            error(job, "unknown-workflow", message, None)
+        }));
         found.extend(cycle(document, &all));
         if !found.is_empty() {
             let name = document.workflow.to_string();
@@ -70,6 +76,13 @@ fn of_job(job: &Job, other: &WorkflowName, all: &BTreeMap<&WorkflowName, &Docume
             found.push(error(job, "bad-parameter", format!("job \"{}\": {}", job.name, problem.detail), problem.hint));
         }
     }
+    for held in document.jobs.iter().filter(|held| job.key.is_some() && held.key == job.key) {
+        let message = format!(
+            "jobs \"{}\" and \"{}\" of workflow \"{other}\", which it runs, have the same key and would wait for each other",
+            job.name, held.name
+        );
+        found.push(error(job, "bad-key", message, Some("Give the key to one of them.".to_owned())));
+    }
     for (name, _) in document.params.iter().filter(|(_, param)| param.required) {
         if !job.params.contains_key(name.as_str()) {
             let message = format!("job \"{}\": parameter \"{name}\" of workflow \"{other}\" is required", job.name);
@@ -83,15 +96,12 @@ fn of_job(job: &Job, other: &WorkflowName, all: &BTreeMap<&WorkflowName, &Docume
 /// A workflow that runs itself by way of others.
 fn cycle(document: &Document, all: &BTreeMap<&WorkflowName, &Document>) -> Option<Diagnostic> {
     let mut open: Vec<(&Job, Vec<&WorkflowName>)> = jobs(document).map(|(job, other)| (job, vec![other])).collect();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     while let Some((first, path)) = open.pop() {
         let last = *path.last()?;
         if *last == document.workflow {
-            let names: Vec<&str> = path.iter().map(|name| name.as_str()).collect();
-            let message = format!("workflow \"{}\" runs itself: {} -> {0}", document.workflow, {
-                let before = &names[..names.len() - 1];
-                [&[document.workflow.as_str()], before].concat().join(" -> ")
-            });
+            let names: Vec<&str> = [&document.workflow].into_iter().chain(path).map(|name| name.as_str()).collect();
+            let message = format!("workflow \"{}\" runs itself: {}", document.workflow, names.join(" -> "));
             return Some(error(first, "cycle", message, None));
         }
         if seen.insert(last) {

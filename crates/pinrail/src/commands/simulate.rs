@@ -131,6 +131,7 @@ fn tell(output: Output, found: &Value, with_runs: bool) {
             format!("taken to last {}, because they never succeeded", human(number(&found["assumed_seconds"]))),
         ),
         ("conditions_met", "taken not to wait for what is outside of their runs".to_owned()),
+        ("played_once", "played once, because nobody knows over how many items they will be mapped".to_owned()),
     ] {
         let jobs: Vec<String> = items(&found[list]).map(job_of).collect();
         if !jobs.is_empty() {

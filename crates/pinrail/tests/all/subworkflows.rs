@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::crash::steps;
 use crate::support::{Project, task, wait_until};
 
 fn good(project: &Project, arguments: &[&str]) -> String {
@@ -208,12 +209,14 @@ fn what_cannot_be_is_refused_with_its_line() {
 #[test]
 fn a_server_that_dies_at_any_step_leaves_one_run() {
     // The second command of the server is the one that makes the run for the job.
-    for die in ["command.after-send:2", "sub-run.named:1", "sub-run.made:1"] {
+    let own: Vec<String> = steps().into_iter().filter(|step| step.starts_with("sub-run.")).collect();
+    assert!(own.len() > 1, "{own:?}");
+    for die in own.iter().map(|step| format!("{step}:1")).chain(["command.after-send:2".to_owned()]) {
         let project = Project::new(&[
             ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
             ("workflows/other.py", "workflow = {template(name='a', shell='true'): []}"),
         ]);
-        let mut server = project.up_with(&[("PINRAIL_DIE_AT", die)]);
+        let mut server = project.up_with(&[("PINRAIL_DIE_AT", &die)]);
         good(&project, &["run", "w", "--at", "2024-01-02", "--detach"]);
         wait_until("the server is dead", || server.child.try_wait().unwrap().is_some());
         let _server = project.up();
@@ -223,4 +226,74 @@ fn a_server_that_dies_at_any_step_leaves_one_run() {
         assert_eq!(attempts(&run, "sub").len(), 1, "after {die}: {run}");
         assert_eq!(attempts(&run, "sub")[0]["sub_run"], children[0]["id"], "after {die}");
     }
+}
+
+#[test]
+fn a_run_that_was_named_and_never_made_is_made_by_the_next_attempt() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
+        ("workflows/other.py", "workflow = {template(name='a', shell='true'): []}"),
+    ]);
+    let mut server = project.up_with(&[("PINRAIL_DIE_AT", "sub-run.named:1")]);
+    good(&project, &["run", "w", "--at", "2024-01-02", "--detach"]);
+    wait_until("the server is dead", || server.child.try_wait().unwrap().is_some());
+    // The job is cancelled before anybody can go on with it.
+    let server = project.up_with(&[("PINRAIL_DIE_AT", "sub-run.named:1")]);
+    project.run(&["cancel", &last(&project, "w")]);
+    drop(server);
+    let _server = project.up();
+    wait_until("it is over", || matches!(runs(&project, "w")[0]["state"].as_str(), Some("cancelled" | "succeeded")));
+    if runs(&project, "w")[0]["state"] == "cancelled" {
+        good(&project, &["retry", &last(&project, "w")]);
+    }
+    wait_until("it has succeeded", || runs(&project, "w")[0]["state"] == "succeeded");
+    assert_eq!(runs(&project, "other").len(), 1);
+}
+
+#[test]
+fn a_mapped_job_has_a_run_for_each_item_and_parameters_are_handed_on() {
+    let project = Project::new(&[
+        (
+            "jobs/a.py",
+            "
+class List:
+    def execute(self, ctx):
+        ctx.output('files', ['x', 'y', 'z'])
+",
+        ),
+        (
+            "workflows/w.py",
+            "workflow = Workflow({
+                 template(name='list', class_='jobs.a.List'): [],
+                 template(name='each', workflow='one', map='list.files',
+                          params={'file': '{{ item }}', 'day': '{{ params.day }}'}): ['list'],
+             }, params={'day': Param(str, default='monday')})",
+        ),
+        (
+            "workflows/one.py",
+            "workflow = Workflow({template(name='a', shell='true'): []},
+                                 params={'file': Param(str), 'day': Param(str)})",
+        ),
+    ]);
+    let _server = project.up();
+    good(&project, &["run", "w"]);
+    let mut given: Vec<Value> = runs(&project, "one").iter().map(|run| run["params"].clone()).collect();
+    given.sort_by_key(|params| params["file"].to_string());
+    let expected: Vec<Value> = ["x", "y", "z"].map(|file| json!({"file": file, "day": "monday"})).into();
+    assert_eq!(given, expected);
+}
+
+#[test]
+fn a_run_that_failed_by_what_it_waited_for_says_so() {
+    let project = Project::new(&[
+        ("workflows/w.py", "workflow = {template(name='sub', workflow='other'): []}"),
+        (
+            "workflows/other.py",
+            "workflow = {template(name='a', shell='true', wait_for=File('none', timeout='200ms', every='100ms')): []}",
+        ),
+    ]);
+    let _server = project.up();
+    assert_eq!(project.run(&["run", "w"]).code, Some(1));
+    let told = project.run(&["explain", &last(&project, "w")]).out;
+    assert!(told.contains("fault upstream") && told.contains("it waited 0.2 s for file"), "{told}");
 }
