@@ -178,7 +178,7 @@ error: job "c" has sql and shell: exactly one of them is needed
    ╭─ workflows/w.py:7
  7 │     template(name='c', shell='true', sql='x.sql'): [],
    │                        ^^^^^ make two jobs of it
-error: job "d" has none of class_, sql and shell
+error: job "d" has none of class_, sql, shell and workflow
    ╭─ workflows/w.py:8
  8 │     template(name='d'): [],
    │     ^^^^^^^^^^^^^^^^^^ say what it runs by one of them

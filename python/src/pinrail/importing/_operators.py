@@ -112,7 +112,7 @@ _DECIDING = {
     _choosing.GOES_ON: "let the job leave whether those below it go on: ctx.output('goes_on', True)",
 }
 ADVICE = {
-    'TriggerDagRunOperator': 'start the other workflow by the API, or make its jobs part of this one',
+    'TriggerDagRunOperator': "write template(name='...', workflow='...'): the job waits for that run",
     'EmailOperator': 'write a job that sends the mail',
     'SubDagOperator': 'import the DAG of its own, or write its jobs into this one',
 }
