@@ -1,5 +1,6 @@
 //! Runs: made below their project, read and acted upon by id.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::extract::{At, Body, Caller, Parameters, short_text};
 use super::idempotency::OwnKey;
-use super::page::PageQuery;
+use super::page::{PageQuery, Wanted};
 use super::stream::{last_event_id, run_events};
 use crate::app::{App, RunRequest, RunsPage};
 use crate::problem::Problem;
@@ -398,45 +399,72 @@ async fn run_pace(State(app): Shared, Caller(caller): Caller, At(id): At<RunId>)
     app.pace(&caller, id).await.map(Json)
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct LeftQuery {
+    /// False: without what instances of mapped jobs left, of which there may be thousands.
+    instances: Option<bool>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<String>,
+    /// Items at most; 50 unless said otherwise.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+}
+
+impl LeftQuery {
+    fn page(self, list: &'static str) -> Result<Wanted, Problem> {
+        PageQuery { cursor: self.cursor, limit: self.limit }.of(list)
+    }
+}
+
 /// Lists the numbers that the attempts of a run left.
 #[utoipa::path(
     get, path = "/runs/{id}/counters", tag = "runs", security(("token" = ["viewer"])),
-    params(("id" = RunId, Path), PageQuery),
+    params(("id" = RunId, Path), LeftQuery),
     responses((status = 200, description = "A page of counters", body = Page<CounterRow>)),
 )]
 async fn run_counters(
     State(app): Shared,
     Caller(caller): Caller,
     At(id): At<RunId>,
-    Parameters(query): Parameters<PageQuery>,
+    Parameters(query): Parameters<LeftQuery>,
 ) -> Result<Json<Page<CounterRow>>, Problem> {
-    let wanted = query.of("counters")?;
-    app.run(&caller, id).await?;
-    let items = match app.store.read(&Who::default(), Query::Counters { run: id }).await? {
+    let without = query.instances == Some(false);
+    let wanted = query.page("counters")?;
+    let stored = app.run(&caller, id).await?;
+    let mut items = match app.store.read(&Who::default(), Query::Counters { run: id }).await? {
         Answer::Counters(rows) => rows,
         _ => Vec::new(),
     };
+    if without {
+        let instances = stored.tasks.iter().filter(|task| task.instance.is_some());
+        let attempts: BTreeSet<_> = instances.flat_map(|task| &task.attempts).map(|attempt| attempt.id).collect();
+        items.retain(|row| !attempts.contains(&row.attempt));
+    }
     Ok(Json(wanted.page(items, |row| format!("{}\0{}\0{}", row.attempt, row.group, row.name))))
 }
 
 /// Lists the files that the jobs of a run left for people.
 #[utoipa::path(
     get, path = "/runs/{id}/files", tag = "runs", security(("token" = ["viewer"])),
-    params(("id" = RunId, Path), PageQuery),
+    params(("id" = RunId, Path), LeftQuery),
     responses((status = 200, description = "A page of files", body = Page<FileRow>)),
 )]
 async fn run_files(
     State(app): Shared,
     Caller(caller): Caller,
     At(id): At<RunId>,
-    Parameters(query): Parameters<PageQuery>,
+    Parameters(query): Parameters<LeftQuery>,
 ) -> Result<Json<Page<FileRow>>, Problem> {
-    let wanted = query.of("files")?;
+    let without = query.instances == Some(false);
+    let wanted = query.page("files")?;
     app.run(&caller, id).await?;
-    let items = match app.store.read(&Who::default(), Query::Files(id)).await? {
+    let mut items = match app.store.read(&Who::default(), Query::Files(id)).await? {
         Answer::Files(rows) => rows,
         _ => Vec::new(),
     };
+    items.retain(|row| !without || row.job.index().is_none());
     Ok(Json(wanted.page(items, |row| format!("{}\0{}", row.job, row.name))))
 }
 

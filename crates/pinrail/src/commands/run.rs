@@ -270,7 +270,9 @@ impl Left {
     pub fn of(client: &Client, run: &Value) -> Result<Self, Failure> {
         let id = cell(&run["id"]);
         let mut left = Self { counted: BTreeMap::new(), files: BTreeMap::new() };
-        for counter in client.list(&format!("/runs/{id}/counters"))?["items"].as_array().into_iter().flatten() {
+        // Of instances only counts are shown, and ten thousand of them leave very many numbers.
+        let query = "?instances=false&limit=500";
+        for counter in client.list(&format!("/runs/{id}/counters{query}"))?["items"].as_array().into_iter().flatten() {
             if counter["group"] == "user" {
                 let (value, name) = (counter["value"].as_f64().unwrap_or_default(), cell(&counter["name"]));
                 let whole = value >= 0.0 && value.fract() == 0.0 && value < 1e15;
@@ -278,7 +280,7 @@ impl Left {
                 left.counted.entry(cell(&counter["attempt"])).or_default().push(format!("{value} {name}"));
             }
         }
-        for file in client.list(&format!("/runs/{id}/files"))?["items"].as_array().into_iter().flatten() {
+        for file in client.list(&format!("/runs/{id}/files{query}"))?["items"].as_array().into_iter().flatten() {
             left.files.entry(cell(&file["job"])).or_default().push(cell(&file["name"]));
         }
         Ok(left)

@@ -317,7 +317,7 @@ pub fn files(place: &Place, output: Output, reference: &str, name: Option<&str>)
 pub fn counters(place: &Place, output: Output, reference: &str) -> Result<ExitCode, Failure> {
     let client = place.connect()?;
     let run = find(place, &client, reference)?;
-    let found = client.list(&format!("/runs/{}/counters", cell(&run["id"])))?;
+    let found = client.list(&format!("/runs/{}/counters?limit=500", cell(&run["id"])))?;
     if !output.json {
         let tasks = tasks_of(&client, &run, None, None)?;
         let mut rows = vec![["job", "attempt", "group", "name", "value", "unit"].map(str::to_owned).to_vec()];

@@ -267,6 +267,15 @@ fn many_instances_are_counted_and_listed_by_pages() {
     assert_eq!(tasks(&project, &run, "?state=odd").0, 400);
     let (_, unknown) = tasks(&project, &run, "?job=lod");
     assert_eq!(unknown["code"], "job-not-found", "{unknown}");
+    let left = |query: &str| {
+        let path = format!("/api/v1/runs/{}/counters{query}", run["id"].as_str().unwrap());
+        let (_, page) = project.curl(&path, &["-H", &project.admin()]);
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|counter| counter["attempt"].to_string()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let listing = task(&run, "listing")["attempts"][0]["id"].to_string();
+    assert_eq!(left("?instances=false&limit=500"), [listing].into());
+    assert!(left("?limit=500").len() > 1);
     let explained = project.run(&["explain", "--json"]).json();
     assert_eq!(explained["items"].as_array().unwrap().len(), 2, "a job is explained once: {explained}");
 }
