@@ -1368,8 +1368,10 @@ impl Machine<'_> {
         while let Some(ix) = open.pop() {
             for child in self.run.graph.children[ix].clone() {
                 let task = &self.run.tasks[child];
-                // What a person said stays said.
+                // What a person said stays said, of a mapped job for its instances as well.
+                let of_marked = self.run.job_of(child).is_some_and(|job| job.marked.is_some());
                 let unbegun = task.marked.is_none()
+                    && !of_marked
                     && !is_set_aside(self.run, child)
                     && (matches!(task.ending, Some(Ending::UpstreamFailed | Ending::Skipped | Ending::Disabled))
                         || is_instance_of(self.run, ix, child));

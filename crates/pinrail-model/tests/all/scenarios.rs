@@ -455,6 +455,19 @@ fn a_key_knows_the_item() {
     assert_eq!(keys, [key("a-0-{\"shop\":\"a\"}-"), key("7-1-{\"shop\":7}-")]);
 }
 
+#[test]
+fn what_is_said_of_a_mapped_job_keeps_its_instances_from_beginning_again() {
+    let mut world = World::new(vec![lister(&[json!([1, 2])]), mapped(&[0])], 2);
+    world.finish();
+    for instance in [2, 3] {
+        Arc::make_mut(&mut world.run.tasks[instance]).ending = Some(Ending::UpstreamFailed);
+    }
+    let control = Control { by: "anna".to_owned(), at: world.now.wall, reason: None };
+    world.apply(&Event::Mark { tasks: vec![0, 1], ending: Ending::Succeeded, control }).unwrap();
+    assert_eq!(names(&world)[2..], ["j1[0] upstream-failed", "j1[1] upstream-failed"]);
+    assert_eq!(world.run.state(), RunState::Succeeded);
+}
+
 /// What is done for each end of an instance must not grow with how many there are: this would take minutes.
 #[test]
 fn ten_thousand_instances_end_one_by_one() {
