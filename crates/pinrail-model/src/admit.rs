@@ -162,6 +162,9 @@ enum At {
 struct Line {
     active: BTreeMap<RunId, Active>,
     waiting: BTreeMap<(Micros, RunId), Waiting>,
+    /// Those of its schedule, of which only the first can begin, however many wait; and the others.
+    scheduled: BTreeSet<(Micros, RunId)>,
+    others: BTreeSet<(Micros, RunId)>,
     /// The scheduled run that failed last, while none succeeded since.
     failed: Option<RunId>,
 }
@@ -811,7 +814,7 @@ impl Shard {
                 Cause::Schedule { fire_at } => fire_at,
                 _ => run.created_at,
             };
-            line.waiting.insert((since, run.id), Waiting { interval: run.interval, pending });
+            line.wait((since, run.id), Waiting { interval: run.interval, pending });
             (since, run.id)
         });
         if waits.is_none() {
@@ -844,6 +847,8 @@ impl Shard {
             line.active.remove(&run);
             if let Some(waits) = place.waits {
                 line.waiting.remove(&waits);
+                line.scheduled.remove(&waits);
+                line.others.remove(&waits);
             }
             failed = line.failed;
             self.tidy(&place.line);
@@ -874,11 +879,7 @@ impl Shard {
     pub fn on_fire(&self, lane: &Lane, overrun: Overrun) -> OnFire {
         let Some(line) = self.lines.get(lane) else { return OnFire::default() };
         let active = line.active.iter().filter(|(_, active)| active.scheduled).map(|(id, _)| *id);
-        let waiting = line
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| matches!(waiting.pending, Pending::Schedule { .. }))
-            .map(|((_, id), _)| *id);
+        let waiting = line.scheduled.iter().map(|(_, id)| *id);
         let mut all = active.chain(waiting);
         match overrun {
             Overrun::Skip => OnFire { passed_over: all.next(), stopped: Vec::new() },
@@ -907,9 +908,8 @@ impl Shard {
             if self.held_scope(&key.project, &key.workflow).is_none()
                 && let Some(line) = self.lines.get(&key)
             {
-                let free = line.waiting.iter().find(|(at, waiting)| line.bars(**at, **waiting) == Barred::Nothing);
-                if let Some(((_, run), _)) = free {
-                    return Some(Admitted::Begin { run: *run });
+                if let Some((_, run)) = line.free() {
+                    return Some(Admitted::Begin { run });
                 }
             }
             self.moved.remove(&key);
@@ -991,14 +991,28 @@ impl Session {
 }
 
 impl Line {
+    fn wait(&mut self, at: (Micros, RunId), waiting: Waiting) {
+        self.waiting.insert(at, waiting);
+        let kind = match waiting.pending {
+            Pending::Schedule { .. } => &mut self.scheduled,
+            Pending::Turn | Pending::Backfill => &mut self.others,
+        };
+        kind.insert(at);
+    }
+
+    /// The first that may begin.
+    fn free(&self) -> Option<(Micros, RunId)> {
+        let is_free = |at: &&(Micros, RunId)| self.bars(**at, self.waiting[*at]) == Barred::Nothing;
+        let (scheduled, other) = (self.scheduled.first().filter(is_free), self.others.iter().find(is_free));
+        scheduled.into_iter().chain(other).min().copied()
+    }
+
     fn bars(&self, at: (Micros, RunId), waiting: Waiting) -> Barred {
         if let Some((run, _)) = self.active.iter().find(|(_, active)| active.interval == waiting.interval) {
             return Barred::SameInterval(*run);
         }
         let Pending::Schedule { overrun, most_active } = waiting.pending else { return Barred::Nothing };
-        let scheduled = self.waiting.iter().filter(|(_, other)| matches!(other.pending, Pending::Schedule { .. }));
         let active: Vec<RunId> = self.active.iter().filter(|(_, active)| active.scheduled).map(|(id, _)| *id).collect();
-        let first = scheduled.map(|(at, _)| *at).next();
         let most = if overrun == Overrun::StartNew { most_active.max(1) } else { 1 };
         if active.len() >= most as usize {
             return Barred::Overrun { overrun, most_active: most, active };
@@ -1008,8 +1022,8 @@ impl Line {
         {
             return Barred::Failed(failed);
         }
-        match first {
-            Some(first) if first != at => Barred::Behind(first.1),
+        match self.scheduled.first() {
+            Some(first) if *first != at => Barred::Behind(first.1),
             _ => Barred::Nothing,
         }
     }
