@@ -12,6 +12,6 @@ mod owner;
 
 pub use forecast::{
     Fate, Forecast, Hour, JobOf, LimitForecast, LimitKind, LongestWait, Missed, RunForecast, Scene, Workers,
-    WorkflowForecast, forecast,
+    WorkflowForecast, forecast, forecast_while,
 };
 pub use owner::{Batch, Change, Filling, Owner, Refusal, Seen, Surroundings};

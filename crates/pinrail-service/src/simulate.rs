@@ -2,6 +2,7 @@
 //! ([`pinrail_model::simulation::forecast`]); nothing of it is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pinrail_model::document::{Document, Sha, first_message};
@@ -9,7 +10,7 @@ use pinrail_model::names::{JobName, PoolName, ProjectName, TargetName, WorkflowN
 use pinrail_model::near::nearest;
 use pinrail_model::notify::SAMPLE;
 use pinrail_model::seam::store::{Answer, LimitName, Query};
-use pinrail_model::simulation::{Forecast, Scene, Workers, forecast};
+use pinrail_model::simulation::{Forecast, Scene, Workers, forecast_while};
 use pinrail_model::target::name_of;
 use pinrail_model::time::Micros;
 use serde::Deserialize;
@@ -119,7 +120,11 @@ impl App {
             until: from.plus(Duration::from_secs(u64::from(days) * 86_400)),
             most_told: told as usize,
         };
-        let played = tokio::task::spawn_blocking(move || forecast(&scene)).await;
+        // A caller that goes away drops this, and nothing is played for nobody.
+        let wanted = Arc::new(());
+        let asked = Arc::downgrade(&wanted);
+        let played = tokio::task::spawn_blocking(move || forecast_while(&scene, &|| asked.strong_count() > 0)).await;
+        drop(wanted);
         played.map_err(|error| Problem::new("internal", format!("the simulation broke off: {error}")))
     }
 

@@ -221,8 +221,14 @@ pub struct Missed {
 /// Plays a scene.
 #[must_use]
 pub fn forecast(scene: &Scene) -> Forecast {
+    forecast_while(scene, &|| true)
+}
+
+/// Plays a scene as long as somebody wants to know, and is cut where nobody does any more.
+#[must_use]
+pub fn forecast_while(scene: &Scene, wanted: &dyn Fn() -> bool) -> Forecast {
     let mut stage = Stage::new(scene);
-    let until = stage.play();
+    let until = stage.play(wanted);
     stage.tell(until)
 }
 
@@ -523,10 +529,10 @@ impl<'a> Stage<'a> {
     // The play.
 
     /// Plays to the end; gives when that is.
-    fn play(&mut self) -> Micros {
+    fn play(&mut self, wanted: &dyn Fn() -> bool) -> Micros {
         loop {
             self.settle();
-            if self.told.attempts > MOST_ATTEMPTS {
+            if self.told.attempts > MOST_ATTEMPTS || !wanted() {
                 self.told.cut = true;
                 return self.owner.around.now.wall;
             }

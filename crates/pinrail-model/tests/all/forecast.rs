@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pinrail_model::document::Document;
-use pinrail_model::simulation::{Fate, Forecast, LimitForecast, LimitKind, Scene, Workers, forecast};
+use pinrail_model::simulation::{Fate, Forecast, LimitForecast, LimitKind, Scene, Workers, forecast, forecast_while};
 use pinrail_model::time::Micros;
 use serde_json::{Value, json};
 
@@ -196,4 +196,11 @@ fn a_forecast_is_the_same_each_time() {
     let waited: f64 = found.runs.iter().map(|run| run.waited_seconds).sum();
     let at_limits: f64 = found.limits.iter().map(|limit| limit.waited_seconds).sum();
     assert!((waited - at_limits).abs() < 0.001, "{waited} {at_limits}");
+}
+
+#[test]
+fn nothing_is_played_for_nobody() {
+    let cut = forecast_while(&shop(), &|| false);
+    assert_eq!((cut.cut, cut.attempts, cut.until), (true, 0, shop().from));
+    assert!(!forecast_while(&shop(), &|| true).cut);
 }
