@@ -1076,10 +1076,21 @@ impl Machine<'_> {
         };
         // With a mapped job all of it begins anew.
         let tasks: Vec<TaskIx> = tasks.iter().copied().filter(|ix| !of_a_job(ix)).collect();
-        // A job is opened again by one of its instances, unless a person said what became of it.
-        let jobs =
-            tasks.iter().filter(|ix| self.run.tasks[**ix].instance.is_some()).flat_map(|ix| &graph.children[*ix]);
-        let opened = jobs.copied().filter(|job| self.run.tasks[*job].marked.is_none());
+        for ix in &tasks {
+            if let Some(marked) = self.run.job_of(*ix).filter(|job| job.marked.is_some()) {
+                let (job, instance) = (&marked.job, self.run.tasks[*ix].name());
+                return Err(Refused::WrongState(format!(
+                    "job \"{job}\" was marked as {}, and \"{instance}\" with it; retry \"{job}\"",
+                    marked.state_name()
+                )));
+            }
+        }
+        // A job is opened again by one of its instances.
+        let opened = tasks
+            .iter()
+            .filter(|ix| self.run.tasks[**ix].instance.is_some())
+            .flat_map(|ix| &graph.children[*ix])
+            .copied();
         let opens: BTreeSet<TaskIx> = tasks.iter().copied().chain(opened).collect();
         for ix in &tasks {
             self.counts(*ix)?;

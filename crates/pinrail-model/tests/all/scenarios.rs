@@ -466,6 +466,8 @@ fn what_is_said_of_a_mapped_job_keeps_its_instances_from_beginning_again() {
     world.apply(&Event::Mark { tasks: vec![0, 1], ending: Ending::Succeeded, control }).unwrap();
     assert_eq!(names(&world)[2..], ["j1[0] upstream-failed", "j1[1] upstream-failed"]);
     assert_eq!(world.run.state(), RunState::Succeeded);
+    let refused = retry(&mut world, "j1[0]").unwrap_err().to_string();
+    assert!(refused.contains("job \"j1\" was marked as succeeded, and \"j1[0]\" with it; retry \"j1\""), "{refused}");
 }
 
 /// What is done for each end of an instance must not grow with how many there are: this would take minutes.
