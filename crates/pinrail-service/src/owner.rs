@@ -978,9 +978,9 @@ impl Owner {
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
         let Some(stored) = stored.pop() else {
-            return Err(match self.is_unmade(id) {
-                true => Refusal::new("wrong-state", format!("run \"{id}\" has no row yet; try again in a moment")),
-                false => Refusal::new("run-not-found", format!("no run \"{id}\"")),
+            return Err(match self.unmade(id) {
+                Some(_) => Refusal::new("wrong-state", format!("run \"{id}\" has no row yet; try again in a moment")),
+                None => Refusal::new("run-not-found", format!("no run \"{id}\"")),
             });
         };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
@@ -1002,7 +1002,11 @@ impl Owner {
         }
         let stored = self.parts.store.load(Load::One(id)).await;
         let mut stored = stored.map_err(|e| Refusal::new("state-failed", e.to_string()))?;
-        let Some(stored) = stored.pop() else { return Ok(None) };
+        let Some(stored) = stored.pop() else {
+            let Some(run) = self.unmade(id) else { return Ok(None) };
+            let found = explanations(&run, Some(&self.shard), job, now);
+            return Ok(found.map(|explanations| Explained { explanations, run, others: Vec::new() }));
+        };
         let held = rebuild(stored).map_err(|message| Refusal::new("bad-document", message))?;
         // One that is unfinished here was left alone: an embedded server resumes what it is asked for.
         let found = explanations(&held.run, None, job, now);

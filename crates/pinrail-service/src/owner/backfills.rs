@@ -41,10 +41,10 @@ impl Owner {
         self.handle.tell(Input::Fill(id));
     }
 
-    /// Whether a run belongs to a backfill, which has not made its row yet.
-    pub(super) fn is_unmade(&self, run: RunId) -> bool {
+    /// A run of a backfill that has not made its row yet.
+    pub(super) fn unmade(&self, run: RunId) -> Option<Run> {
         let rows = self.backfills.values().map(|filling| &filling.row);
-        rows.into_iter().any(|row| row.backfill.unmade(&row.progress).find(run).is_some())
+        rows.into_iter().find_map(|row| row.backfill.unmade(&row.progress).find(run))
     }
 
     /// A backfill that is over may be needed again, because one of its runs is retried.
