@@ -906,11 +906,9 @@ impl Shard {
     fn begin(&mut self) -> Option<Admitted> {
         while let Some(key) = self.moved.first().cloned() {
             if self.held_scope(&key.project, &key.workflow).is_none()
-                && let Some(line) = self.lines.get(&key)
+                && let Some((_, run)) = self.lines.get(&key).and_then(Line::free)
             {
-                if let Some((_, run)) = line.free() {
-                    return Some(Admitted::Begin { run });
-                }
+                return Some(Admitted::Begin { run });
             }
             self.moved.remove(&key);
         }
